@@ -1,0 +1,33 @@
+"""What can go wrong, by name. Every message says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+
+class MagicapError(Exception):
+    """Root of the errors this package raises on purpose."""
+
+
+class BadImage(MagicapError, ValueError):
+    """A picture that cannot be read safely.
+
+    Attributes:
+        code: a short, stable reason for programs (the table is ``magicap.images.REASONS``).
+        source: the picture's name for people: its path, or what kind of object it was.
+    """
+
+    def __init__(self, code: str, message: str, *, source: str = "image") -> None:
+        super().__init__(f"{source}: {message}")
+        self.code = code
+        self.source = source
+
+
+class ModelNotFound(MagicapError, OSError):
+    """A model, preset or captioner folder that is not where it was looked for."""
+
+
+class BadModel(MagicapError, ValueError):
+    """A model that was found but cannot be used: incomplete, unsafe or of another kind."""
+
+
+class BadSettings(MagicapError, ValueError):
+    """Settings that contradict each other or lie outside their range."""

@@ -1,0 +1,250 @@
+"""A causal language model of the GPT-2 kind behind few verbs: start, extend, text.
+
+Everything here is pure: a state is never changed in place, so states may be kept and shared.
+
+Shapes: B prefixes, K candidates, T tokens of a prefix, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magicap.errors import BadModel, BadSettings
+from magicap.models.loading import explain_loading_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+START_TOKEN = "<-start_of_text->"
+PAD_TOKEN = "<-pad->"
+END_TOKEN = "<|endoftext|>"
+
+_log = logging.getLogger(__name__)
+
+KeysAndValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """What the model knows of B prefixes of equal length."""
+
+    ids: Tensor
+    """(B, T) token ids, the start token first."""
+
+    hidden: Tensor
+    """(B, T, D) last hidden states as unit vectors."""
+
+    probabilities: Tensor
+    """(B, V) softmax of the next token, in float32."""
+
+    cache: tuple[KeysAndValues, ...]
+    """Keys and values of every layer, each (B, heads, T, D / heads)."""
+
+    def select(self, rows: Tensor) -> Prefixes:
+        """The prefixes of the given rows, (N,) indices."""
+        return Prefixes(
+            self.ids[rows],
+            self.hidden[rows],
+            self.probabilities[rows],
+            tuple((keys[rows], values[rows]) for keys, values in self.cache),
+        )
+
+
+@dataclass(frozen=True)
+class Extension:
+    """K one-token continuations of each of B prefixes, before one is chosen."""
+
+    prefixes: Prefixes
+    candidates: Tensor
+    """(B, K) token ids."""
+
+    raw_hidden: Tensor
+    """(B, K, D) last hidden state at each candidate, as the output head reads it."""
+
+    cache: tuple[KeysAndValues, ...]
+    """As in :class:`Prefixes`, with the K candidates side by side behind the prefix."""
+
+    @property
+    def hidden(self) -> Tensor:
+        """(B, K, D) unit vectors."""
+        return F.normalize(self.raw_hidden.float(), dim=-1)
+
+
+class LanguageModel:
+    """A transformers causal language model with its tokenizer.
+
+    The published start and pad tokens are added where the tokenizer lacks them; a start token that was
+    added here is untrained, so such a model must be tuned before it can caption.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Wrap a ``transformers`` model, e.g. ``GPT2LMHeadModel``, and its tokenizer."""
+        self.model: Any = model.eval()
+        self.tokenizer = tokenizer
+        self._add_missing_tokens()
+        self.start_id = tokenizer.get_vocab()[START_TOKEN]
+        self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
+        self.end_id = self._find_end_id()
+        self._unspoken = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> LanguageModel:
+        """Load from a folder or from the hub.
+
+        Args:
+            source: a folder that ``save_pretrained`` wrote, or a hub id (``cambridgeltl/magic_mscoco``).
+
+        Raises:
+            ModelNotFound: no such folder, or the hub cannot be reached and nothing is cached.
+            BadModel: not a causal language model, or its weights are an unsafe pickle.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        with explain_loading_errors("language model", str(source)):
+            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, weights_only=True)
+        return cls(model.to(device), tokenizer)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write model (safetensors) and tokenizer into a folder, in ``dtype`` where given."""
+        state = self.model.state_dict()
+        if dtype is not None:
+            state = {
+                name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in state.items()
+            }
+        self.model.save_pretrained(str(folder), state_dict=state)
+        self.tokenizer.save_pretrained(str(folder))
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def max_new_tokens(self) -> int:
+        """How many tokens fit behind the start token."""
+        return int(self.model.config.max_position_embeddings) - 1
+
+    @torch.inference_mode()
+    def start(self, batch_size: int = 1) -> Prefixes:
+        """B prefixes that hold the start token alone."""
+        ids = torch.full((batch_size, 1), self.start_id, device=self.device)
+        hidden, cache = self._forward(ids, (), position=0)
+        return Prefixes(ids, F.normalize(hidden.float(), dim=-1), self._probabilities(hidden[:, -1]), cache)
+
+    @torch.inference_mode()
+    def extend(self, prefixes: Prefixes, candidates: Tensor) -> Extension:
+        """Run each prefix's K candidates, (B, K) ids, side by side in one row.
+
+        Every candidate sees the prefix and itself, not its neighbours: nothing cached is copied K times.
+        """
+        length = prefixes.ids.shape[1]
+        if length > self.max_new_tokens:
+            raise BadSettings(
+                f"the language model holds {self.max_new_tokens} tokens behind the start token, "
+                f"and token {length} was asked for; lower max_new_tokens"
+            )
+        hidden, cache = self._forward(candidates, prefixes.cache, position=length)
+        return Extension(prefixes, candidates, hidden, cache)
+
+    @torch.inference_mode()
+    def choose(self, extension: Extension, choice: Tensor) -> Prefixes:
+        """The prefixes grown by one candidate each; the output head runs for these alone.
+
+        Args:
+            choice: (B,) which of the K candidates.
+        """
+        before = extension.prefixes
+        length = before.ids.shape[1]
+        rows = torch.arange(len(choice), device=choice.device)
+        raw = extension.raw_hidden[rows, choice]
+        return Prefixes(
+            torch.cat([before.ids, extension.candidates[rows, choice, None]], dim=1),
+            torch.cat([before.hidden, F.normalize(raw.float(), dim=-1)[:, None]], dim=1),
+            self._probabilities(raw),
+            tuple(
+                (_keep(keys, length, choice), _keep(values, length, choice))
+                for keys, values in extension.cache
+            ),
+        )
+
+    def text(self, ids: Sequence[int] | Tensor) -> str:
+        """The words of a token sequence, special tokens left out.
+
+        A whole sequence at a time: one token may hold half a letter.
+        """
+        return self.texts([ids])[0]
+
+    def texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
+        """As :meth:`text`, for many sequences at once."""
+        spoken = [[int(i) for i in ids if int(i) not in self._unspoken] for ids in batch]
+        texts: list[str] = self.tokenizer.batch_decode(spoken, clean_up_tokenization_spaces=False)
+        return texts
+
+    def _forward(
+        self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int
+    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
+        """Hidden states (B, K, D) and grown cache of tokens that all stand at the same position."""
+        from transformers import DynamicCache
+
+        cache: Any = DynamicCache()
+        for layer, (keys, values) in enumerate(past):
+            cache.update(keys, values, layer)
+        width = ids.shape[1]
+        output: Any = self.model.base_model(
+            ids,
+            past_key_values=cache,
+            position_ids=torch.full_like(ids, position),
+            attention_mask=_side_by_side_mask(position, width, self.model.dtype, ids.device),
+            use_cache=True,
+        )
+        return output.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
+
+    def _probabilities(self, hidden: Tensor) -> Tensor:
+        head: Any = self.model.get_output_embeddings()
+        return torch.softmax(head(hidden).float(), dim=-1)
+
+    def _add_missing_tokens(self) -> None:
+        known = self.tokenizer.get_vocab()
+        missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in known]
+        if missing:
+            self.tokenizer.add_tokens(missing)
+            _log.warning("the language model's tokenizer lacked %s; added, untrained", " and ".join(missing))
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > rows:
+            self.model.resize_token_embeddings(len(self.tokenizer))
+
+    def _find_end_id(self) -> int:
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            end = self.tokenizer.get_vocab().get(END_TOKEN)
+        if end is None:
+            raise BadModel(
+                f"the language model's tokenizer has no end token; expected an eos_token or {END_TOKEN!r}"
+            )
+        return int(end)
+
+
+def _side_by_side_mask(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, 1, K, T + K) additive mask: each of K tokens sees T earlier positions and itself."""
+    mask = torch.full((width, length + width), torch.finfo(dtype).min, dtype=dtype, device=device)
+    mask[:, :length] = 0
+    mask[:, length:].fill_diagonal_(0)
+    return mask[None, None]
+
+
+def _keep(states: Tensor, length: int, choice: Tensor) -> Tensor:
+    """From (B, heads, T + K, d), the T of the prefix and the chosen one of the K."""
+    rows = torch.arange(len(choice), device=choice.device)
+    return torch.cat([states[:, :, :length], states[rows, :, length + choice][:, :, None]], dim=2)

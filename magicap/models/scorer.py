@@ -1,0 +1,242 @@
+"""An open_clip image-text model behind few verbs: encode_images, encode_texts, similarity.
+
+Shapes: N pictures or texts, D embedding width.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magicap.errors import BadModel
+from magicap.images import open_image
+from magicap.models.loading import explain_loading_errors
+from magicap.models.text_prefix_cache import TextPrefixCache
+from magicap.models.text_tower import CausalTextTower
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+LOCAL_DIR = "local-dir:"
+
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
+_PROBES = (("a dog", "a dog runs"), ("a dog runs", "a dog runs across the grass."), ("a dog r", "a man"))
+
+_log = logging.getLogger(__name__)
+
+
+class ImageTextScorer:
+    """A CLIP-type model: pictures and texts as unit vectors of one space."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[Sequence[str]], Tensor],
+        preprocess: Callable[[Image], Tensor],
+        config: dict[str, Any],
+    ) -> None:
+        """
+        Args:
+            model: an open_clip ``CLIP`` or ``CustomTextCLIP``.
+            tokenizer: open_clip's tokenizer of that model.
+            preprocess: an RGB picture to the tensor (3, H, W) the model expects.
+            config: ``model_cfg`` and ``preprocess_cfg`` as in an ``open_clip_config.json``.
+        """
+        self.model: Any = model.eval()
+        self.tokenizer: Any = tokenizer
+        self.preprocess = preprocess
+        self.config = config
+        self._specials = _special_tokens(tokenizer)
+        self.text_tower = self._confirmed_tower()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        tag: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> ImageTextScorer:
+        """Load an open_clip model with its trained weights; random ones are refused.
+
+        Args:
+            name: an open_clip name with a ``tag`` (``ViT-B-32``, ``openai``), ``hf-hub:owner/name``,
+                ``local-dir:folder``, or the path of such a folder. A transformers ``CLIPModel`` folder is
+                not of this kind: open_clip has no conversion for it; the same weights are to be had by
+                name and tag.
+
+        Raises:
+            ModelNotFound: nothing there, or the hub cannot be reached and nothing is cached.
+            BadModel: found, but without weights or not in open_clip's format.
+        """
+        import open_clip
+
+        name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
+        plain = name.removeprefix(LOCAL_DIR)
+        with explain_loading_errors("scorer", plain if tag is None else f"{plain} ({tag})"):
+            trained = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+            model, preprocess = open_clip.create_model_from_pretrained(
+                name,
+                pretrained=tag,
+                precision=_PRECISIONS[dtype],
+                device=device,
+                # The weights of OpenAI fit no other activation, and open_clip only warns of it.
+                force_quick_gelu=bool(trained.get("quick_gelu", False)),
+            )
+            config = {
+                "model_cfg": open_clip.get_model_config(name),
+                "preprocess_cfg": model.visual.preprocess_cfg,
+            }
+            if trained.get("quick_gelu"):
+                config["model_cfg"]["quick_gelu"] = True
+            tokenizer = open_clip.get_tokenizer(name)
+        return cls(model, tokenizer, preprocess, config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tokenizer_folder: str | Path) -> ImageTextScorer:
+        """An untrained model of the given shape, for recipes.
+
+        Args:
+            config: ``model_cfg`` and ``preprocess_cfg`` as in an ``open_clip_config.json``.
+            tokenizer_folder: a transformers tokenizer whose ids the text tower reads.
+        """
+        import open_clip
+        from open_clip.tokenizer import HFTokenizer
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        shape = copy.deepcopy(config["model_cfg"])
+        kind = open_clip.CustomTextCLIP if shape.pop("custom_text", False) else open_clip.CLIP
+        tokenizer = HFTokenizer(str(tokenizer_folder), context_length=shape["text_cfg"]["context_length"])
+        preprocess = image_transform_v2(PreprocessCfg(**config["preprocess_cfg"]), is_train=False)
+        return cls(kind(**shape), tokenizer, preprocess, config)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write the ``local-dir:`` layout of open_clip: config, safetensors (in ``dtype``) and tokenizer."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(self.config)
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(str(folder))
+            # Any name makes open_clip look for the tokenizer, and it looks in the folder itself.
+            config["model_cfg"]["text_cfg"].setdefault("hf_tokenizer_name", "local")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        state = {name: tensor.detach().contiguous() for name, tensor in self.model.state_dict().items()}
+        if dtype is not None:
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    @property
+    def logit_scale(self) -> float:
+        """The trained inverse temperature by which cosines are multiplied before a softmax."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Any], batch_size: int = 32) -> Tensor:
+        """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.open_image` takes.
+
+        Raises:
+            BadImage: a picture cannot be read.
+        """
+        dtype = next(self.model.visual.parameters()).dtype
+        vectors = []
+        for start in range(0, len(images), batch_size):
+            pixels = torch.stack(
+                [self.preprocess(open_image(image)) for image in images[start : start + batch_size]]
+            )
+            features = self.model.encode_image(pixels.to(self.device, dtype))
+            vectors.append(F.normalize(features.float(), dim=-1))
+        return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Unit vectors (N, D) of whole texts. Special tokens that stand in a text are dropped."""
+        vectors = [
+            self._encode_batch(texts[start : start + batch_size])
+            for start in range(0, len(texts), batch_size)
+        ]
+        return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
+
+    def similarity(self, images: Sequence[Any], texts: Sequence[str]) -> Tensor:
+        """Cosines (number of pictures, number of texts)."""
+        return self.encode_images(images) @ self.encode_texts(texts).T
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, start and end token included, padded to the context length."""
+        clean = [self._specials.sub(" ", text) for text in texts]
+        ids: list[list[int]] = self.tokenizer(clean).tolist()
+        return ids
+
+    def text_prefix_cache(self) -> TextPrefixCache:
+        """An encoder of growing captions, exact whatever the tower (see :class:`TextPrefixCache`)."""
+        return TextPrefixCache(self.tokenize, self.encode_texts, self.text_tower)
+
+    @property
+    def width(self) -> int:
+        """D, the embedding width."""
+        return int(self.config["model_cfg"]["embed_dim"])
+
+    def _encode_batch(self, texts: Sequence[str]) -> Tensor:
+        rows = self.tokenize(texts)
+        if self.text_tower is not None:
+            return self.text_tower.encode([self.text_tower.cut(row) for row in rows])
+        return self._encode_in_full(rows)
+
+    def _encode_in_full(self, rows: list[list[int]]) -> Tensor:
+        features: Tensor = self.model.encode_text(torch.tensor(rows, device=self.device))
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.inference_mode()
+    def _confirmed_tower(self) -> CausalTextTower | None:
+        """The causal tower, if the model's own encoder agrees with it on a few texts."""
+        tower = CausalTextTower.of(self.model)
+        if tower is None:
+            return None
+        cache = TextPrefixCache(self.tokenize, self.encode_texts, tower)
+        prefixes = cache.start(1)
+        tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
+        for texts in _PROBES:
+            extension = cache.extend(prefixes, [texts])
+            error = (extension.vectors[0] - self._encode_in_full(self.tokenize(texts))).abs().max()
+            if not error <= tolerance:
+                _log.warning(
+                    "the scorer's text tower differs by %.1e from its own encoder; every candidate will be "
+                    "encoded in full, which is exact but slower",
+                    error,
+                )
+                return None
+            prefixes = cache.choose(extension, torch.tensor([1], device=self.device))
+        return tower
+
+
+def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Matches what would read as a special token inside ordinary text."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None and hasattr(inner, "all_special_tokens"):
+        tokens = list(inner.all_special_tokens)
+    elif hasattr(tokenizer, "all_special_ids"):
+        tokens = [tokenizer.decoder[i] for i in tokenizer.all_special_ids]
+    else:
+        raise BadModel(f"expected a tokenizer of open_clip, found {type(tokenizer).__name__}")
+    # Longest first, and in any case: CLIP's tokenizer lowers its text before it looks.
+    return re.compile(
+        "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True) if t) or r"(?!)", re.I
+    )

@@ -1,0 +1,124 @@
+"""open_clip's causal text tower, run over as many tokens as there are instead of the full context.
+
+Shapes: B rows, Q new tokens a row, P cached tokens a row, W tower width, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KeysAndValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class CausalTextTower:
+    """A view on the text half of an open_clip ``CLIP`` or ``CustomTextCLIP``; owns no weights.
+
+    open_clip's own ``encode_text`` demands the full context length. In a causal tower no token sees what
+    follows it, so the vector pooled at the end token is the same when everything behind it is left out,
+    and keys and values of a prefix can be kept.
+    """
+
+    part: Any
+    """The module that holds embeddings, blocks and projection: the model itself or its ``text``."""
+
+    pool_type: str
+    """``argmax`` (the largest id is the end token) or ``eos`` (the first ``eos_id`` is)."""
+
+    eos_id: int | None
+    """Id of the end token, for ``eos`` pooling."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> CausalTextTower | None:
+        """The tower of an open_clip model, or None where the model's config makes no causal one."""
+        from open_clip.transformer import ResidualAttentionBlock
+
+        part: Any = getattr(model, "text", model)
+        nested = part is not model
+        blocks = getattr(getattr(part, "transformer", None), "resblocks", ())
+        pool_type = getattr(part, "pool_type" if nested else "text_pool_type", None)
+        causal = (
+            len(blocks) > 0
+            and all(type(block) is ResidualAttentionBlock for block in blocks)
+            and all(type(block.attn) is nn.MultiheadAttention for block in blocks)
+            and getattr(part, "attn_mask", None) is not None
+            and getattr(part, "cls_emb", None) is None
+            and pool_type in ("argmax", "eos")
+        )
+        if not causal:
+            return None
+        return cls(part, str(pool_type), getattr(part, "eos_id" if nested else "text_eos_id", None))
+
+    def cut(self, ids: Sequence[int]) -> list[int]:
+        """The ids up to and with the one that is pooled; nothing behind it can matter."""
+        if self.pool_type == "argmax":
+            end = max(range(len(ids)), key=ids.__getitem__)
+        else:
+            end = ids.index(self.eos_id) if self.eos_id in ids else 0
+        return list(ids[: end + 1])
+
+    def encode(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Unit vectors (B, D) of token rows as :meth:`cut` returns them; differentiable."""
+        width = max(map(len, rows))
+        device = self.part.positional_embedding.device
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        positions = torch.arange(width, device=device).expand_as(ids)
+        hidden, _ = self.run(ids, positions, (), causal)
+        return self.project(hidden[torch.arange(len(rows), device=device), last])
+
+    def run(
+        self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor
+    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
+        """Run tokens behind cached ones.
+
+        Args:
+            ids: (B, Q) token ids.
+            positions: (B, Q) where each stands in its text.
+            past: keys and values a block, each (B, heads, P, W / heads); empty for none.
+            mask: boolean, broadcastable to (B, heads, Q, P + Q); true where a token may look.
+
+        Returns:
+            Hidden states (B, Q, W), and keys and values of the P + Q tokens a block.
+        """
+        dtype = self.part.transformer.get_cast_dtype()
+        x = self.part.token_embedding(ids).to(dtype) + self.part.positional_embedding.to(dtype)[positions]
+        grown = []
+        for number, block in enumerate(self.part.transformer.resblocks):
+            attended, cache = _attend(block.attn, block.ln_1(x), past[number] if past else None, mask)
+            x = x + block.ls_1(attended)
+            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+            grown.append(cache)
+        return x, tuple(grown)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Unit vectors (..., D) in float32 of pooled hidden states (..., W)."""
+        pooled = self.part.ln_final(hidden)
+        projection = self.part.text_projection
+        if isinstance(projection, nn.Linear):
+            pooled = projection(pooled)
+        elif projection is not None:
+            pooled = pooled @ projection
+        return F.normalize(pooled.float(), dim=-1)
+
+
+def _attend(
+    attention: nn.MultiheadAttention, x: Tensor, past: KeysAndValues | None, mask: Tensor
+) -> tuple[Tensor, KeysAndValues]:
+    """Self-attention of (B, Q, W) over P cached and Q new tokens."""
+    batch, count, width = x.shape
+    heads = attention.num_heads
+    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    query, keys, values = projected.view(batch, count, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    if past is not None:
+        keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    merged = attended.transpose(1, 2).reshape(batch, count, width)
+    return attention.out_proj(merged), (keys, values)
