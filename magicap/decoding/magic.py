@@ -1,0 +1,178 @@
+"""Magic search: a pure scoring step, and the loop (Su et al. 2022, arXiv 2205.02655, eq. 5 and algorithm 1).
+
+Shapes: B pictures, K candidates, T tokens of a prefix, D hidden or embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from magicap.decoding.settings import Steps
+from magicap.errors import BadSettings
+from magicap.results import Step
+
+if TYPE_CHECKING:
+    from magicap.decoding.settings import MagicSearch
+    from magicap.models.language_model import LanguageModel, Prefixes
+    from magicap.models.scorer import ImageTextScorer
+
+_ROUNDING = 1e-5  # a cosine of unit float32 vectors leaves [-1, 1] by far less
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What speaks for each candidate; each (B, K)."""
+
+    confidence: Tensor
+    degeneration: Tensor
+    image: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """(B, K) their sum."""
+        return self.confidence + self.degeneration + self.image
+
+
+def magic_score(
+    probability: Tensor, repetition: Tensor, image_probability: Tensor, alpha: float, beta: float
+) -> Contributions:
+    """score(v) = (1 - alpha) * p(v) - alpha * max_j cos(h_v, h_xj) + beta * f(v).
+
+    Args:
+        probability: (B, K) p, the language model's softmax over the whole vocabulary.
+        repetition: (B, K) largest cosine between the candidate's hidden state and one of the prefix.
+        image_probability: (B, K) f, see :func:`image_softmax`.
+    """
+    return Contributions((1 - alpha) * probability, -alpha * repetition, beta * image_probability)
+
+
+def image_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
+    """f (B, K): softmax over the candidates of logit_scale * cosine.
+
+    Args:
+        images: (B, D) unit vectors.
+        texts: (B, K, D) unit vectors of the prefix with each candidate.
+    """
+    return torch.softmax(logit_scale * torch.einsum("bd,bkd->bk", images, texts), dim=1)
+
+
+def repetition(candidates: Tensor, prefix: Tensor) -> Tensor:
+    """(B, K) largest cosine of each candidate's hidden state with those of the prefix.
+
+    Args:
+        candidates: (B, K, D) unit vectors.
+        prefix: (B, T, D) unit vectors of every position, the start token's included.
+    """
+    return (candidates @ prefix.transpose(1, 2)).max(dim=2).values
+
+
+def contenders(known: Tensor, alpha: float) -> Tensor:
+    """Columns (B, N) of the candidates that can still win, most probable first.
+
+    The unknown part of a score is -alpha * cosine and lies within alpha of zero, so whoever is more than
+    2 * alpha behind the leader has lost. Rows with fewer contenders are filled up with their next best.
+
+    Args:
+        known: (B, K) scores without the degeneration term, columns in order of falling probability.
+    """
+    behind = known.max(dim=1, keepdim=True).values - known
+    count = int((behind <= 2 * alpha + _ROUNDING).sum(dim=1).max())
+    return known.topk(count, dim=1).indices.sort(dim=1).values
+
+
+def magic_search(
+    language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, settings: MagicSearch
+) -> Steps:
+    """Write a caption for each picture; all rows advance together and leave at their end token.
+
+    Without ``beta`` the scorer is never asked (contrastive search), without ``alpha`` no candidate's hidden
+    state but the winner's is computed.
+
+    Args:
+        images: (B, D) unit vectors of the pictures.
+
+    Yields:
+        For each position, ``(row, step)`` of every row still being written.
+    """
+    check_room(language_model, settings.max_new_tokens)
+    alpha, beta, logit_scale = settings.alpha, settings.beta, scorer.logit_scale
+    rows = torch.arange(len(images), device=images.device)
+    encoder = scorer.text_prefix_cache()
+    prefixes, captions = language_model.start(len(images)), encoder.start(len(images))
+    for _ in range(settings.max_new_tokens):
+        if not len(rows):
+            return
+        top = prefixes.probabilities.topk(min(settings.top_k, prefixes.probabilities.shape[1]), dim=1)
+        image_probability = torch.zeros_like(top.values)
+        if beta:
+            text_extension = encoder.extend(captions, texts_with(language_model, prefixes, top.indices))
+            image_probability = image_softmax(images[rows], text_extension.vectors, logit_scale)
+        columns = contenders((1 - alpha) * top.values + beta * image_probability, alpha)
+        extension = language_model.extend(prefixes, top.indices.gather(1, columns))
+        parts = magic_score(
+            top.values.gather(1, columns),
+            repetition(extension.hidden, prefixes.hidden),
+            image_probability.gather(1, columns),
+            alpha,
+            beta,
+        )
+        winner = parts.score.argmax(dim=1)  # the first of equals, hence the more probable
+        grown = language_model.choose(extension, winner)
+        yield _steps(language_model, rows, prefixes, grown, parts, winner)
+        going_on = (grown.ids[:, -1] != language_model.end_id).nonzero().squeeze(1)
+        rows, prefixes = rows[going_on], grown.select(going_on)
+        if beta:
+            column = columns.gather(1, winner[:, None]).squeeze(1)
+            captions = encoder.choose(text_extension, column).select(going_on)
+
+
+def texts_with(language_model: LanguageModel, prefixes: Prefixes, candidates: Tensor) -> list[list[str]]:
+    """decode(x + v): B lists of K captions, each prefix with each of its candidates (B, K)."""
+    batch, count = candidates.shape
+    whole = torch.cat([prefixes.ids[:, None].expand(-1, count, -1), candidates[:, :, None]], dim=2)
+    flat = language_model.texts(whole.flatten(0, 1).tolist())
+    return [flat[row * count : (row + 1) * count] for row in range(batch)]
+
+
+def check_room(language_model: LanguageModel, max_new_tokens: int) -> None:
+    """Refuse captions longer than the language model's context before any work is done.
+
+    Raises:
+        BadSettings: ``max_new_tokens`` does not fit.
+    """
+    if max_new_tokens > language_model.max_new_tokens:
+        raise BadSettings(
+            f"max_new_tokens must be at most {language_model.max_new_tokens} with this language model, "
+            f"found {max_new_tokens}"
+        )
+
+
+def added_text(before: str, after: str) -> str:
+    """What a token added; empty where it only changed or withheld half a letter."""
+    return after[len(before) :] if after.startswith(before) else ""
+
+
+def _steps(
+    language_model: LanguageModel,
+    rows: Tensor,
+    before: Prefixes,
+    after: Prefixes,
+    parts: Contributions,
+    winner: Tensor,
+) -> list[tuple[int, Step]]:
+    pick = winner[:, None]
+    shares = torch.cat(
+        [part.gather(1, pick) for part in (parts.confidence, parts.degeneration, parts.image)], dim=1
+    )
+    old, new = language_model.texts(before.ids.tolist()), language_model.texts(after.ids.tolist())
+    steps = []
+    for row, was, text, token, (confidence, degeneration, image) in zip(
+        rows.tolist(), old, new, after.ids[:, -1].tolist(), shares.tolist(), strict=True
+    ):
+        last = token == language_model.end_id
+        steps.append((row, Step(text, added_text(was, text), token, confidence, degeneration, image, last)))
+    return steps

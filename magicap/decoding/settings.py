@@ -1,0 +1,216 @@
+"""Decodings by name: each a frozen set of settings that knows its search. Loads no torch by itself.
+
+All have the same face, :class:`Decoding`: two models and picture vectors in, an iterator of steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+from magicap.errors import BadSettings
+from magicap.results import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from magicap.models.language_model import LanguageModel
+    from magicap.models.scorer import ImageTextScorer
+
+
+Steps = Iterator[list[tuple[int, Step]]]
+"""For every token position, the steps of all rows still being written, as (row, step)."""
+
+
+class Decoding(Protocol):
+    """A way of searching for captions."""
+
+    def search(
+        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
+    ) -> Steps:
+        """Write a caption for each picture, all rows in step.
+
+        Args:
+            images: (B, D) unit vectors of the pictures.
+            seeds: B seeds, for searches that draw.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MagicSearch:
+    """Magic search (Su et al. 2022, "Language Models Can See", eq. 5), with its settings for COCO."""
+
+    top_k: int = 45
+    """How many most probable next tokens compete."""
+
+    alpha: float = 0.1
+    """Weight of the degeneration penalty, 0 to 1; 1 - alpha is the weight of confidence."""
+
+    beta: float = 2.0
+    """Weight of the picture; 0 is contrastive search."""
+
+    max_new_tokens: int = 15
+    """A caption is cut after this many tokens."""
+
+    def __post_init__(self) -> None:
+        _require("top_k", self.top_k, self.top_k >= 1, "at least 1")
+        _require("alpha", self.alpha, 0 <= self.alpha <= 1, "between 0 and 1")
+        _require("beta", self.beta, self.beta >= 0, "0 or more")
+        _require_room(self.max_new_tokens)
+
+    def search(
+        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
+    ) -> Steps:
+        from magicap.decoding.magic import magic_search
+
+        return magic_search(language_model, scorer, images, self)
+
+
+@dataclass(frozen=True)
+class ContrastiveSearch:
+    """Contrastive search (Su et al. 2022, arXiv 2202.06417): no picture."""
+
+    top_k: int = 45
+    """How many most probable next tokens compete."""
+
+    alpha: float = 0.1
+    """Weight of the degeneration penalty, 0 to 1."""
+
+    max_new_tokens: int = 15
+    """A caption is cut after this many tokens."""
+
+    def __post_init__(self) -> None:
+        MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
+
+    def search(
+        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
+    ) -> Steps:
+        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens).search(
+            language_model, scorer, images, seeds
+        )
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The most probable token each time: no picture, one caption for all."""
+
+    max_new_tokens: int = 15
+    """A caption is cut after this many tokens."""
+
+    def __post_init__(self) -> None:
+        _require_room(self.max_new_tokens)
+
+    def search(
+        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
+    ) -> Steps:
+        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens).search(language_model, scorer, images, seeds)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Draws from the k most probable tokens (Fan et al. 2018): no picture."""
+
+    top_k: int = 40
+    """How many most probable next tokens are drawn from."""
+
+    temperature: float = 1.0
+    """Above 1 flattens the distribution, below 1 sharpens it."""
+
+    max_new_tokens: int = 15
+    """A caption is cut after this many tokens."""
+
+    def __post_init__(self) -> None:
+        _require("top_k", self.top_k, self.top_k >= 1, "at least 1")
+        _require("temperature", self.temperature, self.temperature > 0, "above 0")
+        _require_room(self.max_new_tokens)
+
+    def search(
+        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
+    ) -> Steps:
+        from magicap.decoding.baselines import keep_top_k, sample
+
+        return sample(
+            language_model, lambda p: keep_top_k(p, self.top_k), self.temperature, self.max_new_tokens, seeds
+        )
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """Draws from the fewest tokens that hold a share of probability (Holtzman et al. 2020): no picture."""
+
+    top_p: float = 0.95
+    """The share, above 0 and at most 1."""
+
+    temperature: float = 1.0
+    """Above 1 flattens the distribution, below 1 sharpens it."""
+
+    max_new_tokens: int = 15
+    """A caption is cut after this many tokens."""
+
+    def __post_init__(self) -> None:
+        _require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
+        _require("temperature", self.temperature, self.temperature > 0, "above 0")
+        _require_room(self.max_new_tokens)
+
+    def search(
+        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
+    ) -> Steps:
+        from magicap.decoding.baselines import keep_nucleus, sample
+
+        return sample(
+            language_model,
+            lambda p: keep_nucleus(p, self.top_p),
+            self.temperature,
+            self.max_new_tokens,
+            seeds,
+        )
+
+
+SETTINGS = {
+    "magic": MagicSearch,
+    "contrastive": ContrastiveSearch,
+    "greedy": Greedy,
+    "top-k": TopK,
+    "nucleus": Nucleus,
+}
+"""Decodings that a captioner's folder or the command line can name."""
+
+
+def to_dict(decoding: Decoding) -> dict[str, Any]:
+    """``{"kind": name, ...}`` for a decoding of :data:`SETTINGS`.
+
+    Raises:
+        BadSettings: the decoding is not one of the table (a memory cannot be written as settings).
+    """
+    for kind, settings in SETTINGS.items():
+        if type(decoding) is settings:
+            return {"kind": kind, **asdict(decoding)}  # type: ignore[call-overload]
+    raise BadSettings(f"{type(decoding).__name__} cannot be saved; expected one of {', '.join(SETTINGS)}")
+
+
+def from_dict(values: dict[str, Any]) -> Decoding:
+    """The decoding that :func:`to_dict` described.
+
+    Raises:
+        BadSettings: an unknown kind or field, or a value out of range.
+    """
+    values = dict(values)
+    kind = values.pop("kind", None)
+    if kind not in SETTINGS:
+        raise BadSettings(f"expected a decoding of kind {', '.join(SETTINGS)}, found {kind!r}")
+    known = {field.name for field in fields(SETTINGS[kind])}
+    if unknown := sorted(set(values) - known):
+        raise BadSettings(f"{kind} knows {', '.join(sorted(known))}; found {', '.join(unknown)} besides")
+    decoding: Decoding = SETTINGS[kind](**values)
+    return decoding
+
+
+def _require(name: str, value: Any, holds: bool, expected: str) -> None:
+    if not holds:
+        raise BadSettings(f"{name} must be {expected}, found {value!r}")
+
+
+def _require_room(max_new_tokens: int) -> None:
+    _require("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1")

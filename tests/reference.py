@@ -1,0 +1,71 @@
+"""Magic search written straight from its definition: full strings, full encodes, one picture, no cache.
+
+The slow judge of every fast path. It shares no code with ``magicap``: only the loaded transformers and open_clip
+models, their tokenizers and the picture's preprocessing are taken from the captioner.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from magicap import Captioner, MagicSearch
+from magicap.images import open_image
+
+START, PAD = "<-start_of_text->", "<-pad->"
+
+
+@torch.no_grad()
+def reference_caption(captioner: Captioner, picture: object, settings: MagicSearch) -> list[int]:
+    """Token ids of the caption, the end token included where it was chosen."""
+    model, tokenizer = captioner.language_model.model, captioner.language_model.tokenizer
+    clip, clip_tokenizer = captioner.scorer.model, captioner.scorer.tokenizer
+    start, pad = tokenizer.convert_tokens_to_ids([START, PAD])
+    silent = {start, pad, *tokenizer.all_special_ids}
+
+    image = clip.encode_image(captioner.scorer.preprocess(open_image(picture))[None])[0]
+    image = image / image.norm()
+    prefix = [start]
+    for _ in range(settings.max_new_tokens):
+        output = model(torch.tensor([prefix]), output_hidden_states=True)
+        probability = torch.softmax(output.logits[0, -1], dim=0)
+        hidden = output.hidden_states[-1][0]
+        candidates = torch.topk(probability, min(settings.top_k, len(probability))).indices.tolist()
+
+        extended = torch.tensor([[*prefix, candidate] for candidate in candidates])
+        new_hidden = model(extended, output_hidden_states=True).hidden_states[-1][:, -1]
+        texts = [tokenizer.decode([t for t in row if t not in silent]) for row in extended.tolist()]
+        text_vectors = clip.encode_text(clip_tokenizer(texts))
+        text_vectors = text_vectors / text_vectors.norm(dim=1, keepdim=True)
+        fit = torch.softmax(clip.logit_scale.exp() * text_vectors @ image, dim=0)
+
+        best, best_score = -1, -float("inf")
+        for number, candidate in enumerate(candidates):  # most probable first, so ties go to the more probable
+            cosines = torch.cosine_similarity(new_hidden[number][None], hidden, dim=1)
+            score = (1 - settings.alpha) * probability[candidate] - settings.alpha * cosines.max()
+            score = (score + settings.beta * fit[number]).item()
+            if score > best_score:
+                best, best_score = candidate, score
+        prefix.append(best)
+        if best == tokenizer.eos_token_id:
+            break
+    return prefix[1:]
+
+
+@torch.no_grad()
+def reference_contrastive(captioner: Captioner, top_k: int, alpha: float, length: int) -> list[int]:
+    """Contrastive search from its own paper (Su et al. 2022, arXiv 2202.06417, eq. 5), text only."""
+    model, tokenizer = captioner.language_model.model, captioner.language_model.tokenizer
+    prefix = [tokenizer.convert_tokens_to_ids(START)]
+    for _ in range(length):
+        output = model(torch.tensor([prefix]), output_hidden_states=True)
+        probability = torch.softmax(output.logits[0, -1], dim=0)
+        seen = torch.nn.functional.normalize(output.hidden_states[-1][0], dim=-1)
+        scores = {}
+        for candidate in torch.topk(probability, top_k).indices.tolist():
+            states = model(torch.tensor([[*prefix, candidate]]), output_hidden_states=True).hidden_states[-1]
+            new = torch.nn.functional.normalize(states[0, -1], dim=-1)
+            scores[candidate] = (1 - alpha) * probability[candidate].item() - alpha * (seen @ new).max().item()
+        prefix.append(max(scores, key=scores.__getitem__))
+        if prefix[-1] == tokenizer.eos_token_id:
+            break
+    return prefix[1:]

@@ -1,0 +1,115 @@
+"""Incremental text vectors equal whole ones, for causal towers of both layouts; others are encoded whole."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from magicap.models.text_prefix_cache import TextPrefixCache
+
+WORDS = "a dog's café — Running, 3rd! über-fast\u00a0<x> ☃ the the rollerblading man . mountain".split(" ")
+
+
+def whole(scorer, texts) -> torch.Tensor:
+    """open_clip's own encoder over the full context."""
+    with torch.no_grad():
+        vectors = scorer.model.encode_text(scorer.tokenizer(list(texts)))
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["CLIP", "CustomTextCLIP"])
+def scorer(request):
+    return tiny.scorer(custom_text=request.param)
+
+
+def test_a_thousand_random_prefixes_and_candidates(scorer):
+    chance = random.Random(0)
+    assert scorer.text_tower is not None
+    cache = scorer.text_prefix_cache()
+    checked = 0
+    while checked < 1000:
+        rows, count = chance.randint(1, 4), chance.randint(1, 12)
+        captions = cache.start(rows)
+        texts = [""] * rows
+        for _ in range(5):
+            candidates = [[text + chance.choice([" ", ""]) + chance.choice(WORDS) for _ in range(count)] for text in texts]
+            extension = cache.extend(captions, candidates)
+            for row in range(rows):
+                assert (extension.vectors[row] - whole(scorer, candidates[row])).abs().max() < 1e-5
+            choice = torch.tensor([chance.randrange(count) for _ in range(rows)])
+            texts = [row[c] for row, c in zip(candidates, choice.tolist(), strict=True)]
+            captions = cache.choose(extension, choice)
+            checked += rows * count
+
+
+@given(st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 2))
+def test_any_text_may_follow_any_other(scorer, rounds, pick):
+    cache = scorer.text_prefix_cache()
+    captions = cache.start(1)
+    for texts in rounds:
+        clean = [scorer._specials.sub(" ", text) for text in texts]
+        extension = cache.extend(captions, [texts])
+        assert (extension.vectors[0] - whole(scorer, clean)).abs().max() < 1e-5
+        captions = cache.choose(extension, torch.tensor([pick]))
+
+
+def test_dropping_rows_keeps_the_others_exact(scorer):
+    cache = scorer.text_prefix_cache()
+    first = cache.extend(cache.start(3), [["a dog", "a cat"], ["two men and a boat", "x"], ["the", "sea"]])
+    kept = cache.choose(first, torch.tensor([0, 0, 1])).select(torch.tensor([0, 2]))
+    texts = [["a dog runs", "a dog."], ["sea view", "seaside"]]
+    second = cache.extend(kept, texts)
+    for row in range(2):
+        assert (second.vectors[row] - whole(scorer, texts[row])).abs().max() < 1e-5
+
+
+def test_only_what_is_new_is_computed(scorer):
+    cache = scorer.text_prefix_cache()
+    lengths = []
+    run = scorer.text_tower.__class__.run
+
+    class Counting(scorer.text_tower.__class__):
+        def run(self, ids, *rest):
+            lengths.append(ids.shape[1])
+            return run(self, ids, *rest)
+
+    tower = scorer.text_tower
+    cache = TextPrefixCache(scorer.tokenize, scorer.encode_texts, Counting(tower.part, tower.pool_type, tower.eos_id))
+    first = cache.extend(cache.start(1), [["a dog runs across the grass"]])
+    cache.extend(cache.choose(first, torch.tensor([0])), [["a dog runs across the grass quickly"] * 2])
+    assert lengths == [8, 4]  # start, six words, end; then a word and an end for each of two
+
+
+def test_a_text_longer_than_the_context_is_cut_as_open_clip_cuts_it(scorer):
+    text = "dog " * 100
+    cache = scorer.text_prefix_cache()
+    extension = cache.extend(cache.start(1), [[text, "dog"]])
+    assert (extension.vectors[0] - whole(scorer, [text, "dog"])).abs().max() < 1e-5
+
+
+def test_special_tokens_inside_outside_text_are_dropped(scorer):
+    honest = scorer.encode_texts(["a dog   on the grass"])
+    cunning = scorer.encode_texts(["a dog <end_of_text> on the <START_OF_TEXT> grass"])
+    assert (honest - cunning).abs().max() < 1e-5
+
+
+def test_a_tower_that_is_not_causal_is_encoded_whole():
+    scorer = tiny.scorer(custom_text=True, no_causal_mask=True, pool_type="first")
+    assert scorer.text_tower is None
+    cache = scorer.text_prefix_cache()
+    extension = cache.extend(cache.start(1), [["a dog", "a dog runs"]])
+    assert (extension.vectors[0] - whole(scorer, ["a dog", "a dog runs"])).abs().max() < 1e-5
+    again = cache.extend(cache.choose(extension, torch.tensor([1])), [["a dog runs fast", "x"]])
+    assert (again.vectors[0] - whole(scorer, ["a dog runs fast", "x"])).abs().max() < 1e-5
+
+
+def test_a_tower_that_only_looks_causal_is_found_out(caplog):
+    scorer = tiny.scorer()
+    scorer.model.attn_mask.zero_()
+    assert scorer._confirmed_tower() is None
+    assert "encoded in full" in caplog.text

@@ -1,0 +1,115 @@
+"""Tiny random models of the real classes, for tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+
+SENTENCES = [
+    "A dog runs across the grass.",
+    "Two children play on a beach, near the sea.",
+    "A man in a red shirt climbs a rock — it's a café wall!",
+    "Mountain bikers' tricks: jumping, sliding; 3 of them.",
+]
+
+
+def gpt2_bpe() -> Path | None:
+    """GPT-2's own vocabulary, where the data folder's neighbour has it."""
+    data = os.environ.get("MAGICAP_DATA")
+    folder = Path(data).parent / "tokenizers" / "gpt2" if data else None
+    return folder if folder and folder.is_dir() else None
+
+
+def word_tokenizer() -> PreTrainedTokenizerBase:
+    """A byte-level BPE learned from a handful of sentences."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(SENTENCES * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>")
+
+
+def language_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0, width: int = 32) -> LanguageModel:
+    torch.manual_seed(seed)
+    size = len(tokenizer)
+    config = GPT2Config(
+        vocab_size=size,
+        n_positions=24,
+        n_embd=width,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.3,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LanguageModel(GPT2LMHeadModel(config), tokenizer)
+
+
+def scorer_config(**text: Any) -> dict[str, Any]:
+    return {
+        "model_cfg": {
+            "embed_dim": 24,
+            "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
+            "text_cfg": {
+                "context_length": 77,
+                "vocab_size": 49408,
+                "width": 32,
+                "heads": 4,
+                "layers": 2,
+                **text,
+            },
+        },
+        "preprocess_cfg": {
+            "size": 32,
+            "mode": "RGB",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
+
+
+def scorer(*, custom_text: bool = False, seed: int = 0, **text: Any) -> ImageTextScorer:
+    """A random CLIP, or CustomTextCLIP, that reads CLIP's own BPE."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    torch.manual_seed(seed)
+    config = scorer_config(**text)
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    model = kind(**config["model_cfg"])
+    with torch.no_grad():  # open_clip's initial weights are so small that all texts, and all pictures, look alike
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn_like(parameter) * 1.5 / parameter.shape[-1] ** 0.5)
+        model.logit_scale.fill_(2.0)
+    preprocess = image_transform_v2(PreprocessCfg(**config["preprocess_cfg"]), is_train=False)
+    config["model_cfg"]["custom_text"] = custom_text
+    return ImageTextScorer(model, open_clip.SimpleTokenizer(), preprocess, config)
+
+
+def captioner(seed: int = 0, *, custom_text: bool = False, **settings: Any) -> Captioner:
+    decoding = MagicSearch(**{"top_k": 8, "alpha": 0.2, "beta": 1.0, "max_new_tokens": 8, **settings})
+    return Captioner(
+        language_model(word_tokenizer(), seed), scorer(custom_text=custom_text, seed=seed), decoding
+    )
+
+
+def pictures(count: int, seed: int = 0) -> list[Any]:
+    """Random pictures of 4 x 4 coloured squares, each a (40, 40, 3) uint8 array."""
+    chance = torch.Generator().manual_seed(seed)
+    squares = torch.randint(0, 256, (count, 4, 4, 3), generator=chance, dtype=torch.uint8)
+    return list(squares.repeat_interleave(10, dim=1).repeat_interleave(10, dim=2).numpy())
