@@ -1,0 +1,58 @@
+"""magicap: captions for pictures, without training on captioned pictures.
+
+from magicap import caption
+caption("photo.jpg")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from magicap.captioner import Captioner as Captioner
+    from magicap.captioner import caption as caption
+    from magicap.decoding.memory import CaptionMemory as CaptionMemory
+    from magicap.decoding.memory import NearestCaption as NearestCaption
+    from magicap.decoding.settings import ContrastiveSearch as ContrastiveSearch
+    from magicap.decoding.settings import Greedy as Greedy
+    from magicap.decoding.settings import MagicSearch as MagicSearch
+    from magicap.decoding.settings import Nucleus as Nucleus
+    from magicap.decoding.settings import TopK as TopK
+    from magicap.errors import BadImage as BadImage
+    from magicap.errors import BadModel as BadModel
+    from magicap.errors import BadSettings as BadSettings
+    from magicap.errors import MagicapError as MagicapError
+    from magicap.errors import ModelNotFound as ModelNotFound
+    from magicap.models.language_model import LanguageModel as LanguageModel
+    from magicap.models.scorer import ImageTextScorer as ImageTextScorer
+    from magicap.results import Caption as Caption
+    from magicap.results import Step as Step
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported on first use: importing magicap alone loads no torch.
+_HOMES = {
+    "magicap.captioner": ("Captioner", "caption"),
+    "magicap.decoding.memory": ("CaptionMemory", "NearestCaption"),
+    "magicap.decoding.settings": ("ContrastiveSearch", "Greedy", "MagicSearch", "Nucleus", "TopK"),
+    "magicap.errors": ("BadImage", "BadModel", "BadSettings", "MagicapError", "ModelNotFound"),
+    "magicap.models.language_model": ("LanguageModel",),
+    "magicap.models.scorer": ("ImageTextScorer",),
+    "magicap.results": ("Caption", "Step"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'magicap' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,63 @@
+"""Captioners by name: one table of where their parts are, how they decode, whence they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from magicap.decoding.settings import Decoding, MagicSearch
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named captioner."""
+
+    language_model: str
+    """Folder or hub id of the language model."""
+
+    scorer: str
+    """Folder, ``hf-hub:`` id or open_clip name of the scorer."""
+
+    decoding: Decoding
+    """How it captions unless told otherwise."""
+
+    origin: str
+    """Who made it, from what."""
+
+    licence: str
+    """Under what terms it may be used, as far as its makers said."""
+
+    scorer_tag: str | None = None
+    """open_clip's tag of the scorer's weights, where it is a name."""
+
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The captioner that comes with the package, as ``save_pretrained`` writes one."""
+
+DEFAULT = "embedded"
+
+_CLIP = {"scorer": "ViT-B-32", "scorer_tag": "openai"}
+
+PRESETS = {
+    "embedded": Preset(
+        language_model=str(EMBEDDED / "language_model"),
+        scorer=str(EMBEDDED / "scorer"),
+        decoding=MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15),
+        origin="trained by this project's recipes; see magicap/embedded/README.md",
+        licence="Apache-2.0; the Flickr8k pictures it learned from are for research use",
+    ),
+    "coco": Preset(
+        language_model="cambridgeltl/magic_mscoco",
+        **_CLIP,
+        decoding=MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15),
+        origin="GPT-2 tuned on COCO captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
+        licence="as their authors published them; CLIP is MIT",
+    ),
+    "flickr30k": Preset(
+        language_model="cambridgeltl/magic_flickr30k",
+        **_CLIP,
+        decoding=MagicSearch(top_k=25, alpha=0.1, beta=2.0, max_new_tokens=19),
+        origin="GPT-2 tuned on Flickr30k captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
+        licence="as their authors published them; CLIP is MIT",
+    ),
+}
