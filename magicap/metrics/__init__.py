@@ -1,0 +1,1 @@
+"""Measures of captions and of retrieval, as pure functions."""

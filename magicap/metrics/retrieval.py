@@ -1,0 +1,30 @@
+"""How well pictures find their texts and texts their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def retrieval_recall(
+    similarity: Tensor, owner: Tensor, ranks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Recall at each rank, picture to text and text to picture, in percent.
+
+    A picture counts as found when any one of its own texts stands among the first k, as in Karpathy and
+    Fei-Fei 2015.
+
+    Args:
+        similarity: (B, N) of B pictures and N texts.
+        owner: (N,) the picture each text belongs to; every picture must own at least one.
+    """
+    own = owner[None, :] == owner.new_tensor(range(similarity.shape[0]))[:, None]
+    if not bool(own.any(dim=1).all()):
+        raise ValueError("every picture must own at least one text")
+    best_own = similarity.masked_fill(~own, -float("inf")).max(dim=1).values
+    image_rank = (similarity.masked_fill(own, -float("inf")) > best_own[:, None]).sum(dim=1)
+    true = similarity.gather(0, owner[None, :]).squeeze(0)
+    text_rank = (similarity > true[None, :]).sum(dim=0)
+    figures = {f"image_to_text_r{k}": 100 * (image_rank < k).float().mean().item() for k in ranks}
+    return figures | {f"text_to_image_r{k}": 100 * (text_rank < k).float().mean().item() for k in ranks}

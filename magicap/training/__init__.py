@@ -1,0 +1,1 @@
+"""Losses and the loop that the recipes share. Needs the ``train`` extra."""

@@ -1,0 +1,184 @@
+"""One training loop for all recipes: progress, a log, checkpoints, and resuming as if never stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long, how fast and how often."""
+
+    epochs: int
+    """Passes over the training data."""
+
+    warmup_share: float = 0.05
+    """Share of all steps over which the learning rate rises from zero; it then falls as a cosine."""
+
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+
+    checkpoint_minutes: float = 5.0
+    """A checkpoint to resume from is written this often."""
+
+    validations_per_epoch: int = 1
+    """How often an epoch is held against the validation data."""
+
+    max_steps: int | None = None
+    """Stop early after this many steps; for trying a recipe out."""
+
+    cpu: bool = False
+    """Stay on the CPU even where a GPU is at hand."""
+
+
+@dataclass
+class Progress:
+    """Where training stands; written with every checkpoint."""
+
+    step: int = 0
+    best: float = -math.inf
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def fit(
+    model: torch.nn.Module,
+    parameter_groups: Sequence[dict[str, Any]],
+    *,
+    loader: Callable[[int], DataLoader[Any]],
+    loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
+    validate: Callable[[torch.nn.Module], dict[str, float]],
+    save_best: Callable[[torch.nn.Module], None],
+    folder: Path,
+    config: LoopConfig,
+) -> Progress:
+    """Train, keep the state that validates best, and resume where an earlier run of this folder stopped.
+
+    Args:
+        parameter_groups: AdamW groups, each with its own ``lr`` and ``weight_decay``.
+        loader: the batches of an epoch; the same number must give the same batches in the same order.
+        loss: the scalar to minimise.
+        validate: figures on held-out data; ``"score"`` is the one to maximise.
+        save_best: called after each validation that beats all before.
+        folder: gets ``log.jsonl`` and ``checkpoint/``.
+    """
+    accelerator = Accelerator(cpu=config.cpu)
+    steps_per_epoch = len(loader(0))
+    total = min(config.epochs * steps_per_epoch, config.max_steps or math.inf)
+    optimizer = torch.optim.AdamW(list(parameter_groups))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(int(total), config.warmup_share))
+    accelerator.register_for_checkpointing(schedule)
+    progress = Progress()
+    accelerator.register_for_checkpointing(progress)
+    checkpoint = folder / "checkpoint"
+    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint.is_dir():
+        accelerator.load_state(str(checkpoint))
+    validate_every = max(1, steps_per_epoch // config.validations_per_epoch)
+    started = saved = time.monotonic()
+    earlier = progress.seconds
+
+    bar = tqdm(total=int(total), initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
+    while progress.step < total:
+        epoch, done = divmod(progress.step, steps_per_epoch)
+        batches: Iterable[Batch] = accelerator.skip_first_batches(accelerator.prepare(loader(epoch)), done)
+        for batch in batches:
+            value = _step(accelerator, model, optimizer, schedule, loss, batch, config.clip_norm)
+            progress.step += 1
+            progress.seconds = earlier + time.monotonic() - started
+            bar.update()
+            bar.set_postfix(loss=f"{value:.3f}", best=f"{progress.best:.3f}", refresh=False)
+            if progress.step % 20 == 0:
+                _log(folder, progress, {"epoch": epoch, "loss": value, "lr": schedule.get_last_lr()[-1]})
+            last = progress.step >= total
+            if last or progress.step % validate_every == 0:
+                _validate(accelerator.unwrap_model(model), validate, save_best, folder, progress)
+            if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                _save_checkpoint(accelerator, checkpoint)
+                saved = time.monotonic()
+            if last:
+                break
+    bar.close()
+    return progress
+
+
+def _step(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
+    batch: Batch,
+    clip_norm: float,
+) -> float:
+    model.train()
+    optimizer.zero_grad()
+    value = loss(model, batch)
+    if not torch.isfinite(value):
+        raise FloatingPointError(f"the loss became {value.item()}; lower the learning rate and resume")
+    accelerator.backward(value)
+    accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    schedule.step()
+    return value.item()
+
+
+def _validate(
+    model: torch.nn.Module,
+    validate: Callable[[torch.nn.Module], dict[str, float]],
+    save_best: Callable[[torch.nn.Module], None],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    model.eval()
+    with torch.no_grad():
+        figures = validate(model)
+    if figures["score"] > progress.best:
+        progress.best = figures["score"]
+        save_best(model)
+    _log(folder, progress, {"validation": figures})
+
+
+def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
+    """A kill while writing leaves the previous checkpoint whole."""
+    new = checkpoint.with_name("checkpoint.new")
+    shutil.rmtree(new, ignore_errors=True)
+    accelerator.save_state(str(new))
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    new.rename(checkpoint)
+
+
+def _log(folder: Path, progress: Progress, row: dict[str, Any]) -> None:
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": progress.step, "seconds": round(progress.seconds, 1), **row}) + "\n")
+
+
+def _warmup_cosine(total: int, warmup_share: float) -> Callable[[int], float]:
+    warmup = max(1, int(total * warmup_share))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    return factor

@@ -1,0 +1,72 @@
+"""Training objectives as functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def next_token_cross_entropy(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Mean negative log-likelihood of each token given those before it, in nats.
+
+    Args:
+        logits: (B, T, V) scores of the next token at every position.
+        ids: (B, T) the tokens themselves.
+        mask: (B, T) true at tokens that count, false at padding.
+    """
+    counted = mask[:, 1:].bool()
+    return F.cross_entropy(logits[:, :-1][counted], ids[:, 1:][counted])
+
+
+def simctg_contrastive(hidden: Tensor, mask: Tensor, margin: float = 0.5) -> Tensor:
+    """Contrastive term of SimCTG: token vectors of one sentence are pushed apart (Su et al. 2022, eq. 2).
+
+    Args:
+        hidden: (B, T, D) last hidden states.
+        mask: (B, T) true at tokens that count.
+        margin: rho; how much closer a vector must be to itself than to any other, in cosine.
+    """
+    unit = F.normalize(hidden, dim=-1)
+    cosine = unit @ unit.transpose(1, 2)
+    hinge = F.relu(margin - 1.0 + cosine)
+    valid = mask.bool()
+    pairs = valid[:, :, None] & valid[:, None, :]
+    pairs &= ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+    return hinge[pairs].sum() / pairs.sum().clamp(min=1)
+
+
+def info_nce(images: Tensor, texts: Tensor, owner: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Symmetric contrastive loss where every picture owns one or several texts of the batch.
+
+    Text to picture is the usual cross-entropy; picture to text averages the log-likelihood over the
+    picture's own texts (Radford et al. 2021; Khosla et al. 2020, L_out).
+
+    Args:
+        images: (B, D) unit vectors.
+        texts: (N, D) unit vectors.
+        owner: (N,) the row of ``images`` each text belongs to.
+        logit_scale: the inverse temperature.
+    """
+    logits = logit_scale * texts @ images.T
+    text_to_image = F.cross_entropy(logits, owner)
+    own = F.one_hot(owner, images.shape[0]).to(logits.dtype)
+    image_to_text = -(own * logits.log_softmax(dim=0)).sum(dim=0) / own.sum(dim=0).clamp(min=1)
+    return (text_to_image + image_to_text.mean()) / 2
+
+
+def hardest_negative_hinge(images: Tensor, texts: Tensor, owner: Tensor, margin: float = 0.2) -> Tensor:
+    """VSE++ max-of-hinges: only the hardest wrong picture and wrong text count (Faghri et al. 2018, eq. 6).
+
+    Args:
+        images: (B, D) unit vectors.
+        texts: (N, D) unit vectors.
+        owner: (N,) the row of ``images`` each text belongs to.
+        margin: by how much a true pair must beat the hardest false one, in cosine.
+    """
+    cosine = texts @ images.T
+    true = cosine.gather(1, owner[:, None]).squeeze(1)
+    false = cosine.masked_fill(F.one_hot(owner, images.shape[0]).bool(), -1.0)
+    wrong_image = F.relu(margin - true + false.max(dim=1).values)
+    wrong_text = F.relu(margin - true + false.max(dim=0).values[owner])
+    return (wrong_image + wrong_text).mean()
