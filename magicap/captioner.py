@@ -17,7 +17,7 @@ from magicap.errors import BadImage, BadModel, BadSettings, ModelNotFound
 from magicap.images import ImageSource, open_image
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
-from magicap.presets import DEFAULT, PRESETS
+from magicap.presets import DEFAULT, PRESETS, Preset
 from magicap.results import Caption, Step
 
 if TYPE_CHECKING:
@@ -63,14 +63,25 @@ class Captioner:
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
             BadModel: a folder or part that cannot be used.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = _device(device)
         precision = _dtype(dtype)
-        language_model, scorer, tag, decoding = _locate(source)
-        return cls(
-            LanguageModel.from_pretrained(language_model, device=place, dtype=precision),
-            ImageTextScorer.from_pretrained(scorer, tag, device=place, dtype=precision),
-            decoding,
-        )
+        parts = _parts(source)
+        try:
+            return cls(
+                LanguageModel.from_pretrained(parts.language_model, device=place, dtype=precision),
+                ImageTextScorer.from_pretrained(
+                    parts.scorer, parts.scorer_tag, device=place, dtype=precision
+                ),
+                parts.decoding,
+            )
+        except ModelNotFound as error:
+            if not parts.downloads:
+                raise
+            commands = " && ".join(f"hf download {repository}" for repository in parts.downloads)
+            raise ModelNotFound(
+                f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
+                f"where there is a network run '{commands}' once, or let this command fetch it"
+            ) from error
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
@@ -213,18 +224,20 @@ def _open_or_error(image: Any) -> Image | BadImage:
         return error
 
 
-def _locate(source: str | Path) -> tuple[str | Path, str | Path, str | None, Decoding]:
-    """Language model, scorer, the scorer's tag and decoding of a preset or folder."""
+def _parts(source: str | Path) -> Preset:
+    """Where the parts of a preset or of a captioner's folder are."""
     if str(source) in PRESETS:
-        preset = PRESETS[str(source)]
-        return preset.language_model, preset.scorer, preset.scorer_tag, preset.decoding
+        return PRESETS[str(source)]
     folder = Path(source)
     if not folder.is_dir():
         raise ModelNotFound(
             f"no captioner {str(source)!r}: expected a preset ({', '.join(PRESETS)}) "
             f"or a folder with {SETTINGS_FILE}"
         )
-    return folder / LANGUAGE_MODEL, folder / SCORER, None, from_dict(_read_settings(folder)["decoding"])
+    decoding = from_dict(_read_settings(folder)["decoding"])
+    return Preset(
+        str(folder / LANGUAGE_MODEL), str(folder / SCORER), decoding, "see its README.md", "unknown"
+    )
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -241,6 +254,19 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     if found[0] != FORMAT:
         raise BadModel(f"{path} is of format {found[0]!r}, this version reads {FORMAT}; update magicap")
     return dict(settings)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    gpu = torch.cuda.is_available()
+    if device is None:
+        return torch.device("cuda" if gpu else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise BadSettings(f"device must be one torch knows, such as cpu or cuda, found {device!r}") from error
+    if place.type == "cuda" and not gpu:
+        raise BadSettings(f"device {device!r} needs a GPU that torch can use, and there is none; use cpu")
+    return place
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

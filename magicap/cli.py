@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from magicap import __version__
 from magicap.decoding.settings import MagicSearch
 from magicap.errors import BadSettings, MagicapError
-from magicap.images import find_images
+from magicap.folders import find_images
 from magicap.presets import DEFAULT, PRESETS
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     caption = commands.add_parser(
         "caption",
         help="caption pictures",
-        description="Caption pictures. One picture prints its caption, several print PATH, a tab and the caption. "
-        "Exit code 2 if any picture failed; the others are captioned all the same.",
+        description="Caption pictures. One picture prints its caption, several print PATH, a tab and "
+        "the caption. Exit code 2 if any picture failed; the others are captioned all the same.",
     )
     caption.set_defaults(run=run_caption)
     caption.add_argument(
@@ -143,8 +143,9 @@ def _row(path: Path, caption: Caption) -> dict[str, Any]:
 
 
 def _quieten_libraries() -> None:
-    """Loading bars and advice of the model libraries are of no use to who asked for a caption."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    """Advice of the model libraries, and bars in a log file, are of no use to who asked for a caption."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     warnings.filterwarnings("ignore", module=r"torch|transformers|open_clip|timm|huggingface_hub")

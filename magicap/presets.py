@@ -30,6 +30,9 @@ class Preset:
     scorer_tag: str | None = None
     """open_clip's tag of the scorer's weights, where it is a name."""
 
+    downloads: tuple[str, ...] = ()
+    """The hub's repositories that hold the parts; none for what comes with the package."""
+
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The captioner that comes with the package, as ``save_pretrained`` writes one."""
@@ -37,6 +40,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT = "embedded"
 
 _CLIP = {"scorer": "ViT-B-32", "scorer_tag": "openai"}
+_CLIP_REPOSITORY = "timm/vit_base_patch32_clip_224.openai"
 
 PRESETS = {
     "embedded": Preset(
@@ -50,6 +54,7 @@ PRESETS = {
         language_model="cambridgeltl/magic_mscoco",
         **_CLIP,
         decoding=MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15),
+        downloads=("cambridgeltl/magic_mscoco", _CLIP_REPOSITORY),
         origin="GPT-2 tuned on COCO captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
         licence="as their authors published them; CLIP is MIT",
     ),
@@ -57,6 +62,7 @@ PRESETS = {
         language_model="cambridgeltl/magic_flickr30k",
         **_CLIP,
         decoding=MagicSearch(top_k=25, alpha=0.1, beta=2.0, max_new_tokens=19),
+        downloads=("cambridgeltl/magic_flickr30k", _CLIP_REPOSITORY),
         origin="GPT-2 tuned on Flickr30k captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
         licence="as their authors published them; CLIP is MIT",
     ),

@@ -2,7 +2,8 @@
 
 Two stages. First the image trunk rests and its pooled features are computed once, while the projection and
 the text tower learn to meet them; then the upper trunk is tuned with them on augmented pictures. Starts from
-an ImageNet trunk (``--image_weights``, timm's names) or from any open_clip model (``--base``, ``--tag``).
+an ImageNet trunk (``--image_weights``, timm's names) or from any open_clip model (``--base``, ``--tag``); a
+tower without a trunk apart from its projection, such as CLIP's own, skips the first stage.
 
     python recipes/train_scorer.py --out runs/scorer --tokenizer runs/tokenizer/scorer \\
         --captions $MAGICAP_DATA/flickr8k/captions.jsonl \\
@@ -59,7 +60,7 @@ class Config:
         default=None, metadata={"help": "safetensors of that trunk, timm's names"}
     )
     image_size: int = field(default=224, metadata={"help": "side of the square picture a fresh tower reads"})
-    pool: str = field(default="avg", metadata={"help": "pooling of a fresh image tower: avg or token"})
+    pool: str = field(default="token", metadata={"help": "pooling of a fresh image tower: token or avg"})
     width: int = field(default=256, metadata={"help": "of the shared space and of a fresh text tower"})
     text_layers: int = field(default=3, metadata={"help": "blocks of a fresh text tower"})
     text_heads: int = field(default=4, metadata={"help": "attention heads of a fresh text tower"})
@@ -98,11 +99,14 @@ def main(config: Config) -> None:
     images = TarImages(config.images)
     train = read_captions(config.captions, ("train",))
     dev = read_captions(config.captions, ("dev", "val"))
-    if config.align_epochs:
+    aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
+    if aligned:
         align(config, scorer, images, train, dev, out / "align")
         scorer = reload(scorer, out / "align" / "best")
     if config.tune_epochs:
         tune(config, scorer, images, train, dev, out / "tune")
+    elif not aligned:
+        raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
     best = out / ("tune" if config.tune_epochs else "align") / "best"
     reload(scorer, best).save_pretrained(out / "best")
 
@@ -117,8 +121,6 @@ def align(
 ) -> None:
     """Trunk at rest: projection and text tower learn on features that are computed once."""
     visual = scorer.model.visual
-    if not hasattr(visual, "trunk"):
-        raise SystemExit("this image tower has no trunk apart from its projection; give --align_epochs 0")
     features = cached(folder / "train.pt", lambda: trunk_features(scorer, images, train))
     dev_features = cached(folder / "dev.pt", lambda: trunk_features(scorer, images, dev))
     data = Pairs(train, lambda number, _: features[number], config.captions_per_image)
@@ -285,14 +287,11 @@ def causal_tower(scorer: ImageTextScorer) -> CausalTextTower:
 
 
 def augmentation(scorer: ImageTextScorer) -> Callable[[Any], Tensor]:
-    settings = (
-        scorer.model.visual.preprocess_cfg if scorer.config is None else scorer.config["preprocess_cfg"]
-    )
-    size = settings["size"]
+    settings = scorer.config["preprocess_cfg"]
     return v2.Compose(
         [
             v2.PILToTensor(),
-            v2.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(0.8, 1.25), antialias=True),
+            v2.RandomResizedCrop(settings["size"], scale=(0.5, 1.0), ratio=(0.8, 1.25), antialias=True),
             v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(settings["mean"], settings["std"]),

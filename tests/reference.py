@@ -1,7 +1,7 @@
 """Magic search written straight from its definition: full strings, full encodes, one picture, no cache.
 
-The slow judge of every fast path. It shares no code with ``magicap``: only the loaded transformers and open_clip
-models, their tokenizers and the picture's preprocessing are taken from the captioner.
+The slow judge of every fast path. It shares no code with ``magicap``: only the loaded transformers and
+open_clip models, their tokenizers and the picture's preprocessing are taken from the captioner.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def reference_caption(captioner: Captioner, picture: object, settings: MagicSear
         fit = torch.softmax(clip.logit_scale.exp() * text_vectors @ image, dim=0)
 
         best, best_score = -1, -float("inf")
-        for number, candidate in enumerate(candidates):  # most probable first, so ties go to the more probable
+        for number, candidate in enumerate(
+            candidates
+        ):  # most probable first, so ties go to the more probable
             cosines = torch.cosine_similarity(new_hidden[number][None], hidden, dim=1)
             score = (1 - settings.alpha) * probability[candidate] - settings.alpha * cosines.max()
             score = (score + settings.beta * fit[number]).item()
@@ -64,7 +66,9 @@ def reference_contrastive(captioner: Captioner, top_k: int, alpha: float, length
         for candidate in torch.topk(probability, top_k).indices.tolist():
             states = model(torch.tensor([[*prefix, candidate]]), output_hidden_states=True).hidden_states[-1]
             new = torch.nn.functional.normalize(states[0, -1], dim=-1)
-            scores[candidate] = (1 - alpha) * probability[candidate].item() - alpha * (seen @ new).max().item()
+            scores[candidate] = (1 - alpha) * probability[candidate].item() - alpha * (
+                seen @ new
+            ).max().item()
         prefix.append(max(scores, key=scores.__getitem__))
         if prefix[-1] == tokenizer.eos_token_id:
             break

@@ -65,7 +65,10 @@ def test_without_picture_and_penalty_it_is_greedy_search():
     captioner = tiny.captioner(2)
     model, start = captioner.language_model.model, captioner.language_model.start_id
     expected = model.generate(
-        torch.tensor([[start]]), max_new_tokens=8, do_sample=False, pad_token_id=captioner.language_model.pad_id
+        torch.tensor([[start]]),
+        max_new_tokens=8,
+        do_sample=False,
+        pad_token_id=captioner.language_model.pad_id,
     )
     picture = tiny.pictures(1)[0]
     assert ids(captioner.caption(picture, MagicSearch(8, 0.0, 0.0, 8))) == expected[0, 1:].tolist()
@@ -159,5 +162,7 @@ def test_a_dropped_candidate_could_not_have_won(data):
     fit, cosine = matrix(grid), matrix(st.sampled_from([-1.0, -0.5, 0.0, 0.9, 1.0]))
     columns = contenders((1 - alpha) * probability + beta * fit, alpha)
     everyone = magic_score(probability, cosine, fit, alpha, beta).score.argmax(dim=1)
-    some = magic_score(*(t.gather(1, columns) for t in (probability, cosine, fit)), alpha, beta).score.argmax(dim=1)
+    some = magic_score(*(t.gather(1, columns) for t in (probability, cosine, fit)), alpha, beta).score.argmax(
+        dim=1
+    )
     assert columns.gather(1, some[:, None]).squeeze(1).tolist() == everyone.tolist()

@@ -37,7 +37,10 @@ def test_a_thousand_random_prefixes_and_candidates(scorer):
         captions = cache.start(rows)
         texts = [""] * rows
         for _ in range(5):
-            candidates = [[text + chance.choice([" ", ""]) + chance.choice(WORDS) for _ in range(count)] for text in texts]
+            candidates = [
+                [text + chance.choice([" ", ""]) + chance.choice(WORDS) for _ in range(count)]
+                for text in texts
+            ]
             extension = cache.extend(captions, candidates)
             for row in range(rows):
                 assert (extension.vectors[row] - whole(scorer, candidates[row])).abs().max() < 1e-5
@@ -47,7 +50,10 @@ def test_a_thousand_random_prefixes_and_candidates(scorer):
             checked += rows * count
 
 
-@given(st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 2))
+@given(
+    st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.integers(0, 2),
+)
 def test_any_text_may_follow_any_other(scorer, rounds, pick):
     cache = scorer.text_prefix_cache()
     captions = cache.start(1)
@@ -79,7 +85,9 @@ def test_only_what_is_new_is_computed(scorer):
             return run(self, ids, *rest)
 
     tower = scorer.text_tower
-    cache = TextPrefixCache(scorer.tokenize, scorer.encode_texts, Counting(tower.part, tower.pool_type, tower.eos_id))
+    cache = TextPrefixCache(
+        scorer.tokenize, scorer.encode_texts, Counting(tower.part, tower.pool_type, tower.eos_id)
+    )
     first = cache.extend(cache.start(1), [["a dog runs across the grass"]])
     cache.extend(cache.choose(first, torch.tensor([0])), [["a dog runs across the grass quickly"] * 2])
     assert lengths == [8, 4]  # start, six words, end; then a word and an end for each of two

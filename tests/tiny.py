@@ -91,7 +91,9 @@ def scorer(*, custom_text: bool = False, seed: int = 0, **text: Any) -> ImageTex
     config = scorer_config(**text)
     kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     model = kind(**config["model_cfg"])
-    with torch.no_grad():  # open_clip's initial weights are so small that all texts, and all pictures, look alike
+    with (
+        torch.no_grad()
+    ):  # open_clip's initial weights are so small that all texts, and all pictures, look alike
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.copy_(torch.randn_like(parameter) * 1.5 / parameter.shape[-1] ** 0.5)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
-from magicap.models.loading import explain_loading_errors
+from magicap.models.loading import explain_loading_errors, no_loading_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,7 +110,7 @@ class LanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        with explain_loading_errors("language model", str(source)):
+        with explain_loading_errors("language model", str(source)), no_loading_bar():
             tokenizer = AutoTokenizer.from_pretrained(str(source))
             model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, weights_only=True)
         return cls(model.to(device), tokenizer)
@@ -123,7 +123,8 @@ class LanguageModel:
                 name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                 for name, tensor in state.items()
             }
-        self.model.save_pretrained(str(folder), state_dict=state)
+        with no_loading_bar():
+            self.model.save_pretrained(str(folder), state_dict=state)
         self.tokenizer.save_pretrained(str(folder))
 
     @property

@@ -23,8 +23,22 @@ def explain_loading_errors(what: str, source: str) -> Iterator[None]:
         yield
     except MagicapError:
         raise
-    except (pickle.UnpicklingError, ValueError, RuntimeError, OSError, KeyError, ImportError) as error:
+    except Exception as error:  # the libraries raise nearly every kind while loading
         raise _explained(what, source, error) from error
+
+
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for the second that reading weights from disk takes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _explained(what: str, source: str, error: Exception) -> MagicapError:

@@ -1,0 +1,47 @@
+"""Put a tuned language model and a trained scorer into one captioner folder, ready for ``--preset FOLDER``.
+
+    python recipes/assemble_captioner.py --language_model runs/language_model/best \\
+        --scorer runs/scorer/best --out magicap/embedded --dtype float16
+
+A README.md that lies in the folder (the model card) is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+
+
+@dataclass(frozen=True)
+class Config:
+    language_model: str = field(metadata={"help": "folder or hub id of a causal language model"})
+    scorer: str = field(metadata={"help": "folder, hf-hub: id or open_clip name of a scorer"})
+    out: str = field(metadata={"help": "folder to write"})
+    scorer_tag: str | None = field(
+        default=None, metadata={"help": "open_clip's tag, where the scorer is a name"}
+    )
+    dtype: str = field(
+        default="float16", metadata={"help": "of the stored weights: float16, bfloat16 or float32"}
+    )
+    top_k: int = field(default=MagicSearch.top_k, metadata={"help": "candidates a step"})
+    alpha: float = field(default=MagicSearch.alpha, metadata={"help": "weight of the degeneration penalty"})
+    beta: float = field(default=MagicSearch.beta, metadata={"help": "weight of the picture"})
+    max_new_tokens: int = field(
+        default=MagicSearch.max_new_tokens, metadata={"help": "longest caption, in tokens"}
+    )
+
+
+def main(config: Config) -> None:
+    captioner = Captioner(
+        LanguageModel.from_pretrained(config.language_model),
+        ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag),
+        MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens),
+    )
+    captioner.save_pretrained(config.out, dtype=config.dtype)
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
