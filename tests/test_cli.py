@@ -1,0 +1,136 @@
+"""The command line: what stands on stdout, what on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+from PIL import Image
+
+from magicap.cli import main
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("captioner")
+    tiny.captioner(0, max_new_tokens=5).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def album(tmp_path):
+    folder = tmp_path / "my album"
+    (folder / "below").mkdir(parents=True)
+    names = ["1.png", "2.png", "10.png", "below/3.jpg"]
+    for name, picture in zip(names, tiny.pictures(4), strict=True):
+        Image.fromarray(picture).save(folder / name)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_one_picture_prints_its_caption_alone(preset, album, capsys):
+    assert main(["caption", str(album / "1.png"), "--preset", preset]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) >= 1
+    assert "\t" not in out
+    assert err == ""
+
+
+def test_a_folder_prints_a_line_a_picture_in_natural_order(preset, album, capsys):
+    assert main(["caption", str(album), "--preset", preset, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [os.path.relpath(row["image"], album) for row in rows] == [
+        "1.png",
+        "2.png",
+        "10.png",
+        "below/3.jpg",
+    ]
+    assert all(set(row) == {"image", "caption", "score", "finished"} for row in rows)
+
+
+def test_failures_are_told_and_the_rest_is_done(preset, album, capsys):
+    (album / "2.png").write_text("<html>404</html>")
+    missing = str(album / "nowhere.png")
+    assert main(["caption", str(album), missing, "--preset", preset, "--json", "--batch-size", "2"]) == 2
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert ["caption" in row for row in rows] == [True, False, True, True, False]
+    assert [row["error"] for row in rows if "error" in row] == ["text", "missing"]
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert "2.png" in lines[0]
+    assert "nowhere.png" in lines[1]
+
+
+def test_in_plain_output_a_failed_picture_has_no_line_on_stdout(preset, album, capsys):
+    (album / "2.png").write_bytes(b"")
+    assert main(["caption", str(album / "1.png"), str(album / "2.png"), "--preset", preset]) == 2
+    out, err = capsys.readouterr()
+    assert str(album / "2.png") not in out
+    assert str(album / "2.png") in err
+
+
+def test_settings_of_the_search_can_be_given(preset, album, capsys):
+    base = ["caption", str(album / "1.png"), "--preset", preset, "--json"]
+    assert main([*base, "--max-new-tokens", "1", "--top-k", "3", "--alpha", "0", "--beta", "9"]) == 0
+    short = json.loads(capsys.readouterr().out)
+    assert main(base) == 0
+    assert len(short["caption"]) < len(json.loads(capsys.readouterr().out)["caption"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--alpha", "7"], "alpha"),
+        (["--max-new-tokens", "999"], "max_new_tokens"),
+        (["--dtype", "int3"], "dtype"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--preset", "nosuch"], "nosuch"),
+        (["--device", "abacus"], "abacus"),
+        (["--device", "cuda:97"], "cuda"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(preset, album, capsys, arguments, word):
+    assert main(["caption", str(album / "1.png"), "--preset", preset, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert word in err
+
+
+def test_an_empty_folder_is_told_before_any_model_is_loaded(tmp_path, capsys):
+    assert main(["caption", str(tmp_path), "--preset", "nosuch"]) == 2
+    assert "no pictures found" in capsys.readouterr().err
+
+
+def test_interrupted_means_130_and_no_traceback(preset, album, capsys, monkeypatch):
+    from magicap import Captioner
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Captioner, "caption", interrupt)
+    assert main(["caption", str(album), "--preset", preset]) == 130
+    assert capsys.readouterr().err == "magicap: interrupted\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error(preset, album):
+    command = (
+        f"{sys.executable} -m magicap.cli caption '{album}' --preset '{preset}' --batch-size 1 | head -n 1"
+    )
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_help_is_quick_and_version_is_told(capsys):
+    for arguments, word in [(["--version"], "magicap "), (["caption", "--help"], "--preset")]:
+        with pytest.raises(SystemExit) as leaving:
+            main(arguments)
+        assert leaving.value.code == 0
+        assert word in capsys.readouterr().out

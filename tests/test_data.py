@@ -1,0 +1,110 @@
+"""Caption data: reading, leaving out what must not be read, and one way of writing a caption."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from magicap.data import TarImages, normalise_caption, read_captions, read_sentences
+from magicap.metrics.retrieval import retrieval_recall
+
+
+@pytest.mark.parametrize(
+    ("written", "tidy"),
+    [
+        ("a dog runs .", "A dog runs."),
+        ("A dog runs", "A dog runs."),
+        ('  "Two  men , one boat ; a lake . " ', "Two men, one boat; a lake."),
+        ("THE DOG RUNS FAST.", "The dog runs fast."),
+        ("A TV", "A TV."),
+        ("What is that ?", "What is that?"),
+        ("a man's dog ..", "A man's dog."),
+        (" . ", ""),
+        ("", ""),
+        ("3 dogs", "3 dogs."),
+    ],
+)
+def test_a_caption_is_written_one_way(written, tidy):
+    assert normalise_caption(written) == tidy
+
+
+@given(st.text())
+def test_writing_it_again_changes_nothing(text):
+    tidy = normalise_caption(text)
+    assert normalise_caption(tidy) == tidy
+    assert tidy == "" or tidy[-1] in ".!?"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_a_model_is_judged_by_is_left_out(tmp_path):
+    rows = [
+        {"image": "a", "split": "train", "captions": ["one ."], "flickr8k_split": None},
+        {"image": "b", "split": "train", "captions": ["two ."], "flickr8k_split": "test"},
+        {"image": "c", "split": "train", "captions": ["three ."], "flickr8k_split": "dev"},
+        {"image": "d", "split": "train", "captions": ["four ."], "flickr8k_split": "train"},
+        {"image": "e", "split": "test", "captions": ["five ."]},
+    ]
+    assert read_sentences(write(tmp_path / "a.jsonl", rows)) == ["One.", "Four."]
+    (tmp_path / "a.txt").write_text("a dog\n\n . \nA cat .\n")
+    assert read_sentences(tmp_path / "a.txt") == ["A dog.", "A cat."]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("not json", "line 2"),
+        ("[1]", "line 2"),
+        ('{"image": "b", "split": "train"}', "'captions'"),
+        ('{"image": "b", "split": "train", "captions": "one"}', "list of strings"),
+        ('{"image": "a", "split": "train", "captions": []}', "stands twice"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"image": "a", "split": "train", "captions": []}\n' + line)
+    with pytest.raises(ValueError, match=message):
+        read_captions(path)
+
+
+def test_pictures_are_read_by_name_from_several_tars(tmp_path):
+    for part in ("one", "two"):
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
+            info = tarfile.TarInfo(f"{part}.jpg")
+            info.size = 3
+            tar.addfile(info, io.BytesIO(part.encode()))
+    images = TarImages([tmp_path / "one.tar", tmp_path / "two.tar"])
+    assert list(images) == ["one.jpg", "two.jpg"]
+    assert len(images) == 2
+    assert images.read("two.jpg") == b"two"
+    assert "three.jpg" not in images
+    with pytest.raises(KeyError):
+        images.read("three.jpg")
+
+
+def test_recall_counts_a_picture_as_found_by_any_of_its_texts():
+    owner = torch.tensor([0, 0, 1, 1])
+    similarity = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.8, 0.3, 0.7, 0.6]])
+    figures = retrieval_recall(similarity, owner, ranks=(1, 2))
+    assert figures == {
+        "image_to_text_r1": 50.0,
+        "image_to_text_r2": 100.0,
+        "text_to_image_r1": 75.0,
+        "text_to_image_r2": 100.0,
+    }
+    with pytest.raises(ValueError, match="at least one text"):
+        retrieval_recall(similarity, torch.tensor([0, 0, 0, 0]))
+
+
+def test_the_real_flickr30k_text_leaves_flickr8ks_dev_and_test_out(data_dir):
+    sentences = read_sentences(data_dir / "text" / "flickr30k.jsonl")
+    assert len(sentences) == pytest.approx(136_310, abs=100)

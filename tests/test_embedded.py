@@ -1,0 +1,122 @@
+"""The captioner that ships with the package, on real photographs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from reference import reference_caption
+
+from magicap import Captioner, caption
+from magicap.data import TarImages, read_captions, read_sentences
+from magicap.metrics.retrieval import retrieval_recall
+from magicap.presets import EMBEDDED
+
+SAMPLE = Path(__file__).parent.parent / "docs" / "sample.jpg"
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return Captioner.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def test_pictures(data_dir) -> list[bytes]:
+    folder = data_dir / "flickr8k"
+    tar = TarImages([folder / "images-test.tar"])
+    return [tar.read(row.image) for row in read_captions(folder / "captions.jsonl", ("test",))]
+
+
+def test_it_captions_the_sample_photograph_out_of_the_box():
+    said = caption(SAMPLE)
+    assert said.finished
+    assert len(said.split()) >= 4
+    assert said[0].isupper()
+    assert said.endswith(".")
+    assert caption([SAMPLE, "nowhere.jpg"])[0] == said
+
+
+def test_its_weights_are_small_half_precision_safetensors():
+    weights = list(EMBEDDED.rglob("*.safetensors"))
+    assert len(weights) == 2
+    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*")) < 80e6
+    assert not [path for path in EMBEDDED.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    from safetensors import safe_open
+
+    for path in weights:
+        with safe_open(path, "pt") as file:
+            assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_its_text_tower_is_cached(captioner):
+    assert captioner.scorer.text_tower is not None
+
+
+def test_its_card_names_data_commands_and_licences():
+    card = (EMBEDDED / "README.md").read_text()
+    for word in ("Flickr8k", "train_scorer.py", "tune_language_model.py", "seed", "Apache-2.0", "ViT-Ti"):
+        assert word in card
+
+
+def test_magic_search_equals_the_slow_reference(captioner, test_pictures):
+    _equals_the_reference(captioner, test_pictures[:4])
+
+
+@pytest.mark.slow
+def test_magic_search_equals_the_slow_reference_on_two_hundred_pictures(captioner, test_pictures):
+    _equals_the_reference(captioner, test_pictures[:200])
+
+
+def _equals_the_reference(captioner: Captioner, pictures: list[bytes]) -> None:
+    for picture, said in zip(pictures, captioner.caption(pictures), strict=True):
+        assert [step.token_id for step in said.steps] == reference_caption(
+            captioner, picture, captioner.decoding
+        )
+
+
+def test_a_batch_gives_each_picture_what_it_gets_alone(captioner, test_pictures):
+    together = captioner.caption(test_pictures[:12], batch_size=12)
+    assert [captioner.caption(picture) for picture in test_pictures[:12]] == together
+    assert len(set(together)) > 6
+
+
+def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, data_dir):
+    texts = read_sentences(data_dir / "flickr8k" / "captions.jsonl", ("test",), held_out=())[:250]
+    scorer = captioner.scorer
+    cache = scorer.text_prefix_cache()
+    captions = cache.start(len(texts))
+    words = [text.split() for text in texts]
+    with torch.no_grad():
+        for length in (2, 4, 6):
+            pieces = [[" ".join(row[:length]), " ".join(row[: length - 1])] for row in words]
+            extension = cache.extend(captions, pieces)
+            flat = [piece for row in pieces for piece in row]
+            whole = torch.nn.functional.normalize(scorer.model.encode_text(scorer.tokenizer(flat)), dim=1)
+            assert (extension.vectors.flatten(0, 1) - whole).abs().max() < 1e-5
+            captions = cache.choose(extension, torch.zeros(len(texts), dtype=torch.long))
+
+
+def test_pictures_find_their_captions(captioner, data_dir):
+    folder = data_dir / "flickr8k"
+    rows = read_captions(folder / "captions.jsonl", ("dev",))[:100]
+    tar = TarImages([folder / "images-dev.tar"])
+    texts = [text for row in rows for text in row.captions]
+    owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.captions])
+    similarity = captioner.scorer.similarity([tar.read(row.image) for row in rows], texts)
+    assert retrieval_recall(similarity, owner)["image_to_text_r1"] > 30  # of 100 pictures; chance is 1
+
+
+@pytest.mark.slow
+def test_it_needs_less_than_one_and_a_half_gigabytes():
+    program = f"""
+import json, resource
+from magicap import caption
+said = caption({str(SAMPLE)!r})
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) < 1.5
