@@ -1,0 +1,129 @@
+"""Score decodings of one captioner on captioned pictures: magic search, its text-only floors, retrieval.
+
+BLEU-4 and CIDEr-D come from pycocoevalcap's pure-Python scorers, so no Java is needed; the tokenizer here
+lowers the text and keeps words and numbers, which is close to PTB's but not it: compare rows of one table.
+
+    python eval/evaluate_decodings.py --captions $MAGICAP_DATA/flickr8k/captions.jsonl --split test \\
+        --images $MAGICAP_DATA/flickr8k/images-test.tar --memory $MAGICAP_DATA/flickr8k/captions.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from transformers import HfArgumentParser
+
+from magicap import (
+    Captioner,
+    CaptionMemory,
+    ContrastiveSearch,
+    Greedy,
+    MagicSearch,
+    NearestCaption,
+    Nucleus,
+    TopK,
+)
+from magicap.data import CaptionedImage, TarImages, read_captions, read_sentences
+
+WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+COLUMNS = ("B@1", "B@4", "CIDEr-D", "distinct", "words", "finished", "score", "s/picture")
+
+
+@dataclass(frozen=True)
+class Config:
+    captions: str = field(metadata={"help": "a captions.jsonl"})
+    images: list[str] = field(metadata={"help": "tar files that hold the split's pictures"})
+    split: str = field(default="dev", metadata={"help": "choose on dev, report on test once"})
+    preset: str = field(default="embedded", metadata={"help": "a preset or a captioner's folder"})
+    memory: list[str] = field(
+        default_factory=list, metadata={"help": "captions to retrieve from (train split)"}
+    )
+    limit: int | None = field(default=None, metadata={"help": "only the first so many pictures"})
+    decodings: list[str] = field(default_factory=list, metadata={"help": "only these rows"})
+    alphas: list[float] = field(default_factory=list, metadata={"help": "more magic rows: these alphas ..."})
+    betas: list[float] = field(default_factory=list, metadata={"help": "... times these betas"})
+    batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
+    seed: int = field(default=0, metadata={"help": "for the rows that draw"})
+    out: str | None = field(default=None, metadata={"help": "JSON lines of every caption"})
+
+
+def main(config: Config) -> None:
+    rows = read_captions(config.captions, (config.split,))[: config.limit]
+    if not rows:
+        raise SystemExit(f"{config.captions} has no split {config.split!r}")
+    images = TarImages(config.images)
+    captioner = Captioner.from_pretrained(config.preset)
+    print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
+    print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))
+    for name, decoding in chosen_decodings(config, captioner).items():
+        started = time.monotonic()
+        pictures = (images.read(row.image) for row in rows)
+        captions = list(captioner.caption(pictures, decoding, batch_size=config.batch_size, seed=config.seed))
+        seconds = (time.monotonic() - started) / len(rows)
+        print(table_line((name, *figures(captions, rows), f"{seconds:.3f}")), flush=True)
+        if config.out is not None:
+            save(Path(config.out), name, rows, captions)
+
+
+def chosen_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
+    own = captioner.decoding
+    room = own.max_new_tokens if isinstance(own, MagicSearch) else 15
+    decodings: dict[str, Any] = {
+        "magic": own,
+        "greedy": Greedy(room),
+        "contrastive": ContrastiveSearch(max_new_tokens=room),
+        "top-k": TopK(max_new_tokens=room),
+        "nucleus": Nucleus(max_new_tokens=room),
+    }
+    for alpha in config.alphas:
+        for beta in config.betas:
+            decodings[f"magic a={alpha:g} b={beta:g}"] = MagicSearch(
+                alpha=alpha, beta=beta, max_new_tokens=room
+            )
+    if config.memory:
+        texts = [text for path in config.memory for text in read_sentences(path)]
+        decodings["nearest caption"] = NearestCaption(CaptionMemory.from_texts(captioner.scorer, texts))
+    return {name: d for name, d in decodings.items() if not config.decodings or name in config.decodings}
+
+
+def figures(captions: Sequence[Any], rows: Sequence[CaptionedImage]) -> list[str]:
+    candidates = {row.image: [tokens(caption)] for row, caption in zip(rows, captions, strict=True)}
+    references = {row.image: [tokens(text) for text in row.captions] for row in rows}
+    bleu, _ = Bleu(4).compute_score(references, candidates, verbose=0)
+    cider, _ = Cider().compute_score(references, candidates)
+    return [
+        f"{100 * bleu[0]:.1f}",
+        f"{100 * bleu[3]:.1f}",
+        f"{100 * cider:.1f}",
+        str(len(set(captions))),
+        f"{statistics.mean(len(caption.split()) for caption in captions):.1f}",
+        f"{100 * statistics.mean(caption.finished for caption in captions):.0f} %",
+        f"{statistics.mean(caption.score for caption in captions):.3f}",
+    ]
+
+
+def tokens(text: str) -> str:
+    return " ".join(WORD.findall(text.lower()))
+
+
+def table_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def save(path: Path, name: str, rows: Sequence[CaptionedImage], captions: Sequence[Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        for row, caption in zip(rows, captions, strict=True):
+            file.write(json.dumps({"decoding": name, "image": row.image, "caption": caption.text}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(Config).parse_args_into_dataclasses())

@@ -1,0 +1,88 @@
+"""What all tests share: the data folder, skips with reasons, hypothesis profiles, the data test count."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Offline unless asked otherwise: read by huggingface_hub when it is imported, hence before any test module.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", os.environ["HF_HUB_OFFLINE"])
+
+# No deadline: the first example of a test pays for imports and model loading.
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+DATA_TESTS = pytest.StashKey[set[str]]()  # node ids of the collected tests marked `data`
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder MAGICAP_DATA names. A test that asks for it is marked `data`, and skipped without it."""
+    if reason := MISSING["data"]():
+        pytest.skip(reason)
+    return Path(os.environ["MAGICAP_DATA"])
+
+
+def _no_data() -> str | None:
+    folder = os.environ.get("MAGICAP_DATA")
+    if not folder:
+        return "data: MAGICAP_DATA is not set"
+    if not Path(folder).is_dir():
+        return f"data: MAGICAP_DATA={folder} is not a folder"
+    return None
+
+
+@functools.cache
+def _no_gpu() -> str | None:
+    import torch  # seconds to import, so only where a test is marked gpu
+
+    return None if torch.cuda.is_available() else "gpu: torch sees no CUDA device"
+
+
+def _no_java() -> str | None:
+    return None if shutil.which("java") else "java: not on the PATH"
+
+
+def _no_network() -> str | None:
+    offline = os.environ["HF_HUB_OFFLINE"].upper() in {"1", "ON", "YES", "TRUE"}
+    return "network: HF_HUB_OFFLINE is on; set it to 0 to run this" if offline else None
+
+
+# marker -> why its tests cannot run here, or None; looked up only if a test has the marker
+MISSING = {"data": _no_data, "gpu": _no_gpu, "java": _no_java, "network": _no_network}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects, so that `-m data` finds the tests marked here
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """After deselection: skip what cannot run, and remember which tests need data."""
+    need_data = {item.nodeid for item in session.items if item.get_closest_marker("data")}
+    session.config.stash[DATA_TESTS] = need_data
+    for item in session.items:
+        for marker, missing in MISSING.items():
+            if item.get_closest_marker(marker) and (reason := missing()):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line that CI reads: without it, data tests that are all skipped would look like success."""
+    data_tests = config.stash.get(DATA_TESTS, set())
+
+    def count(*outcomes: str) -> int:
+        reports = (report for outcome in outcomes for report in terminalreporter.stats.get(outcome, ()))
+        return len({report.nodeid for report in reports} & data_tests)
+
+    ran, skipped = count("passed", "failed", "xfailed", "xpassed"), count("skipped")
+    terminalreporter.write_line(f"data tests: {ran} ran, {skipped} skipped")
