@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
+from torch import Tensor
 
 from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict
 from magicap.errors import BadImage, BadModel, BadSettings, ModelNotFound
-from magicap.images import ImageSource, open_image
+from magicap.images import ImageSource
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.presets import DEFAULT, PRESETS, Preset
 from magicap.results import Caption, Step
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FORMAT = 1
 SETTINGS_FILE = "magicap.json"
@@ -145,7 +143,7 @@ class Captioner:
             return list(self._captions(images, decoding, batch_size, seed))
         if isinstance(images, Iterator) and not hasattr(images, "read"):
             return self._captions(images, decoding, batch_size, seed)
-        return self._batch([open_image(images)], decoding, [seed])[0]
+        return self._batch([self.scorer.pixels(images)], decoding, [seed])[0]
 
     def stream(
         self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0
@@ -155,34 +153,31 @@ class Captioner:
         Raises:
             BadImage: the picture cannot be read; raised at once, before the first step.
         """
-        vectors = self.scorer.encode_images([open_image(image)])
+        vectors = self.scorer.encode_images([image])
         steps = (decoding or self.decoding).search(self.language_model, self.scorer, vectors, [seed])
         return (step for rows in steps for _, step in rows)
 
     def _captions(
         self, images: Iterable[Any], decoding: Decoding | None, batch_size: int, seed: int
     ) -> Iterator[Caption]:
-        source, seeds = iter(images), count(seed)
-        while batch := list(islice(source, batch_size)):
-            opened = [_open_or_error(image) for image in batch]
-            drawn = [next(seeds) for _ in batch]
-            good = [
-                (image, number)
-                for image, number in zip(opened, drawn, strict=True)
-                if not isinstance(image, BadImage)
-            ]
-            written = iter(
-                self._batch([image for image, _ in good], decoding, [number for _, number in good])
-            )
-            yield from (
-                Caption("", error=image) if isinstance(image, BadImage) else next(written) for image in opened
-            )
+        numbered = enumerate(images, start=seed)
+        while batch := list(islice(numbered, batch_size)):
+            pixels: dict[int, Tensor] = {}
+            captions: dict[int, Caption] = {}
+            for number, image in batch:
+                try:
+                    pixels[number] = self.scorer.pixels(image)
+                except BadImage as error:
+                    captions[number] = Caption("", error=error)
+            written = self._batch(list(pixels.values()), decoding, list(pixels))
+            captions |= zip(pixels, written, strict=True)
+            yield from (captions[number] for number, _ in batch)
 
-    def _batch(self, images: Sequence[Image], decoding: Decoding | None, seeds: list[int]) -> list[Caption]:
-        if not images:
+    def _batch(self, pixels: list[Tensor], decoding: Decoding | None, seeds: list[int]) -> list[Caption]:
+        if not pixels:
             return []
-        vectors = self.scorer.encode_images(images)
-        steps: list[list[Step]] = [[] for _ in images]
+        vectors = self.scorer.encode_pixels(torch.stack(pixels))
+        steps: list[list[Step]] = [[] for _ in pixels]
         for position in (decoding or self.decoding).search(self.language_model, self.scorer, vectors, seeds):
             for row, step in position:
                 steps[row].append(step)
@@ -215,13 +210,6 @@ def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption
 
 _loading = Lock()
 _loaded = lru_cache(maxsize=2)(Captioner.from_pretrained)
-
-
-def _open_or_error(image: Any) -> Image | BadImage:
-    try:
-        return open_image(image)
-    except BadImage as error:
-        return error
 
 
 def _parts(source: str | Path) -> Preset:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
-from magicap.images import open_image
+from magicap.images import ImageSource, open_image
 from magicap.models.loading import explain_loading_errors
 from magicap.models.text_prefix_cache import TextPrefixCache
 from magicap.models.text_tower import CausalTextTower
@@ -149,21 +149,31 @@ class ImageTextScorer:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def pixels(self, image: ImageSource) -> Tensor:
+        """What the image tower reads of a picture: (3, H, W), small whatever the picture's size.
+
+        Raises:
+            BadImage: the picture cannot be read.
+        """
+        return self.preprocess(open_image(image))
+
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Any], batch_size: int = 32) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (N, D) of pictures as :meth:`pixels` gives them, (N, 3, H, W)."""
+        dtype = next(self.model.visual.parameters()).dtype
+        features: Tensor = self.model.encode_image(pixels.to(self.device, dtype))
+        return F.normalize(features.float(), dim=-1)
+
+    def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> Tensor:
         """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.open_image` takes.
 
         Raises:
             BadImage: a picture cannot be read.
         """
-        dtype = next(self.model.visual.parameters()).dtype
-        vectors = []
-        for start in range(0, len(images), batch_size):
-            pixels = torch.stack(
-                [self.preprocess(open_image(image)) for image in images[start : start + batch_size]]
-            )
-            features = self.model.encode_image(pixels.to(self.device, dtype))
-            vectors.append(F.normalize(features.float(), dim=-1))
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        vectors = [
+            self.encode_pixels(torch.stack([self.pixels(image) for image in batch])) for batch in batches
+        ]
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
 
     @torch.inference_mode()
@@ -175,7 +185,7 @@ class ImageTextScorer:
         ]
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
 
-    def similarity(self, images: Sequence[Any], texts: Sequence[str]) -> Tensor:
+    def similarity(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Tensor:
         """Cosines (number of pictures, number of texts)."""
         return self.encode_images(images) @ self.encode_texts(texts).T
 
