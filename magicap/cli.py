@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -11,11 +12,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from magicap import __version__
 from magicap.decoding.settings import MagicSearch
-from magicap.errors import BadSettings, MagicapError
+from magicap.errors import BadImage, BadSettings, MagicapError
 from magicap.folders import find_images
 from magicap.presets import DEFAULT, PRESETS
 
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     _quieten_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names need not be valid text
     try:
         code: int = options.run(options)
         return code
@@ -87,7 +91,7 @@ _SEARCH_OPTIONS = {"top_k": int, "alpha": float, "beta": float, "max_new_tokens"
 
 def run_caption(options: argparse.Namespace) -> int:
     """``magicap caption``: find the pictures before loading anything, then write a line each."""
-    paths = list(find_images(options.paths))
+    paths, failed = _find(options.paths)
     if not paths:
         print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
         return SOME_FAILED
@@ -96,13 +100,25 @@ def run_caption(options: argparse.Namespace) -> int:
 
     captioner = Captioner.from_pretrained(options.preset, device=options.device, dtype=options.dtype)
     captioner.decoding = _with_options(captioner, options)
-    alone = len(paths) == 1 and not Path(options.paths[0]).is_dir()
-    failed = False
+    alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
     captions = captioner.caption(iter(paths), batch_size=options.batch_size)
     for path, caption in zip(_progress(paths), captions, strict=True):
         failed |= caption.error is not None
         _write(path, caption, as_json=options.json, alone=alone)
     return SOME_FAILED if failed else 0
+
+
+def _find(arguments: list[str]) -> tuple[list[Path], bool]:
+    """The pictures of files and folders, and whether a folder could not be read to its end."""
+    paths: list[Path] = []
+    failed = False
+    for argument in arguments:
+        try:
+            paths.extend(find_images(argument))
+        except BadImage as error:
+            print(f"magicap: {error}", file=sys.stderr)
+            failed = True
+    return paths, failed
 
 
 def _with_options(captioner: Captioner, options: argparse.Namespace) -> Any:
@@ -124,11 +140,20 @@ def _progress(paths: list[Path]) -> Iterator[Path]:
 
 def _write(path: Path, caption: Caption, *, as_json: bool, alone: bool) -> None:
     if caption.error is not None:
-        print(f"magicap: {caption.error}", file=sys.stderr)
+        _say(f"magicap: {caption.error}", sys.stderr)
     if as_json:
-        print(json.dumps(_row(path, caption), ensure_ascii=False), flush=True)
+        _say(json.dumps(_row(path, caption), ensure_ascii=False), sys.stdout)
     elif caption.error is None:
-        print(caption if alone else f"{path}\t{caption}", flush=True)
+        words = " ".join(caption.split())  # one line a picture, whatever a model says
+        _say(words if alone else f"{path}\t{words}", sys.stdout)
+
+
+def _say(line: str, stream: TextIO) -> None:
+    """Print a line without tearing the progress bar, and let a closed pipe be noticed at once."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=stream)
+    stream.flush()
 
 
 def _row(path: Path, caption: Caption) -> dict[str, Any]:

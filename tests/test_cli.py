@@ -35,7 +35,7 @@ def album(tmp_path):
 def test_one_picture_prints_its_caption_alone(preset, album, capsys):
     assert main(["caption", str(album / "1.png"), "--preset", preset]) == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) >= 1
+    assert len(out.splitlines()) == 1
     assert "\t" not in out
     assert err == ""
 
@@ -105,6 +105,33 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(preset, album, capsys, argu
 def test_an_empty_folder_is_told_before_any_model_is_loaded(tmp_path, capsys):
     assert main(["caption", str(tmp_path), "--preset", "nosuch"]) == 2
     assert "no pictures found" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_listed_does_not_stop_the_others(preset, album, capsys, monkeypatch):
+    from pathlib import Path
+
+    listing = Path.iterdir
+
+    def refuse(folder):
+        if folder.name == "below":
+            raise PermissionError(13, "Permission denied")
+        return listing(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert main(["caption", str(album / "below"), str(album / "1.png"), "--preset", preset]) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert out.startswith(str(album / "1.png") + "\t")
+    assert "below" in err
+
+
+def test_a_file_name_need_not_be_text(preset, album):
+    name = os.fsencode(album) + b"/caf\xe9.png"
+    os.rename(os.fsencode(album / "1.png"), name)
+    command = [sys.executable, "-m", "magicap.cli", "caption", "--preset", preset, name, album / "2.png"]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(name + b"\t")
 
 
 def test_interrupted_means_130_and_no_traceback(preset, album, capsys, monkeypatch):

@@ -217,14 +217,21 @@ def test_a_killed_run_resumes_on_the_same_curve(tmp_path, stop_at):
 
 
 def test_contrastive_losses_prefer_true_pairs():
-    images = torch.eye(3)
-    owner = torch.tensor([0, 0, 1, 2])
-    right, wrong = images[owner], images[torch.tensor([1, 2, 0, 0])]
+    images, owner = torch.eye(3), torch.tensor([0, 1, 2])
+    wrong = images[torch.tensor([1, 2, 0])]
     for loss in (
         lambda t: info_nce(images, t, owner, 10.0),
         lambda t: hardest_negative_hinge(images, t, owner),
     ):
-        assert loss(right) < 1e-3 < loss(wrong)
+        assert loss(images) < 1e-3 < loss(wrong)
+
+
+def test_a_pictures_own_texts_do_not_compete_with_each_other():
+    """With two texts that fit alike, each can have half of the picture's probability and no more."""
+    images, owner = torch.eye(2), torch.tensor([0, 0, 1])
+    half = torch.log(torch.tensor(2.0)) / 4  # one of two pictures pays ln 2, in one of two directions
+    assert info_nce(images, images[owner], owner, 50.0) == pytest.approx(half.item(), abs=1e-4)
+    assert hardest_negative_hinge(images, images[owner], owner) == 0
 
 
 def test_info_nce_of_one_text_a_picture_is_clips_loss():

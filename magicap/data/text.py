@@ -22,7 +22,7 @@ def normalise_caption(text: str) -> str:
     text = _STOPS_AT_END.sub("", text).strip(_QUOTES)
     if not any(character.isalnum() for character in text):
         return ""
-    if text.isupper() and len(text) > 5:
-        text = text.lower()
     text = text[0].upper() + text[1:]
+    if text.isupper() and len(text) > 5:
+        text = text[0] + text[1:].lower()
     return text if text[-1] in "!?" else text + "."
