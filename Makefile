@@ -12,7 +12,7 @@ ARGS ?=
 TESTS ?= not network and not slow
 # Tests run on the CPU; GPU=0 shows them the first GPU.
 GPU ?=
-# Tests run offline; HF_HUB_OFFLINE=0 ARGS="-m network" runs those that need the internet.
+# Tests run offline; HF_HUB_OFFLINE=0 TESTS=network runs those that need the internet.
 HF_HUB_OFFLINE ?= 1
 
 # Some wheels are hundreds of megabytes: a slow line needs more than uv's 30 seconds.

@@ -18,7 +18,7 @@ from magicap.errors import BadImage, BadModel, BadSettings, ModelNotFound
 from magicap.images import ImageSource
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
-from magicap.presets import DEFAULT, PRESETS, Preset
+from magicap.presets import DEFAULT, PRESETS
 from magicap.results import Caption, Step
 
 FORMAT = 1
@@ -63,23 +63,38 @@ class Captioner:
         """
         place = _device(device)
         precision = _dtype(dtype)
-        parts = _parts(source)
+        preset = PRESETS.get(str(source))
+        if preset is None or preset.folder is not None:
+            folder = Path(source) if preset is None else preset.folder
+            return cls._from_folder(folder, place, precision)
         try:
             return cls(
-                LanguageModel.from_pretrained(parts.language_model, device=place, dtype=precision),
+                LanguageModel.from_pretrained(preset.language_model, device=place, dtype=precision),
                 ImageTextScorer.from_pretrained(
-                    parts.scorer, parts.scorer_tag, device=place, dtype=precision
+                    preset.scorer, preset.scorer_tag, device=place, dtype=precision
                 ),
-                parts.decoding,
+                preset.decoding,
             )
         except ModelNotFound as error:
-            if not parts.downloads:
-                raise
-            commands = " && ".join(f"hf download {repository}" for repository in parts.downloads)
+            commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
             raise ModelNotFound(
                 f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
                 f"where there is a network run '{commands}' once, or let this command fetch it"
             ) from error
+
+    @classmethod
+    def _from_folder(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> Captioner:
+        if not folder.is_dir():
+            raise ModelNotFound(
+                f"no captioner {str(folder)!r}: expected a preset ({', '.join(PRESETS)}) "
+                f"or a folder with {SETTINGS_FILE}"
+            )
+        decoding = from_dict(_read_settings(folder)["decoding"])
+        return cls(
+            LanguageModel.from_pretrained(folder / LANGUAGE_MODEL, device=device, dtype=dtype),
+            ImageTextScorer.from_pretrained(folder / SCORER, device=device, dtype=dtype),
+            decoding,
+        )
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
@@ -210,22 +225,6 @@ def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption
 
 _loading = Lock()
 _loaded = lru_cache(maxsize=2)(Captioner.from_pretrained)
-
-
-def _parts(source: str | Path) -> Preset:
-    """Where the parts of a preset or of a captioner's folder are."""
-    if str(source) in PRESETS:
-        return PRESETS[str(source)]
-    folder = Path(source)
-    if not folder.is_dir():
-        raise ModelNotFound(
-            f"no captioner {str(source)!r}: expected a preset ({', '.join(PRESETS)}) "
-            f"or a folder with {SETTINGS_FILE}"
-        )
-    decoding = from_dict(_read_settings(folder)["decoding"])
-    return Preset(
-        str(folder / LANGUAGE_MODEL), str(folder / SCORER), decoding, "see its README.md", "unknown"
-    )
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

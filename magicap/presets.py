@@ -10,16 +10,7 @@ from magicap.decoding.settings import Decoding, MagicSearch
 
 @dataclass(frozen=True)
 class Preset:
-    """A named captioner."""
-
-    language_model: str
-    """Folder or hub id of the language model."""
-
-    scorer: str
-    """Folder, ``hf-hub:`` id or open_clip name of the scorer."""
-
-    decoding: Decoding
-    """How it captions unless told otherwise."""
+    """A named captioner: a folder, or parts that are fetched from the hub."""
 
     origin: str
     """Who made it, from what."""
@@ -27,15 +18,27 @@ class Preset:
     licence: str
     """Under what terms it may be used, as far as its makers said."""
 
+    folder: Path | None = None
+    """A captioner's folder, which then says all the rest."""
+
+    language_model: str = ""
+    """Hub id of the language model."""
+
+    scorer: str = ""
+    """open_clip name or ``hf-hub:`` id of the scorer."""
+
     scorer_tag: str | None = None
     """open_clip's tag of the scorer's weights, where it is a name."""
 
+    decoding: Decoding | None = None
+    """How it captions unless told otherwise; None takes magic search as published for COCO."""
+
     downloads: tuple[str, ...] = ()
-    """The hub's repositories that hold the parts; none for what comes with the package."""
+    """The hub's repositories that hold the parts."""
 
 
 EMBEDDED = Path(__file__).parent / "embedded"
-"""The captioner that comes with the package, as ``save_pretrained`` writes one."""
+"""The captioner that comes with the package, as ``save_pretrained`` wrote it."""
 
 DEFAULT = "embedded"
 
@@ -44,9 +47,7 @@ _CLIP_REPOSITORY = "timm/vit_base_patch32_clip_224.openai"
 
 PRESETS = {
     "embedded": Preset(
-        language_model=str(EMBEDDED / "language_model"),
-        scorer=str(EMBEDDED / "scorer"),
-        decoding=MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15),
+        folder=EMBEDDED,
         origin="trained by this project's recipes; see magicap/embedded/README.md",
         licence="Apache-2.0; the Flickr8k pictures it learned from are for research use",
     ),

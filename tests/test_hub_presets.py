@@ -79,7 +79,7 @@ def test_a_folder_of_the_hub_is_fetched_loaded_and_used(tmp_path):
         "from magicap.presets import PRESETS, Preset\n"
         "from magicap import MagicSearch\n"
         "search = MagicSearch(8, 0.2, 1.0, 8)\n"
-        "PRESETS['tiny'] = Preset('someone/words', 'hf-hub:someone/eyes', search, '', '')\n"
+        "PRESETS['tiny'] = Preset('', '', None, 'someone/words', 'hf-hub:someone/eyes', None, search)\n"
     ) + CAPTION
     with stand_in_hub(hub) as (address, served):
         first = run(program, "tiny", home=home, HF_ENDPOINT=address)

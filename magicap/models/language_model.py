@@ -7,6 +7,7 @@ Shapes: B prefixes, K candidates, T tokens of a prefix, D hidden width, V vocabu
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,14 +118,9 @@ class LanguageModel:
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write model (safetensors) and tokenizer into a folder, in ``dtype`` where given."""
-        state = self.model.state_dict()
-        if dtype is not None:
-            state = {
-                name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-                for name, tensor in state.items()
-            }
+        model = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         with no_loading_bar():
-            self.model.save_pretrained(str(folder), state_dict=state)
+            model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
     @property
