@@ -14,7 +14,7 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,9 @@ class Config:
         default_factory=list, metadata={"help": "captions to retrieve from (train split)"}
     )
     limit: int | None = field(default=None, metadata={"help": "only the first so many pictures"})
-    decodings: list[str] = field(default_factory=list, metadata={"help": "only these rows"})
+    decodings: list[str] = field(
+        default_factory=list, metadata={"help": "only these, and what is asked below"}
+    )
     alphas: list[float] = field(default_factory=list, metadata={"help": "more magic rows: these alphas ..."})
     betas: list[float] = field(default_factory=list, metadata={"help": "... times these betas"})
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
@@ -75,24 +77,24 @@ def main(config: Config) -> None:
 
 
 def chosen_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
-    own = captioner.decoding
-    room = own.max_new_tokens if isinstance(own, MagicSearch) else 15
+    own = captioner.decoding if isinstance(captioner.decoding, MagicSearch) else MagicSearch()
+    room = own.max_new_tokens
     decodings: dict[str, Any] = {
-        "magic": own,
+        "magic": captioner.decoding,
         "greedy": Greedy(room),
-        "contrastive": ContrastiveSearch(max_new_tokens=room),
+        "contrastive": ContrastiveSearch(own.top_k, own.alpha, room),
         "top-k": TopK(max_new_tokens=room),
         "nucleus": Nucleus(max_new_tokens=room),
     }
+    if config.decodings:
+        decodings = {name: decodings[name] for name in config.decodings}
     for alpha in config.alphas:
         for beta in config.betas:
-            decodings[f"magic a={alpha:g} b={beta:g}"] = MagicSearch(
-                alpha=alpha, beta=beta, max_new_tokens=room
-            )
+            decodings[f"magic a={alpha:g} b={beta:g}"] = replace(own, alpha=alpha, beta=beta)
     if config.memory:
         texts = [text for path in config.memory for text in read_sentences(path)]
         decodings["nearest caption"] = NearestCaption(CaptionMemory.from_texts(captioner.scorer, texts))
-    return {name: d for name, d in decodings.items() if not config.decodings or name in config.decodings}
+    return decodings
 
 
 def figures(captions: Sequence[Any], rows: Sequence[CaptionedImage]) -> list[str]:

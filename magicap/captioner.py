@@ -38,6 +38,11 @@ class Captioner:
     def __init__(
         self, language_model: LanguageModel, scorer: ImageTextScorer, decoding: Decoding | None = None
     ) -> None:
+        if language_model.device != scorer.device:
+            raise BadSettings(
+                f"language model and scorer must be on one device, found {language_model.device} "
+                f"and {scorer.device}"
+            )
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Decoding = decoding or MagicSearch()
@@ -64,9 +69,9 @@ class Captioner:
         place = _device(device)
         precision = _dtype(dtype)
         preset = PRESETS.get(str(source))
-        if preset is None or preset.folder is not None:
-            folder = Path(source) if preset is None else preset.folder
-            return cls._from_folder(folder, place, precision)
+        folder = Path(source) if preset is None else preset.folder
+        if preset is None or folder is not None:
+            return cls._from_folder(Path(folder or source), place, precision)
         try:
             return cls(
                 LanguageModel.from_pretrained(preset.language_model, device=place, dtype=precision),
@@ -244,15 +249,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _device(device: str | torch.device | None) -> torch.device:
-    gpu = torch.cuda.is_available()
     if device is None:
-        return torch.device("cuda" if gpu else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise BadSettings(f"device must be one torch knows, such as cpu or cuda, found {device!r}") from error
-    if place.type == "cuda" and not gpu:
-        raise BadSettings(f"device {device!r} needs a GPU that torch can use, and there is none; use cpu")
+        torch.zeros(1, device=place).item()
+    except Exception as error:  # each backend has its own way of saying that it is not there
+        raise BadSettings(f"device {str(device)!r} cannot be used here ({error}); cpu always can") from error
     return place
 
 

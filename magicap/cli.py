@@ -19,10 +19,10 @@ from magicap.decoding.settings import MagicSearch
 from magicap.errors import BadImage, BadSettings, MagicapError
 from magicap.folders import find_images
 from magicap.presets import DEFAULT, PRESETS
+from magicap.results import Caption
 
 if TYPE_CHECKING:
     from magicap.captioner import Captioner
-    from magicap.results import Caption
 
 SOME_FAILED = 2
 INTERRUPTED = 130
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quieten_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names need not be valid text
+            # File names need not be text: in UTF-8 their bytes pass as they are, elsewhere they are escaped.
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
         code: int = options.run(options)
         return code
@@ -91,7 +92,10 @@ _SEARCH_OPTIONS = {"top_k": int, "alpha": float, "beta": float, "max_new_tokens"
 
 def run_caption(options: argparse.Namespace) -> int:
     """``magicap caption``: find the pictures before loading anything, then write a line each."""
-    paths, failed = _find(options.paths)
+    unlisted: list[BadImage] = []
+    paths = list(find_images(options.paths, on_error=unlisted.append))
+    for error in unlisted:
+        _write(Path(error.source), Caption("", error=error), as_json=options.json, alone=False)
     if not paths:
         print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
         return SOME_FAILED
@@ -102,23 +106,11 @@ def run_caption(options: argparse.Namespace) -> int:
     captioner.decoding = _with_options(captioner, options)
     alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
     captions = captioner.caption(iter(paths), batch_size=options.batch_size)
+    failed = bool(unlisted)
     for path, caption in zip(_progress(paths), captions, strict=True):
         failed |= caption.error is not None
         _write(path, caption, as_json=options.json, alone=alone)
     return SOME_FAILED if failed else 0
-
-
-def _find(arguments: list[str]) -> tuple[list[Path], bool]:
-    """The pictures of files and folders, and whether a folder could not be read to its end."""
-    paths: list[Path] = []
-    failed = False
-    for argument in arguments:
-        try:
-            paths.extend(find_images(argument))
-        except BadImage as error:
-            print(f"magicap: {error}", file=sys.stderr)
-            failed = True
-    return paths, failed
 
 
 def _with_options(captioner: Captioner, options: argparse.Namespace) -> Any:
@@ -142,7 +134,7 @@ def _write(path: Path, caption: Caption, *, as_json: bool, alone: bool) -> None:
     if caption.error is not None:
         _say(f"magicap: {caption.error}", sys.stderr)
     if as_json:
-        _say(json.dumps(_row(path, caption), ensure_ascii=False), sys.stdout)
+        _say(json.dumps(_row(path, caption)), sys.stdout)
     elif caption.error is None:
         words = " ".join(caption.split())  # one line a picture, whatever a model says
         _say(words if alone else f"{path}\t{words}", sys.stdout)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class MagicapError(Exception):
     """Root of the errors this package raises on purpose."""
@@ -11,6 +14,7 @@ class BadImage(MagicapError, ValueError):
     """A picture that cannot be read safely.
 
     Attributes:
+        message: what was expected, what was found and what to do.
         code: a short, stable reason for programs (the table is ``magicap.images.REASONS``).
         source: the picture's name for people: its path, or what kind of object it was.
     """
@@ -18,7 +22,11 @@ class BadImage(MagicapError, ValueError):
     def __init__(self, code: str, message: str, *, source: str = "image") -> None:
         super().__init__(f"{source}: {message}")
         self.code = code
+        self.message = message
         self.source = source
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), source=self.source), (self.code, self.message)
 
 
 class ModelNotFound(MagicapError, OSError):

@@ -4,40 +4,61 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from magicap.errors import BadImage
 from magicap.images import SUFFIXES, FilePath, describe_source, refusing
 
 
-def find_images(paths: FilePath | Iterable[FilePath]) -> Iterator[Path]:
+def find_images(
+    paths: FilePath | Iterable[FilePath], on_error: Callable[[BadImage], object] | None = None
+) -> Iterator[Path]:
     """List pictures: files as given, even missing ones; below folders, every ``SUFFIXES``, in natural order.
 
     Inside folders hidden names are skipped and links followed, but no folder is entered twice.
+
+    Args:
+        on_error: told of each folder that cannot be listed, and the others are; None raises instead.
 
     Raises:
         BadImage: code "unreadable", for a folder that cannot be listed.
     """
     visited: set[tuple[int, int]] = set()
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        yield from _walk(Path(path), visited) if os.path.isdir(path) else [Path(path)]
+        yield from _walk(Path(path), visited, on_error) if os.path.isdir(path) else [Path(path)]
 
 
-def _walk(root: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk(
+    root: Path, visited: set[tuple[int, int]], on_error: Callable[[BadImage], object] | None
+) -> Iterator[Path]:
     stack = [root]  # not recursion: folders may nest deeper than Python can
     while stack:
         path = stack.pop()
         if not os.path.isdir(path):
             yield path
             continue
-        advice = "the folder cannot be listed; check its permissions"
-        with refusing("unreadable", advice, describe_source(path)):
-            info = path.stat()
-            inside = [] if (info.st_dev, info.st_ino) in visited else list(path.iterdir())
-        visited.add((info.st_dev, info.st_ino))
+        try:
+            inside = _inside(path, visited)
+        except BadImage as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
         shown = (p for p in inside if not p.name.startswith("."))
         wanted = (p for p in shown if p.suffix.lower() in SUFFIXES or os.path.isdir(p))
         stack += sorted(wanted, key=_natural, reverse=True)
+
+
+def _inside(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
+    """What a folder holds; nothing the second time."""
+    advice = "the folder cannot be listed; check its permissions"
+    with refusing("unreadable", advice, describe_source(folder)):
+        info = folder.stat()
+        if (info.st_dev, info.st_ino) in visited:
+            return []
+        visited.add((info.st_dev, info.st_ino))
+        return list(folder.iterdir())
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:

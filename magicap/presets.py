@@ -42,8 +42,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 DEFAULT = "embedded"
 
-_CLIP = {"scorer": "ViT-B-32", "scorer_tag": "openai"}
-_CLIP_REPOSITORY = "timm/vit_base_patch32_clip_224.openai"
+_CLIP, _CLIP_TAG, _CLIP_REPOSITORY = "ViT-B-32", "openai", "timm/vit_base_patch32_clip_224.openai"
 
 PRESETS = {
     "embedded": Preset(
@@ -53,7 +52,8 @@ PRESETS = {
     ),
     "coco": Preset(
         language_model="cambridgeltl/magic_mscoco",
-        **_CLIP,
+        scorer=_CLIP,
+        scorer_tag=_CLIP_TAG,
         decoding=MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15),
         downloads=("cambridgeltl/magic_mscoco", _CLIP_REPOSITORY),
         origin="GPT-2 tuned on COCO captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
@@ -61,7 +61,8 @@ PRESETS = {
     ),
     "flickr30k": Preset(
         language_model="cambridgeltl/magic_flickr30k",
-        **_CLIP,
+        scorer=_CLIP,
+        scorer_tag=_CLIP_TAG,
         decoding=MagicSearch(top_k=25, alpha=0.1, beta=2.0, max_new_tokens=19),
         downloads=("cambridgeltl/magic_flickr30k", _CLIP_REPOSITORY),
         origin="GPT-2 tuned on Flickr30k captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",

@@ -16,7 +16,7 @@ class Step:
     """The caption so far, this token included."""
 
     token: str
-    """What the token added to the text; empty for the end token or half a letter."""
+    """What the token added to the text; empty for the end token, and until a letter is whole."""
 
     token_id: int
     """The token in the language model's vocabulary; -1 where a whole caption was retrieved."""
@@ -37,6 +37,12 @@ class Step:
     def score(self) -> float:
         """What the search compared."""
         return self.confidence + self.degeneration + self.image
+
+
+def added_text(before: str, after: str) -> str:
+    """What a token added to a text: what stands behind their common beginning."""
+    common = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return after[common:]
 
 
 class Caption(str):

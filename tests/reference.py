@@ -14,9 +14,16 @@ from magicap.images import open_image
 START, PAD = "<-start_of_text->", "<-pad->"
 
 
-@torch.no_grad()
 def reference_caption(captioner: Captioner, picture: object, settings: MagicSearch) -> list[int]:
     """Token ids of the caption, the end token included where it was chosen."""
+    return [token for token, *_ in reference_steps(captioner, picture, settings)]
+
+
+@torch.no_grad()
+def reference_steps(
+    captioner: Captioner, picture: object, settings: MagicSearch
+) -> list[tuple[int, float, float, float]]:
+    """Each chosen token with what confidence, degeneration and image gave it."""
     model, tokenizer = captioner.language_model.model, captioner.language_model.tokenizer
     clip, clip_tokenizer = captioner.scorer.model, captioner.scorer.tokenizer
     start, pad = tokenizer.convert_tokens_to_ids([START, PAD])
@@ -24,7 +31,7 @@ def reference_caption(captioner: Captioner, picture: object, settings: MagicSear
 
     image = clip.encode_image(captioner.scorer.preprocess(open_image(picture))[None])[0]
     image = image / image.norm()
-    prefix = [start]
+    prefix, steps = [start], []
     for _ in range(settings.max_new_tokens):
         output = model(torch.tensor([prefix]), output_hidden_states=True)
         probability = torch.softmax(output.logits[0, -1], dim=0)
@@ -38,19 +45,24 @@ def reference_caption(captioner: Captioner, picture: object, settings: MagicSear
         text_vectors = text_vectors / text_vectors.norm(dim=1, keepdim=True)
         fit = torch.softmax(clip.logit_scale.exp() * text_vectors @ image, dim=0)
 
-        best, best_score = -1, -float("inf")
+        best, best_score = None, -float("inf")
         for number, candidate in enumerate(
             candidates
         ):  # most probable first, so ties go to the more probable
             cosines = torch.cosine_similarity(new_hidden[number][None], hidden, dim=1)
-            score = (1 - settings.alpha) * probability[candidate] - settings.alpha * cosines.max()
-            score = (score + settings.beta * fit[number]).item()
-            if score > best_score:
-                best, best_score = candidate, score
-        prefix.append(best)
-        if best == tokenizer.eos_token_id:
+            confidence = ((1 - settings.alpha) * probability[candidate]).item()
+            degeneration = (-settings.alpha * cosines.max()).item()
+            seen = (settings.beta * fit[number]).item()
+            if confidence + degeneration + seen > best_score:
+                best, best_score = (
+                    (candidate, confidence, degeneration, seen),
+                    confidence + degeneration + seen,
+                )
+        steps.append(best)
+        prefix.append(best[0])
+        if best[0] == tokenizer.eos_token_id:
             break
-    return prefix[1:]
+    return steps
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel
 
 from magicap import (
     BadImage,
@@ -73,6 +75,9 @@ def test_a_caption_is_a_string_that_knows_how_it_came_about(captioner):
     assert caption.error is None
     for twin in (copy.copy(caption), pickle.loads(pickle.dumps(caption))):
         assert (twin, twin.score, twin.steps) == (caption, caption.score, caption.steps)
+    failed = captioner.caption([b""])[0]
+    for twin in (copy.deepcopy(failed), pickle.loads(pickle.dumps(failed))):
+        assert (twin.error.code, str(twin.error)) == (failed.error.code, str(failed.error))
 
 
 def test_the_score_is_the_cosine_of_picture_and_caption(captioner):
@@ -143,20 +148,25 @@ def test_stored_in_half_the_bits_it_takes_half_the_room(captioner, tmp_path):
     captioner.save_pretrained(tmp_path / "whole")
     captioner.save_pretrained(tmp_path / "half", dtype="float16")
 
-    def room(folder):
-        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-
-    assert room(tmp_path / "half") < 0.6 * room(tmp_path / "whole")
+    for name in ("language_model/model.safetensors", "scorer/open_clip_model.safetensors"):
+        assert (tmp_path / "half" / name).stat().st_size < 0.6 * (tmp_path / "whole" / name).stat().st_size
     half = Captioner.from_pretrained(tmp_path / "half")
     assert half.language_model.model.dtype == torch.float32
     assert len(half.caption(tiny.pictures(1)[0]).steps) > 0
 
 
-def test_bfloat16_captions(captioner, tmp_path):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_fewer_bits_it_captions_much_the_same(captioner, tmp_path, dtype):
     captioner.save_pretrained(tmp_path / "it")
-    low = Captioner.from_pretrained(tmp_path / "it", dtype="bfloat16")
-    assert low.language_model.model.dtype == torch.bfloat16
-    assert len(low.caption(tiny.pictures(2))) == 2
+    low = Captioner.from_pretrained(tmp_path / "it", dtype=dtype)
+    assert low.language_model.model.dtype == getattr(torch, dtype)
+    pictures = tiny.pictures(4)
+    close = torch.cosine_similarity(
+        low.scorer.encode_images(pictures), captioner.scorer.encode_images(pictures)
+    )
+    assert close.min() > 0.99
+    for said, exact in zip(low.caption(pictures), captioner.caption(pictures), strict=True):
+        assert said.steps[0].confidence == pytest.approx(exact.steps[0].confidence, abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["nosuchpreset", "./no/such/folder"])
@@ -175,9 +185,12 @@ def test_a_folder_that_is_no_captioner_says_what_is_missing(captioner, tmp_path)
         ("{", "settings"),
         ('{"format": 99, "decoding": {}}', "update magicap"),
         ("[]", "settings"),
+        ('{"format": 1, "decoding": ["magic"]}', "decoding as an object"),
+        ('{"format": 1, "decoding": {"kind": ["magic"]}}', "kind"),
+        ('{"format": 1, "decoding": {"kind": "magic", "top_k": "45"}}', "top_k"),
     ]:
         settings.write_text(broken)
-        with pytest.raises(BadModel, match=message):
+        with pytest.raises((BadModel, BadSettings), match=message):
             Captioner.from_pretrained(tmp_path)
     settings.write_text(good.replace('"top_k"', '"top_kk"'))
     with pytest.raises(BadSettings, match="top_kk"):
@@ -189,6 +202,42 @@ def test_random_weights_are_refused(captioner, tmp_path):
     (tmp_path / "open_clip_model.safetensors").unlink()
     with pytest.raises(BadModel, match="weights"):
         ImageTextScorer.from_pretrained(tmp_path)
+
+
+def test_missing_weights_are_refused(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path)
+    weights = tmp_path / "language_model" / "model.safetensors"
+    state = load_file(weights)
+    del state["transformer.h.0.mlp.c_fc.weight"]
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(BadModel, match=r"lack transformer\.h\.0\.mlp\.c_fc"):
+        Captioner.from_pretrained(tmp_path)
+
+
+def test_a_model_that_does_not_work_as_gpt2_does_is_refused():
+    tokenizer = tiny.word_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer) + 2,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+        is_decoder=True,
+    )
+    with pytest.raises(BadModel, match="does not work as GPT-2 does"):
+        LanguageModel(BertLMHeadModel(config), tokenizer)
+
+
+def test_what_the_scorer_cannot_be_is_told_apart(monkeypatch):
+    with pytest.raises(BadModel, match="nosuch"):
+        ImageTextScorer.from_pretrained("ViT-B-32", "nosuch")
+    with pytest.raises(BadModel, match="NoSuchModel"):
+        ImageTextScorer.from_pretrained("NoSuchModel", "openai")
+    with pytest.raises(ModelNotFound, match="hf download someone/nothing"):
+        ImageTextScorer.from_pretrained("hf-hub:someone/nothing")
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        ImageTextScorer.from_pretrained("local-dir:no/such/folder")
 
 
 def test_truncated_weights_are_refused(captioner, tmp_path):
@@ -241,6 +290,12 @@ def test_the_nearest_caption_is_looked_for_in_all_of_the_memory(captioner):
 def test_an_empty_memory_is_refused(captioner):
     with pytest.raises(BadSettings, match="memory"):
         CaptionMemory.from_texts(captioner.scorer, [])
+
+
+def test_a_memory_of_another_scorer_is_refused(captioner):
+    memory = CaptionMemory(["a dog"], torch.ones(1, 7))
+    with pytest.raises(BadSettings, match="width 7"):
+        captioner.caption(tiny.pictures(1), NearestCaption(memory))
 
 
 def test_two_threads_get_what_one_gets(captioner):

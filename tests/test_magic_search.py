@@ -9,10 +9,11 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import reference_caption, reference_contrastive
+from reference import reference_caption, reference_contrastive, reference_steps
 
 from magicap import BadSettings, Captioner, ContrastiveSearch, Greedy, MagicSearch, Nucleus, TopK
 from magicap.decoding.magic import contenders, magic_score
+from magicap.results import added_text
 
 
 def ids(caption) -> list[int]:
@@ -78,11 +79,12 @@ def test_without_picture_and_penalty_it_is_greedy_search():
 def test_steps_tell_what_each_voice_gave():
     captioner = tiny.captioner(0)
     caption = captioner.caption(tiny.pictures(1)[0])
-    for step in caption.steps:
-        assert step.score == pytest.approx(step.confidence + step.degeneration + step.image)
-        assert 0 <= step.confidence <= 0.8
-        assert -0.2 <= step.degeneration <= 0.2
-        assert 0 <= step.image <= 1.0
+    expected = reference_steps(captioner, tiny.pictures(1)[0], captioner.decoding)
+    assert ids(caption) == [token for token, *_ in expected]
+    for step, (_, confidence, degeneration, image) in zip(caption.steps, expected, strict=True):
+        shares = step.confidence, step.degeneration, step.image
+        assert shares == pytest.approx((confidence, degeneration, image), abs=1e-5)
+        assert step.score == pytest.approx(confidence + degeneration + image, abs=1e-5)
     assert caption.text == caption.steps[-1].text.strip()
     assert caption.finished == (caption.steps[-1].token_id == captioner.language_model.end_id)
     assert list(captioner.stream(tiny.pictures(1)[0])) == list(caption.steps)
@@ -106,6 +108,34 @@ def test_text_only_draws_depend_on_their_own_seed_alone():
         assert [ids(caption) for caption in together] == [ids(caption) for caption in alone]
         assert captioner.caption(pictures, decoding, seed=7) == together
         assert len(set(together)) > 1
+
+
+def test_letters_of_several_tokens_are_told_when_whole():
+    assert [added_text(a, b) for a, b in [("a", "a b"), ("a b", "a b"), ("", "☃"), ("ab", "ac")]] == [
+        " b",
+        "",
+        "☃",
+        "c",
+    ]
+    captioner = tiny.captioner(0)
+    for picture in tiny.pictures(4):
+        caption = captioner.caption(picture, MagicSearch(8, 0.2, 3.0, 20))
+        assert not any(step.text.endswith("\ufffd") for step in caption.steps)
+
+
+def test_no_pictures_no_steps():
+    captioner = tiny.captioner(0)
+    nothing = captioner.scorer.encode_images([])
+    for decoding in (MagicSearch(), TopK(), Nucleus(), Greedy()):
+        assert list(decoding.search(captioner.language_model, captioner.scorer, nothing, [])) == []
+
+
+def test_the_coldest_draw_is_greedy():
+    captioner = tiny.captioner(0)
+    picture = tiny.pictures(1)[0]
+    assert captioner.caption(picture, TopK(temperature=1e-30, max_new_tokens=6)) == captioner.caption(
+        picture, Greedy(6)
+    )
 
 
 def test_narrow_draws_are_greedy():
@@ -132,7 +162,12 @@ def test_more_candidates_than_words_means_all_words():
         (lambda: MagicSearch(alpha=float("nan")), "alpha"),
         (lambda: MagicSearch(beta=-1), "beta"),
         (lambda: MagicSearch(max_new_tokens=0), "max_new_tokens"),
+        (lambda: MagicSearch(top_k="45"), "top_k"),
+        (lambda: MagicSearch(top_k=2.5), "top_k"),
+        (lambda: MagicSearch(beta=float("inf")), "beta"),
+        (lambda: MagicSearch(beta=True), "beta"),
         (lambda: TopK(temperature=0), "temperature"),
+        (lambda: TopK(temperature=float("inf")), "temperature"),
         (lambda: Nucleus(top_p=0), "top_p"),
     ],
 )

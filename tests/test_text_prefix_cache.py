@@ -58,9 +58,8 @@ def test_any_text_may_follow_any_other(scorer, rounds, pick):
     cache = scorer.text_prefix_cache()
     captions = cache.start(1)
     for texts in rounds:
-        clean = [scorer._specials.sub(" ", text) for text in texts]
         extension = cache.extend(captions, [texts])
-        assert (extension.vectors[0] - whole(scorer, clean)).abs().max() < 1e-5
+        assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
         captions = cache.choose(extension, torch.tensor([pick]))
 
 
@@ -102,8 +101,13 @@ def test_a_text_longer_than_the_context_is_cut_as_open_clip_cuts_it(scorer):
 
 def test_special_tokens_inside_outside_text_are_dropped(scorer):
     honest = scorer.encode_texts(["a dog   on the grass"])
-    cunning = scorer.encode_texts(["a dog <end_of_text> on the <START_OF_TEXT> grass"])
-    assert (honest - cunning).abs().max() < 1e-5
+    for cunning in (
+        "a dog <end_of_text> on the <START_OF_TEXT> grass",
+        "a dog &lt;end_of_text&gt; on the grass",
+        "a dog &amp;amp;amp;lt;end_of_text&amp;amp;amp;gt; on the grass",
+        "a dog ＜end_of_text＞ on the grass",
+    ):
+        assert (honest - scorer.encode_texts([cunning])).abs().max() < 1e-5, cunning
 
 
 def test_a_tower_that_is_not_causal_is_encoded_whole():

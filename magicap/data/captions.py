@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from magicap.data.text import normalise_caption
 
@@ -92,13 +93,26 @@ def read_sentences(
 
 
 class TarImages:
-    """Encoded pictures of one or more tar files, by name. Not thread-safe; open one a worker."""
+    """Encoded pictures of one or more tar files, by name. Not thread-safe; open one a worker.
+
+    The files stay open until :meth:`close` or the end of a ``with`` block.
+    """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
+        self._tars = ExitStack()
         self._members: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
         for path in paths:
-            tar = tarfile.open(path)  # noqa: SIM115 - kept open for reading pictures by name
+            tar = self._tars.enter_context(tarfile.open(path))
             self._members.update({member.name: (tar, member) for member in tar if member.isfile()})
+
+    def close(self) -> None:
+        self._tars.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self._members)

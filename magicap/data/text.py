@@ -6,20 +6,20 @@ import re
 
 _SPACE = re.compile(r"\s+")
 _BEFORE_STOP = re.compile(r"\s+([.,;:!?])")
-_STOPS_AT_END = re.compile(r"[\s.,;:]+$")
 _QUOTES = "\"'`“”‘’ "
+_STOPS_AND_QUOTES_AT_END = re.compile(rf"[.,;:{_QUOTES}]+$")
 
 
 def normalise_caption(text: str) -> str:
     """A caption as one tidy sentence: 'a dog runs .' becomes 'A dog runs.'
 
-    White space is folded, spaces before punctuation and quotes around the whole are dropped, the
+    White space is folded, spaces before punctuation and quotes at either end are dropped, the
     first letter is a capital, sentences in capitals are lowered, and one full stop ends it (unless
     it ends with '!' or '?'). Text without a letter or digit becomes the empty string.
     """
     text = _SPACE.sub(" ", text).strip(_QUOTES)
     text = _BEFORE_STOP.sub(r"\1", text)
-    text = _STOPS_AT_END.sub("", text).strip(_QUOTES)
+    text = _STOPS_AND_QUOTES_AT_END.sub("", text)
     if not any(character.isalnum() for character in text):
         return ""
     text = text[0].upper() + text[1:]

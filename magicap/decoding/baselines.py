@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.decoding.magic import added_text, check_room
 from magicap.decoding.settings import Steps
-from magicap.results import Step
+from magicap.results import Step, added_text
 
 if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
@@ -45,7 +44,9 @@ def sample(
         keep: sets the probabilities (B, V) of tokens that may not be drawn to zero.
         seeds: B seeds.
     """
-    check_room(language_model, max_new_tokens)
+    language_model.require_room(max_new_tokens)
+    if not seeds:
+        return
     rows = torch.arange(len(seeds), device=language_model.device)
     dice = [torch.Generator().manual_seed(seed) for seed in seeds]
     prefixes = language_model.start(len(seeds))
@@ -53,14 +54,16 @@ def sample(
     for _ in range(max_new_tokens):
         if not len(rows):
             return
-        tempered = torch.softmax(prefixes.probabilities.log() / temperature, dim=1)
+        surprise = prefixes.probabilities.log()
+        surprise = surprise - surprise.max(dim=1, keepdim=True).values  # the best stays finite however cold
+        tempered = torch.softmax(surprise / temperature, dim=1)
         weights = keep(tempered).cpu()
         draws = [torch.multinomial(weights[i], 1, generator=dice[row]) for i, row in enumerate(rows.tolist())]
         chosen = torch.cat(draws).to(rows.device)[:, None]
         confidence = prefixes.probabilities.gather(1, chosen).squeeze(1).tolist()
         extension = language_model.extend(prefixes, chosen)
         prefixes = language_model.choose(extension, torch.zeros_like(rows))
-        after = language_model.texts(prefixes.ids.tolist())
+        after = [text.rstrip("\ufffd") for text in language_model.texts(prefixes.ids.tolist())]
         yield [
             (row, Step(new, added_text(old, new), token, p, 0.0, 0.0, last=token == language_model.end_id))
             for row, old, new, token, p in zip(

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from magicap.decoding.settings import Steps
-from magicap.errors import BadSettings
-from magicap.results import Step
+from magicap.results import Step, added_text
 
 if TYPE_CHECKING:
     from magicap.decoding.settings import MagicSearch
     from magicap.models.language_model import LanguageModel, Prefixes
     from magicap.models.scorer import ImageTextScorer
 
-_ROUNDING = 1e-5  # a cosine of unit float32 vectors leaves [-1, 1] by far less
+_ROUNDING = 1e-5  # float32 misses a cosine or a sum of such size by far less
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ def contenders(known: Tensor, alpha: float) -> Tensor:
         known: (B, K) scores without the degeneration term, columns in order of falling probability.
     """
     behind = known.max(dim=1, keepdim=True).values - known
-    count = int((behind <= 2 * alpha + _ROUNDING).sum(dim=1).max())
+    rounding = _ROUNDING * max(1.0, float(known.max()))
+    count = int((behind <= 2 * alpha + rounding).sum(dim=1).max())
     return known.topk(count, dim=1).indices.sort(dim=1).values
 
 
@@ -98,7 +98,9 @@ def magic_search(
     Yields:
         For each position, ``(row, step)`` of every row still being written.
     """
-    check_room(language_model, settings.max_new_tokens)
+    language_model.require_room(settings.max_new_tokens)
+    if not len(images):
+        return
     alpha, beta, logit_scale = settings.alpha, settings.beta, scorer.logit_scale
     rows = torch.arange(len(images), device=images.device)
     encoder = scorer.text_prefix_cache()
@@ -138,24 +140,6 @@ def texts_with(language_model: LanguageModel, prefixes: Prefixes, candidates: Te
     return [flat[row * count : (row + 1) * count] for row in range(batch)]
 
 
-def check_room(language_model: LanguageModel, max_new_tokens: int) -> None:
-    """Refuse captions longer than the language model's context before any work is done.
-
-    Raises:
-        BadSettings: ``max_new_tokens`` does not fit.
-    """
-    if max_new_tokens > language_model.max_new_tokens:
-        raise BadSettings(
-            f"max_new_tokens must be at most {language_model.max_new_tokens} with this language model, "
-            f"found {max_new_tokens}"
-        )
-
-
-def added_text(before: str, after: str) -> str:
-    """What a token added; empty where it only changed or withheld half a letter."""
-    return after[len(before) :] if after.startswith(before) else ""
-
-
 def _steps(
     language_model: LanguageModel,
     rows: Tensor,
@@ -168,7 +152,11 @@ def _steps(
     shares = torch.cat(
         [part.gather(1, pick) for part in (parts.confidence, parts.degeneration, parts.image)], dim=1
     )
-    old, new = language_model.texts(before.ids.tolist()), language_model.texts(after.ids.tolist())
+    # A trailing replacement character is a letter of which only the first bytes have been chosen.
+    old, new = (
+        [text.rstrip("\ufffd") for text in language_model.texts(state.ids.tolist())]
+        for state in (before, after)
+    )
     steps = []
     for row, was, text, token, (confidence, degeneration, image) in zip(
         rows.tolist(), old, new, after.ids[:, -1].tolist(), shares.tolist(), strict=True

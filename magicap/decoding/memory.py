@@ -52,9 +52,17 @@ class CaptionMemory:
         Args:
             queries: (B, D) unit vectors of pictures or texts.
 
+        Raises:
+            BadSettings: the memory was encoded by a scorer of another width.
+
         Returns:
             Cosines (B, count) and positions in :attr:`texts` (B, count).
         """
+        if queries.shape[1] != self.vectors.shape[1]:
+            raise BadSettings(
+                f"this memory holds vectors of width {self.vectors.shape[1]}, the pictures' are of width "
+                f"{queries.shape[1]}: encode the memory with the captioner's own scorer"
+            )
         cosine = queries @ self.vectors.T
         order = (
             cosine.sort(dim=1, descending=True, stable=True) if count > 1 else cosine.max(dim=1, keepdim=True)

@@ -5,7 +5,8 @@ All have the same face, :class:`Decoding`: two models and picture vectors in, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,10 +56,10 @@ class MagicSearch:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _require("top_k", self.top_k, self.top_k >= 1, "at least 1")
-        _require("alpha", self.alpha, 0 <= self.alpha <= 1, "between 0 and 1")
-        _require("beta", self.beta, self.beta >= 0, "0 or more")
-        _require_room(self.max_new_tokens)
+        _whole("top_k", self.top_k)
+        _number("alpha", self.alpha, lambda alpha: 0 <= alpha <= 1, "between 0 and 1")
+        _number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
+        _whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -100,7 +101,7 @@ class Greedy:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _require_room(self.max_new_tokens)
+        _whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -122,9 +123,9 @@ class TopK:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _require("top_k", self.top_k, self.top_k >= 1, "at least 1")
-        _require("temperature", self.temperature, self.temperature > 0, "above 0")
-        _require_room(self.max_new_tokens)
+        _whole("top_k", self.top_k)
+        _number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        _whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -150,9 +151,9 @@ class Nucleus:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
-        _require("temperature", self.temperature, self.temperature > 0, "above 0")
-        _require_room(self.max_new_tokens)
+        _number("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
+        _number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        _whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -175,7 +176,7 @@ SETTINGS = {
     "top-k": TopK,
     "nucleus": Nucleus,
 }
-"""Decodings that a captioner's folder or the command line can name."""
+"""Decodings that a captioner's folder can name."""
 
 
 def to_dict(decoding: Decoding) -> dict[str, Any]:
@@ -196,9 +197,11 @@ def from_dict(values: dict[str, Any]) -> Decoding:
     Raises:
         BadSettings: an unknown kind or field, or a value out of range.
     """
+    if not isinstance(values, dict):
+        raise BadSettings(f"expected a decoding as an object with 'kind' and its settings, found {values!r}")
     values = dict(values)
     kind = values.pop("kind", None)
-    if kind not in SETTINGS:
+    if not isinstance(kind, str) or kind not in SETTINGS:
         raise BadSettings(f"expected a decoding of kind {', '.join(SETTINGS)}, found {kind!r}")
     known = {field.name for field in fields(SETTINGS[kind])}
     if unknown := sorted(set(values) - known):
@@ -207,10 +210,12 @@ def from_dict(values: dict[str, Any]) -> Decoding:
     return decoding
 
 
-def _require(name: str, value: Any, holds: bool, expected: str) -> None:
-    if not holds:
+def _whole(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise BadSettings(f"{name} must be a whole number of at least 1, found {value!r}")
+
+
+def _number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not holds(value):
         raise BadSettings(f"{name} must be {expected}, found {value!r}")
-
-
-def _require_room(max_new_tokens: int) -> None:
-    _require("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1")

@@ -13,7 +13,8 @@ def retrieval_recall(
     """Recall at each rank, picture to text and text to picture, in percent.
 
     A picture counts as found when any one of its own texts stands among the first k, as in Karpathy and
-    Fei-Fei 2015.
+    Fei-Fei 2015. A wrong answer with an equal score stands before the right one, so that a model which scores
+    everything alike gets the worst rank.
 
     Args:
         similarity: (B, N) of B pictures and N texts.
@@ -23,8 +24,9 @@ def retrieval_recall(
     if not bool(own.any(dim=1).all()):
         raise ValueError("every picture must own at least one text")
     best_own = similarity.masked_fill(~own, -float("inf")).max(dim=1).values
-    image_rank = (similarity.masked_fill(own, -float("inf")) > best_own[:, None]).sum(dim=1)
     true = similarity.gather(0, owner[None, :]).squeeze(0)
-    text_rank = (similarity > true[None, :]).sum(dim=0)
+    # "Not below" instead of "at least": a NaN must not count as found either.
+    image_rank = (~own & ~(similarity < best_own[:, None])).sum(dim=1)
+    text_rank = (~own & ~(similarity < true[None, :])).sum(dim=0)
     figures = {f"image_to_text_r{k}": 100 * (image_rank < k).float().mean().item() for k in ranks}
     return figures | {f"text_to_image_r{k}": 100 * (text_rank < k).float().mean().item() for k in ranks}

@@ -82,19 +82,30 @@ class Extension:
 class LanguageModel:
     """A transformers causal language model with its tokenizer.
 
+    Attributes:
+        model: a ``transformers`` model, e.g. ``GPT2LMHeadModel``.
+        tokenizer: its tokenizer.
+        start_id, pad_id, end_id: ids of the start, pad and end token.
+        max_new_tokens: how many tokens fit behind the start token.
+
     The published start and pad tokens are added where the tokenizer lacks them; a start token that was
     added here is untrained, so such a model must be tuned before it can caption.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Wrap a ``transformers`` model, e.g. ``GPT2LMHeadModel``, and its tokenizer."""
+        """
+        Raises:
+            BadModel: no end token, or a model that does not work as GPT-2 does.
+        """
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self._add_missing_tokens()
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
         self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
         self.end_id = self._find_end_id()
+        self.max_new_tokens = self._find_room()
         self._unspoken = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
+        self._confirm()
 
     @classmethod
     def from_pretrained(
@@ -107,14 +118,19 @@ class LanguageModel:
 
         Raises:
             ModelNotFound: no such folder, or the hub cannot be reached and nothing is cached.
-            BadModel: not a causal language model, or its weights are an unsafe pickle.
+            BadModel: not a causal language model of the GPT-2 kind, incomplete, or an unsafe pickle.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         with explain_loading_errors("language model", str(source)), no_loading_bar():
             tokenizer = AutoTokenizer.from_pretrained(str(source))
-            model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, weights_only=True)
-        return cls(model.to(device), tokenizer)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(source), dtype=dtype, weights_only=True, output_loading_info=True
+            )
+            model, info = loaded
+            if random := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
+                raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(random[:5])}")
+            return cls(model.to(device), tokenizer)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write model (safetensors) and tokenizer into a folder, in ``dtype`` where given."""
@@ -127,11 +143,6 @@ class LanguageModel:
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
-
-    @property
-    def max_new_tokens(self) -> int:
-        """How many tokens fit behind the start token."""
-        return int(self.model.config.max_position_embeddings) - 1
 
     @torch.inference_mode()
     def start(self, batch_size: int = 1) -> Prefixes:
@@ -147,11 +158,7 @@ class LanguageModel:
         Every candidate sees the prefix and itself, not its neighbours: nothing cached is copied K times.
         """
         length = prefixes.ids.shape[1]
-        if length > self.max_new_tokens:
-            raise BadSettings(
-                f"the language model holds {self.max_new_tokens} tokens behind the start token, "
-                f"and token {length} was asked for; lower max_new_tokens"
-            )
+        self.require_room(length)
         hidden, cache = self._forward(candidates, prefixes.cache, position=length)
         return Extension(prefixes, candidates, hidden, cache)
 
@@ -176,6 +183,18 @@ class LanguageModel:
             ),
         )
 
+    def require_room(self, tokens: int) -> None:
+        """Refuse captions longer than the context, best before any work is done.
+
+        Raises:
+            BadSettings: so many tokens do not fit behind the start token.
+        """
+        if tokens > self.max_new_tokens:
+            raise BadSettings(
+                f"max_new_tokens must be at most {self.max_new_tokens} with this language model, "
+                f"found {tokens}"
+            )
+
     def text(self, ids: Sequence[int] | Tensor) -> str:
         """The words of a token sequence, special tokens left out.
 
@@ -185,6 +204,8 @@ class LanguageModel:
 
     def texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`text`, for many sequences at once."""
+        if not len(batch):
+            return []
         spoken = [[int(i) for i in ids if int(i) not in self._unspoken] for ids in batch]
         texts: list[str] = self.tokenizer.batch_decode(spoken, clean_up_tokenization_spaces=False)
         return texts
@@ -231,6 +252,40 @@ class LanguageModel:
                 f"the language model's tokenizer has no end token; expected an eos_token or {END_TOKEN!r}"
             )
         return int(end)
+
+    def _find_room(self) -> int:
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if not isinstance(positions, int):
+            raise BadModel(
+                "expected a language model with a fixed number of positions, "
+                f"found {type(self.model).__name__}"
+            )
+        return positions - 1
+
+    @torch.inference_mode()
+    def _confirm(self) -> None:
+        """Hold start, extend and choose against the model's own forward: not every causal model works so.
+
+        Raises:
+            BadModel: they disagree, so captions would silently be wrong.
+        """
+        token = torch.tensor([[self.end_id, self.pad_id]], device=self.device)
+        try:
+            prefixes = self.choose(self.extend(self.start(), token), torch.tensor([1], device=self.device))
+            own: Any = self.model(prefixes.ids, output_hidden_states=True)
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            raise BadModel(f"{type(self.model).__name__} does not work as GPT-2 does: {error}") from error
+        hidden = F.normalize(own.hidden_states[-1].float(), dim=-1)
+        probabilities = torch.softmax(own.logits[:, -1].float(), dim=-1)
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2
+        wrong = max(
+            (hidden - prefixes.hidden).abs().max(), (probabilities - prefixes.probabilities).abs().max()
+        )
+        if not wrong <= tolerance:
+            raise BadModel(
+                f"{type(self.model).__name__} does not work as GPT-2 does (its own output differs by "
+                f"{wrong:.1e}); use a causal language model of the GPT-2 kind"
+            )
 
 
 def _side_by_side_mask(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,21 +10,34 @@ from pathlib import Path
 
 from magicap.errors import BadModel, MagicapError, ModelNotFound
 
+_UNREACHABLE = {
+    "ConnectionError",
+    "ConnectError",
+    "EntryNotFoundError",
+    "HfHubHTTPError",
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+    "RepositoryNotFoundError",
+    "TimeoutException",
+}
+"""Names of the errors, of several libraries, that say the hub does not have a thing or cannot be reached."""
+
 
 @contextmanager
-def explain_loading_errors(what: str, source: str) -> Iterator[None]:
+def explain_loading_errors(what: str, source: str, repository: str | None = None) -> Iterator[None]:
     """Re-raise what libraries throw while loading ``source`` as ModelNotFound or BadModel.
 
     Args:
         what: "language model" or "scorer", for the message.
         source: the folder or hub id being loaded.
+        repository: the hub's repository that holds it, where its name is another.
     """
     try:
         yield
     except MagicapError:
         raise
     except Exception as error:  # the libraries raise nearly every kind while loading
-        raise _explained(what, source, error) from error
+        raise _explained(what, source, repository or source, error) from error
 
 
 @contextmanager
@@ -41,12 +54,9 @@ def no_loading_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _explained(what: str, source: str, error: Exception) -> MagicapError:
+def _explained(what: str, source: str, repository: str, error: Exception) -> MagicapError:
     chain = _causes(error)
-    names = {type(cause).__name__ for cause in chain}
-    first_line = next(
-        (str(cause).strip().splitlines()[0] for cause in chain if str(cause).strip()), names.pop()
-    )
+    reason = next((str(cause).strip().splitlines()[0] for cause in chain if str(cause).strip()), repr(error))
     if any(isinstance(cause, pickle.UnpicklingError) for cause in chain) or "Weights only load failed" in str(
         error
     ):
@@ -54,18 +64,19 @@ def _explained(what: str, source: str, error: Exception) -> MagicapError:
             f"the weights of {what} {source!r} are a pickle that may run code, which is refused; "
             "convert them to safetensors in an environment you trust"
         )
-    if Path(source).exists():
-        return BadModel(f"the folder {source!r} holds no usable {what}: {first_line}")
-    if _looks_like_path(source):
+    if _looks_like_path(source) and not Path(source).exists():
         return ModelNotFound(f"no {what} at {source!r}: the folder does not exist")
-    return ModelNotFound(
-        f"the {what} {source!r} is not on this machine and could not be fetched from the hub ({first_line}); "
-        f"with network access run 'hf download {source}' once, or pass a local folder"
-    )
+    names = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
+    if names & _UNREACHABLE and not Path(source).exists():
+        return ModelNotFound(
+            f"the {what} {source!r} is not on this machine and could not be fetched from the hub ({reason}); "
+            f"where there is a network run 'hf download {repository}' once, or pass a local folder"
+        )
+    return BadModel(f"the {what} {source!r} cannot be loaded: {reason}")
 
 
 def _looks_like_path(source: str) -> bool:
-    return source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    return source.startswith((".", "~", os.sep, "local-dir:")) or source.count("/") > 1
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

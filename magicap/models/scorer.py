@@ -84,9 +84,10 @@ class ImageTextScorer:
         import open_clip
 
         name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
-        plain = name.removeprefix(LOCAL_DIR)
-        with explain_loading_errors("scorer", plain if tag is None else f"{plain} ({tag})"):
-            trained = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+        trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
+        repository = trained.get("hf_hub", name.removeprefix("hf-hub:")).strip("/")
+        shown = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
+        with explain_loading_errors("scorer", shown, repository):
             model, preprocess = open_clip.create_model_from_pretrained(
                 name,
                 pretrained=tag,
@@ -136,13 +137,13 @@ class ImageTextScorer:
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         state = {name: tensor.detach().contiguous() for name, tensor in self.model.state_dict().items()}
         if dtype is not None:
-            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+            state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     @property
     def logit_scale(self) -> float:
         """The trained inverse temperature by which cosines are multiplied before a softmax."""
-        return float(self.model.logit_scale.detach().exp())
+        return float(self.model.logit_scale.detach().float().exp())
 
     @property
     def device(self) -> torch.device:
@@ -179,10 +180,9 @@ class ImageTextScorer:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Unit vectors (N, D) of whole texts. Special tokens that stand in a text are dropped."""
-        vectors = [
-            self._encode_batch(texts[start : start + batch_size])
-            for start in range(0, len(texts), batch_size)
-        ]
+        plain = [self._without_specials(text) for text in texts]
+        batches = [plain[start : start + batch_size] for start in range(0, len(plain), batch_size)]
+        vectors = [self._encode_batch(batch) for batch in batches]
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
 
     def similarity(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Tensor:
@@ -191,18 +191,24 @@ class ImageTextScorer:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, start and end token included, padded to the context length."""
-        clean = [self._specials.sub(" ", text) for text in texts]
-        ids: list[list[int]] = self.tokenizer(clean).tolist()
+        ids: list[list[int]] = self.tokenizer(list(texts)).tolist()
         return ids
 
     def text_prefix_cache(self) -> TextPrefixCache:
         """An encoder of growing captions, exact whatever the tower (see :class:`TextPrefixCache`)."""
-        return TextPrefixCache(self.tokenize, self.encode_texts, self.text_tower)
+        return TextPrefixCache(self.tokenize, self._encode_batch, self.text_tower)
 
     @property
     def width(self) -> int:
         """D, the embedding width."""
         return int(self.config["model_cfg"]["embed_dim"])
+
+    def _without_specials(self, text: str) -> str:
+        """The text with what would read as a special token dropped, however often it was escaped."""
+        before = None
+        while text != before:
+            before, text = text, self._specials.sub(" ", self.tokenizer.clean_fn(text))
+        return text
 
     def _encode_batch(self, texts: Sequence[str]) -> Tensor:
         rows = self.tokenize(texts)
@@ -220,7 +226,7 @@ class ImageTextScorer:
         tower = CausalTextTower.of(self.model)
         if tower is None:
             return None
-        cache = TextPrefixCache(self.tokenize, self.encode_texts, tower)
+        cache = TextPrefixCache(self.tokenize, self._encode_batch, tower)
         prefixes = cache.start(1)
         tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
         for texts in _PROBES:
@@ -239,13 +245,13 @@ class ImageTextScorer:
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
     """Matches what would read as a special token inside ordinary text."""
-    inner = getattr(tokenizer, "tokenizer", None)
-    if inner is not None and hasattr(inner, "all_special_tokens"):
-        tokens = list(inner.all_special_tokens)
-    elif hasattr(tokenizer, "all_special_ids"):
-        tokens = [tokenizer.decoder[i] for i in tokenizer.all_special_ids]
-    else:
+    inner: Any = getattr(tokenizer, "tokenizer", None)
+    if not hasattr(tokenizer, "clean_fn"):
         raise BadModel(f"expected a tokenizer of open_clip, found {type(tokenizer).__name__}")
+    if hasattr(inner, "all_special_tokens"):
+        tokens = list(inner.all_special_tokens)
+    else:
+        tokens = [tokenizer.decoder[i] for i in tokenizer.all_special_ids]
     # Longest first, and in any case: CLIP's tokenizer lowers its text before it looks.
     return re.compile(
         "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True) if t) or r"(?!)", re.I

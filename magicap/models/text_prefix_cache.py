@@ -57,8 +57,13 @@ class TextExtension:
     """(B, K, D) unit vectors of the whole texts."""
 
     tails: tuple[tuple[_Tail, ...], ...]
+    """For each caption, where its K candidates' own tokens lie; empty where texts are encoded whole."""
+
     cache: tuple[KeysAndValues, ...]
+    """Keys and values a block, each (B, heads, P + Q, width / heads): the prefix, then all tails packed."""
+
     prefix_width: int
+    """P, the cached tokens a row holds in front of the tails."""
 
 
 class TextPrefixCache:
@@ -126,7 +131,9 @@ class TextPrefixCache:
             for tail in chosen
         ]
         width = max(map(len, slots))
-        index = torch.tensor([row + [0] * (width - len(row)) for row in slots], device=choice.device)
+        index = torch.tensor(
+            [row + [0] * (width - len(row)) for row in slots], dtype=torch.long, device=choice.device
+        )
         rows = torch.arange(len(slots), device=choice.device)[:, None]
         cache = tuple(
             (keys[rows, :, index].transpose(1, 2), values[rows, :, index].transpose(1, 2))

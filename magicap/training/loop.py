@@ -74,7 +74,8 @@ def fit(
     """Train, keep the state that validates best, and resume where an earlier run of this folder stopped.
 
     Args:
-        parameter_groups: AdamW groups, each with its own ``lr`` and ``weight_decay``.
+        parameter_groups: AdamW groups, each with its own ``lr`` and ``weight_decay``. A resumed run takes
+            the ``lr`` given now.
         loader: the batches of an epoch; the same number must give the same batches in the same order.
         loss: the scalar to minimise.
         validate: figures on held-out data; ``"score"`` is the one to maximise.
@@ -82,8 +83,14 @@ def fit(
         folder: gets ``log.jsonl`` and ``checkpoint/``.
     """
     accelerator = Accelerator(cpu=config.cpu)
+    if accelerator.num_processes > 1:
+        raise SystemExit(
+            f"expected one process, found {accelerator.num_processes}, which training cannot share among "
+            "yet; start the recipe with python, not with accelerate launch or torchrun"
+        )
     steps_per_epoch = len(loader(0))
     total = min(config.epochs * steps_per_epoch, config.max_steps or math.inf)
+    rates = [group["lr"] for group in parameter_groups]
     optimizer = torch.optim.AdamW(list(parameter_groups))
     model, optimizer = accelerator.prepare(model, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(int(total), config.warmup_share))
@@ -92,8 +99,10 @@ def fit(
     accelerator.register_for_checkpointing(progress)
     checkpoint = folder / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint.is_dir():
-        accelerator.load_state(str(checkpoint))
+    whole = next((path for path in (checkpoint, _old(checkpoint)) if path.is_dir()), None)
+    if whole is not None:
+        accelerator.load_state(str(whole))
+        _set_rates(schedule, rates)
     validate_every = max(1, steps_per_epoch // config.validations_per_epoch)
     started = saved = time.monotonic()
     earlier = progress.seconds
@@ -160,12 +169,28 @@ def _validate(
 
 
 def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """A kill while writing leaves the previous checkpoint whole."""
-    new = checkpoint.with_name("checkpoint.new")
+    """A kill at any moment leaves a whole checkpoint, under its own name or set aside as the old one."""
+    new, old = checkpoint.with_name("checkpoint.new"), _old(checkpoint)
     shutil.rmtree(new, ignore_errors=True)
     accelerator.save_state(str(new))
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    if checkpoint.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        checkpoint.rename(old)
     new.rename(checkpoint)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(checkpoint: Path) -> Path:
+    return checkpoint.with_name("checkpoint.old")
+
+
+def _set_rates(schedule: torch.optim.lr_scheduler.LambdaLR, rates: Sequence[float]) -> None:
+    """A checkpoint brings its own rates back; those given now hold, so that a run can resume slower."""
+    schedule.base_lrs = list(rates)
+    groups = zip(schedule.optimizer.param_groups, rates, schedule.lr_lambdas, strict=True)
+    for group, rate, factor in groups:
+        group["initial_lr"] = rate
+        group["lr"] = rate * factor(schedule.last_epoch)
 
 
 def _log(folder: Path, progress: Progress, row: dict[str, Any]) -> None:
