@@ -15,7 +15,7 @@ A second run of the same command resumes where the first one stopped.
 
 from __future__ import annotations
 
-import json
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -39,8 +39,21 @@ from magicap.images import open_image
 from magicap.metrics.retrieval import retrieval_recall
 from magicap.models.scorer import ImageTextScorer
 from magicap.models.text_tower import CausalTextTower
+from magicap.training.checks import claim_folder, refuse_empty
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import hardest_negative_hinge, info_nce
+
+MAY_CHANGE = (
+    "out",
+    "align_epochs",
+    "tune_epochs",
+    "max_steps",
+    "align_rate",
+    "tune_rate",
+    "trunk_rate",
+    "cpu",
+)
+LARGEST_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021)
 
 
 @dataclass(frozen=True)
@@ -93,22 +106,28 @@ class Config:
 def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     scorer = start_scorer(config)
-    images = TarImages(config.images)
-    train = read_captions(config.captions, ("train",))
-    dev = read_captions(config.captions, ("dev", "val"))
+    train = captioned(config.captions, ("train",))
+    dev = captioned(config.captions, ("dev", "val"))
     aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
-    if aligned:
-        align(config, scorer, images, train, dev, out / "align")
-        scorer = reload(scorer, out / "align" / "best")
-    if config.tune_epochs:
-        tune(config, scorer, images, train, dev, out / "tune")
-    elif not aligned:
+    if not aligned and not config.tune_epochs:
         raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
+    with TarImages(config.images) as images:
+        claim_folder(out, asdict(config), MAY_CHANGE)
+        if aligned:
+            align(config, scorer, images, train, dev, out / "align")
+            scorer = reload(scorer, out / "align" / "best")
+        if config.tune_epochs:
+            tune(config, scorer, images, train, dev, out / "tune")
     best = out / ("tune" if config.tune_epochs else "align") / "best"
     reload(scorer, best).save_pretrained(out / "best")
+
+
+def captioned(path: str, splits: Sequence[str]) -> list[CaptionedImage]:
+    """The pictures of these splits that have a caption; at least one."""
+    rows = [row for row in read_captions(path, splits) if row.captions]
+    refuse_empty(rows, path, splits)
+    return rows
 
 
 def align(
@@ -123,19 +142,23 @@ def align(
     visual = scorer.model.visual
     features = cached(folder / "train.pt", lambda: trunk_features(scorer, images, train))
     dev_features = cached(folder / "dev.pt", lambda: trunk_features(scorer, images, dev))
-    data = Pairs(train, lambda number, _: features[number], config.captions_per_image)
+
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(
+            train, lambda number, _: features[number], config.captions_per_image, config.seed + epoch
+        )
 
     def validate(_: torch.nn.Module) -> dict[str, float]:
-        return recall(scorer, F.normalize(visual.head(dev_features), dim=-1), dev)
+        return recall(scorer, F.normalize(visual.head(dev_features.to(scorer.device)), dim=-1), dev)
 
     head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
     fit(
         scorer.model,
         split_by_decay(head, config.align_rate, config.weight_decay),
-        loader=lambda epoch: data.loader(config.align_batch_size, config.seed + epoch),
+        loader=lambda epoch: pairs(epoch).loader(config.align_batch_size),
         loss=lambda _, batch: pair_loss(config, scorer, visual.head(batch["images"]), batch),
         validate=validate,
-        save_best=lambda _: scorer.save_pretrained(folder / "best"),
+        save_best=lambda _: bounded(scorer).save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(epochs=config.align_epochs, max_steps=config.max_steps, cpu=config.cpu),
     )
@@ -160,41 +183,55 @@ def tune(
     def validate(_: torch.nn.Module) -> dict[str, float]:
         return recall(scorer, scorer.encode_images([images.read(row.image) for row in dev]), dev)
 
-    data = Pairs(train, picture, config.captions_per_image)
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(train, picture, config.captions_per_image, config.seed + 1000 + epoch)
+
     fit(
         scorer.model,
         tuning_groups(config, scorer.model),
-        loader=lambda epoch: data.loader(config.tune_batch_size, config.seed + 1000 + epoch),
+        loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size),
         loss=lambda _, batch: pair_loss(config, scorer, scorer.model.visual(batch["images"]), batch),
         validate=validate,
-        save_best=lambda _: scorer.save_pretrained(folder / "best"),
+        save_best=lambda _: bounded(scorer).save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(epochs=config.tune_epochs, max_steps=config.max_steps, cpu=config.cpu),
     )
 
 
 class Pairs(Dataset[Batch]):
-    """A picture with some of its captions; which ones is drawn anew each time."""
+    """Pictures of one epoch, each with some of its captions.
+
+    Order, captions and augmentation follow from the seed and the row alone, so that a resumed run sees what
+    an uninterrupted one would have seen.
+    """
 
     def __init__(
         self,
         rows: Sequence[CaptionedImage],
         picture: Callable[[int, CaptionedImage], Tensor],
         captions_per_image: int,
+        seed: int,
     ) -> None:
         self.rows, self.picture, self.captions_per_image = rows, picture, captions_per_image
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> Batch:
         row = self.rows[number]
-        drawn = random.sample(row.captions, min(self.captions_per_image, len(row.captions)))
-        return {"image": self.picture(number, row), "texts": [normalise_caption(text) for text in drawn]}
+        chance = random.Random(f"{self.seed}-{number}")
+        drawn = chance.sample(row.captions, min(self.captions_per_image, len(row.captions)))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(chance.getrandbits(63))  # of the CPU alone
+            picture = self.picture(number, row)
+        return {"image": picture, "texts": [normalise_caption(text) for text in drawn]}
 
-    def loader(self, batch_size: int, seed: int) -> DataLoader[Any]:
-        order = torch.Generator().manual_seed(seed)
-        return DataLoader(self, batch_size, shuffle=True, generator=order, collate_fn=collate, drop_last=True)
+    def loader(self, batch_size: int) -> DataLoader[Any]:
+        """Whole batches; with fewer rows than one batch, a batch of all of them."""
+        order = torch.Generator().manual_seed(self.seed)
+        size = min(batch_size, len(self))
+        return DataLoader(self, size, shuffle=True, generator=order, collate_fn=collate, drop_last=True)
 
 
 def collate(rows: Sequence[Batch]) -> Batch:
@@ -209,9 +246,19 @@ def pair_loss(config: Config, scorer: ImageTextScorer, features: Tensor, batch: 
     tower = causal_tower(scorer)
     texts = tower.encode([tower.cut(row) for row in scorer.tokenize(batch["texts"])])
     images = F.normalize(features, dim=-1)
+    scale = bounded(scorer).model.logit_scale.exp()
     if config.loss == "vse++":
-        return hardest_negative_hinge(images, texts, batch["owner"])
-    return info_nce(images, texts, batch["owner"], scorer.model.logit_scale.exp().clamp(max=100))
+        # The hinge knows no temperature, but magic search's softmax needs one: it alone learns from InfoNCE.
+        temper = info_nce(images.detach(), texts.detach(), batch["owner"], scale)
+        return hardest_negative_hinge(images, texts, batch["owner"]) + temper
+    return info_nce(images, texts, batch["owner"], scale)
+
+
+def bounded(scorer: ImageTextScorer) -> ImageTextScorer:
+    """The scorer, its inverse temperature brought back to 100 where a step went beyond."""
+    with torch.no_grad():
+        scorer.model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
+    return scorer
 
 
 def recall(
@@ -326,16 +373,21 @@ def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
 
 
 def tuning_groups(config: Config, model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Text tower and projection at the full rate; trunk blocks slower the lower they lie, or at rest."""
-    blocks = len(model.visual.trunk.blocks) if hasattr(model.visual, "trunk") else 0
+    """Text tower and projection at the full rate; trunk blocks slower the lower they lie, or at rest.
+
+    A trunk without a list of blocks, such as a ResNet, is tuned as a whole at the trunk's rate, and so is an
+    image tower without a trunk.
+    """
+    trunk = getattr(model.visual, "trunk", None)
+    blocks = len(getattr(trunk, "blocks", ()))
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rate = config.tune_rate
-        if name.startswith("visual.trunk."):
+        if name.startswith("visual.trunk.") and blocks:
             found = re.search(r"\.blocks\.(\d+)\.", name)
             above = blocks - 1 - int(found[1]) if found else (0 if ".norm." in name else blocks)
             rate = config.trunk_rate * config.trunk_decay**above if above < config.trunk_blocks else 0.0
-        elif name.startswith("visual.") and blocks == 0:
+        elif name.startswith("visual." if trunk is None else "visual.trunk."):
             rate = config.trunk_rate
         parameter.requires_grad_(rate > 0)
         if rate > 0:

@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast
 
 from magicap.data import read_sentences
 from magicap.models.language_model import END_TOKEN, PAD_TOKEN, START_TOKEN
+from magicap.training.checks import refuse_empty
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,11 @@ class Config:
 
 
 def main(config: Config) -> None:
-    sentences = [sentence for path in config.text for sentence in read_sentences(path)]
+    sentences: list[str] = []
+    for path in config.text:
+        found = read_sentences(path, splits=("train",))
+        refuse_empty(found, path, ("train",))
+        sentences += found
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

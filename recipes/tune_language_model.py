@@ -27,8 +27,11 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, HfArgumentP
 
 from magicap.data import read_sentences
 from magicap.models.language_model import LanguageModel
+from magicap.training.checks import claim_folder, refuse_empty
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
+
+MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "cpu")
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,25 @@ class Config:
     seed: int = field(default=1, metadata={"help": "of weights, order and dropout"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
+    def __post_init__(self) -> None:
+        if self.base is None and self.positions < self.max_tokens:
+            raise SystemExit(
+                f"--positions must be at least --max_tokens, found {self.positions} and {self.max_tokens}; "
+                "give the model more positions or cut sentences earlier"
+            )
+
 
 def main(config: Config) -> None:
     set_seed(config.seed)
     language_model = start_model(config)
-    train = encode(
-        language_model, [text for path in config.text for text in read_sentences(path)], config.max_tokens
-    )
+    sentences: list[str] = []
+    for path in config.text:
+        found = read_sentences(path, splits=("train",))
+        refuse_empty(found, path, ("train",))
+        sentences += found
     validation = read_sentences(config.validation_text, splits=("dev", "val"), held_out=())
+    refuse_empty(validation, config.validation_text, ("dev", "val"))
+    train = encode(language_model, sentences, config.max_tokens)
     held_out = encode(language_model, validation, config.max_tokens)
     characters = sum(len(text) + 1 for text in validation)
 
@@ -106,8 +120,7 @@ def main(config: Config) -> None:
         }
 
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    claim_folder(out, asdict(config), MAY_CHANGE)
     progress = fit(
         language_model.model,
         weight_groups(language_model.model, config.learning_rate, config.weight_decay),

@@ -28,13 +28,16 @@ from magicap.metrics.retrieval import retrieval_recall
         (" . ", ""),
         ("", ""),
         ("3 dogs", "3 dogs."),
+        ('a."."', "A."),
+        ('the sign says "stop." .', 'The sign says "stop.'),
+        ('a "stop" sign', 'A "stop" sign.'),
     ],
 )
 def test_a_caption_is_written_one_way(written, tidy):
     assert normalise_caption(written) == tidy
 
 
-@given(st.text())
+@given(st.text() | st.text(alphabet="aB3 .,!?\"'”"))
 def test_writing_it_again_changes_nothing(text):
     tidy = normalise_caption(text)
     assert normalise_caption(tidy) == tidy
@@ -91,6 +94,15 @@ def test_pictures_are_read_by_name_from_several_tars(tmp_path):
         images.read("three.jpg")
 
 
+def test_tars_are_closed_at_the_end_of_a_with_block(tmp_path):
+    with tarfile.open(tmp_path / "one.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("one.jpg"), io.BytesIO())
+    with TarImages([tmp_path / "one.tar"]) as images:
+        assert images.read("one.jpg") == b""
+    with pytest.raises(OSError, match="closed"):
+        images.read("one.jpg")
+
+
 def test_recall_counts_a_picture_as_found_by_any_of_its_texts():
     owner = torch.tensor([0, 0, 1, 1])
     similarity = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.8, 0.3, 0.7, 0.6]])
@@ -103,6 +115,14 @@ def test_recall_counts_a_picture_as_found_by_any_of_its_texts():
     }
     with pytest.raises(ValueError, match="at least one text"):
         retrieval_recall(similarity, torch.tensor([0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("score", [0.5, float("nan")])
+def test_a_model_that_scores_everything_alike_finds_nothing(score):
+    owner = torch.tensor([0, 0, 1, 1, 2, 2])
+    figures = retrieval_recall(torch.full((3, 6), score), owner, ranks=(1, 2, 3, 4, 5))
+    assert [figures[f"text_to_image_r{k}"] for k in (1, 2, 3)] == [0.0, 0.0, 100.0]
+    assert [figures[f"image_to_text_r{k}"] for k in (1, 4, 5)] == [0.0, 0.0, 100.0]
 
 
 def test_the_real_flickr30k_text_leaves_flickr8ks_dev_and_test_out(data_dir):

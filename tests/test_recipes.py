@@ -9,6 +9,7 @@ import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from tiny import SENTENCES
 from torch.utils.data import DataLoader
 
 from magicap import Captioner, ImageTextScorer, MagicSearch
+from magicap.data import CaptionedImage
+from magicap.training import loop
 from magicap.training.loop import LoopConfig, fit
 from magicap.training.losses import (
     hardest_negative_hinge,
@@ -85,29 +88,30 @@ def language_model(data, tokenizer, tmp_path_factory) -> Path:
     return out
 
 
+def scorer_settings(data: Path, tokenizer: Path) -> dict[str, Any]:
+    return {
+        "captions": str(data / "captions.jsonl"),
+        "images": [str(data / "images.tar")],
+        "tokenizer": str(tokenizer / "scorer"),
+        "image_model": "test_vit",
+        "image_size": 160,
+        "width": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "align_epochs": 1,
+        "tune_epochs": 1,
+        "align_batch_size": 4,
+        "tune_batch_size": 4,
+        "max_steps": 2,
+        "cpu": True,
+    }
+
+
 @pytest.fixture(scope="module", params=["infonce", "vse++"])
 def scorer(request, data, tokenizer, tmp_path_factory) -> Path:
     train = recipe("train_scorer")
     out = tmp_path_factory.mktemp("scorer")
-    config = train.Config(
-        captions=str(data / "captions.jsonl"),
-        images=[str(data / "images.tar")],
-        out=str(out),
-        tokenizer=str(tokenizer / "scorer"),
-        image_model="test_vit",
-        image_size=160,
-        width=16,
-        text_layers=1,
-        text_heads=2,
-        loss=request.param,
-        align_epochs=1,
-        tune_epochs=1,
-        align_batch_size=4,
-        tune_batch_size=4,
-        max_steps=2,
-        cpu=True,
-    )
-    train.main(config)
+    train.main(train.Config(**scorer_settings(data, tokenizer), out=str(out), loss=request.param))
     return out
 
 
@@ -135,6 +139,74 @@ def test_a_recipe_that_is_done_does_nothing_more(language_model, data, tokenizer
     log = (language_model / "log.jsonl").read_text()
     tune.main(tune.Config(**settings))
     assert (language_model / "log.jsonl").read_text() == log
+
+
+def test_a_folder_begun_with_other_settings_is_refused(language_model, scorer):
+    for name, out in (("tune_language_model", language_model), ("train_scorer", scorer)):
+        module = recipe(name)
+        settings = json.loads((out / "config.json").read_text())
+        with pytest.raises(SystemExit, match=r"seed to be 1 .* found 2; choose another --out"):
+            module.main(module.Config(**settings | {"seed": 2}))
+        assert json.loads((out / "config.json").read_text()) == settings
+
+
+def test_the_temperature_learns_under_either_loss(scorer):
+    learned = ImageTextScorer.from_pretrained(scorer / "best").logit_scale
+    assert learned != pytest.approx(1 / 0.07, rel=1e-4)
+    assert learned < 100
+
+
+def test_the_temperature_stays_within_its_bound():
+    train = recipe("train_scorer")
+    hot = tiny.scorer()
+    hot.model.logit_scale.data.fill_(9.0)
+    assert train.bounded(hot).logit_scale == pytest.approx(100)
+
+
+def test_fewer_pictures_than_a_batch_and_a_trunk_without_blocks_still_train(data, tokenizer, tmp_path):
+    train = recipe("train_scorer")
+    settings = scorer_settings(data, tokenizer) | {"image_model": "test_resnet", "pool": "avg"}
+    train.main(train.Config(**settings | {"align_batch_size": 99, "tune_batch_size": 99}, out=str(tmp_path)))
+    log = [json.loads(line) for line in (tmp_path / "tune" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 1
+
+
+def test_an_empty_split_is_named(data, tokenizer, tmp_path):
+    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows if r["split"] == "train"))
+    (tmp_path / "dev.jsonl").write_text("\n".join(json.dumps(r) for r in rows if r["split"] == "dev"))
+    score, tune, tokens = map(recipe, ("train_scorer", "tune_language_model", "train_tokenizer"))
+    for file, split in (("train.jsonl", "dev or val"), ("dev.jsonl", "train")):
+        path, message = str(tmp_path / file), rf"{file}: .* split {split}, found none"
+        settings = scorer_settings(data, tokenizer) | {"captions": path, "out": str(tmp_path / "out")}
+        with pytest.raises(SystemExit, match=message):
+            score.main(score.Config(**settings))
+        with pytest.raises(SystemExit, match=message):
+            tune.main(tune.Config([path], path, settings["out"], tokenizer=str(tokenizer / "language_model")))
+    with pytest.raises(SystemExit, match=r"dev.jsonl: .* split train"):
+        tokens.main(tokens.Config([str(tmp_path / "dev.jsonl")], settings["out"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fresh_model_needs_a_position_for_every_token():
+    tune = recipe("tune_language_model")
+    with pytest.raises(SystemExit, match="found 20 and 40"):
+        tune.Config(["text"], "text", "out", positions=20)
+    tune.Config(["text"], "text", "out", positions=20, base="gpt2")
+
+
+def test_what_is_drawn_for_a_picture_follows_from_seed_and_row():
+    train = recipe("train_scorer")
+    rows = [CaptionedImage(f"{n}.jpg", "train", tuple("abcdefgh")) for n in range(2)]
+
+    def draw(seed: int, row: int) -> tuple[list[str], float]:
+        item = train.Pairs(rows, lambda *_: torch.rand(()), 3, seed)[row]
+        return item["texts"], item["image"].item()
+
+    before = torch.get_rng_state()
+    assert draw(1, 0) == draw(1, 0)
+    assert len({str(draw(seed, row)) for seed in (1, 2) for row in (0, 1)}) == 4
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_recipe_starts_from_a_tuned_model_just_as_well(language_model, data, tmp_path):
@@ -175,7 +247,7 @@ class Interrupted(Exception):
     pass
 
 
-def losses_of(folder: Path, stop_at: int | None = None) -> list[float]:
+def losses_of(folder: Path, stop_at: int | None = None, rate: float = 0.01, epochs: int = 3) -> list[float]:
     """Train a small network on noise, killed at a step if asked, and give the loss of every step taken."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
@@ -196,13 +268,13 @@ def losses_of(folder: Path, stop_at: int | None = None) -> list[float]:
 
     fit(
         model,
-        [{"params": list(model.parameters()), "lr": 0.01, "weight_decay": 0.0}],
+        [{"params": list(model.parameters()), "lr": rate, "weight_decay": 0.0}],
         loader=loader,
         loss=loss,
         validate=lambda _: {"score": 0.0},
         save_best=lambda _: None,
         folder=folder,
-        config=LoopConfig(epochs=3, checkpoint_minutes=0, cpu=True),
+        config=LoopConfig(epochs=epochs, checkpoint_minutes=0, cpu=True),
     )
     return losses
 
@@ -214,6 +286,43 @@ def test_a_killed_run_resumes_on_the_same_curve(tmp_path, stop_at):
     with pytest.raises(Interrupted):
         losses_of(tmp_path / "killed", stop_at)
     assert losses_of(tmp_path / "killed") == pytest.approx(whole[stop_at:], rel=1e-6)
+
+
+def test_a_run_killed_while_a_checkpoint_changes_places_resumes(tmp_path, monkeypatch):
+    whole, folder = losses_of(tmp_path / "whole"), tmp_path / "killed"
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == "checkpoint.new" and (folder / "checkpoint.old").is_dir():
+            raise Interrupted
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Interrupted):
+            losses_of(folder)
+    assert not (folder / "checkpoint").exists()
+    assert losses_of(folder) == pytest.approx(whole[1:], rel=1e-6)
+    assert not (folder / "checkpoint.old").exists()
+
+
+def test_a_resumed_run_takes_the_rate_given_now(tmp_path):
+    losses_of(tmp_path / "slow", rate=0.001, epochs=5)
+    with pytest.raises(Interrupted):
+        losses_of(tmp_path / "slowed", stop_at=14, epochs=5)
+    losses_of(tmp_path / "slowed", rate=0.001, epochs=5)
+    slow, slowed = (
+        [json.loads(line)["lr"] for line in (tmp_path / name / "log.jsonl").open() if '"lr"' in line]
+        for name in ("slow", "slowed")
+    )
+    assert len(slow) == 1
+    assert slowed == pytest.approx(slow)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Accelerator, "num_processes", 2)
+    with pytest.raises(SystemExit, match="expected one process, found 2"):
+        losses_of(tmp_path)
 
 
 def test_contrastive_losses_prefer_true_pairs():

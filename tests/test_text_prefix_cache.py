@@ -9,7 +9,9 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
+from magicap import ImageTextScorer
 from magicap.models.text_prefix_cache import TextPrefixCache
 
 WORDS = "a dog's café — Running, 3rd! über-fast\u00a0<x> ☃ the the rollerblading man . mountain".split(" ")
@@ -125,3 +127,38 @@ def test_a_tower_that_only_looks_causal_is_found_out(caplog):
     scorer.model.attn_mask.zero_()
     assert scorer._confirmed_tower() is None
     assert "encoded in full" in caplog.text
+
+
+@given(
+    st.lists(
+        st.text(st.characters() | st.sampled_from("ab &;<>\x1b[m "), max_size=30), min_size=1, max_size=4
+    )
+)
+def test_tokens_are_those_of_open_clips_own_call(transformers_reader, texts):
+    """For a transformers tokenizer the call is shortened; the ids up to the pooled one must not change."""
+    tower = transformers_reader.text_tower
+    own = [tower.cut(row) for row in transformers_reader.tokenizer(list(texts)).tolist()]
+    assert [tower.cut(row) for row in transformers_reader.tokenize(texts)] == own
+
+
+@pytest.fixture(scope="module")
+def transformers_reader(tmp_path_factory):
+    """A scorer that reads through a transformers tokenizer, as the embedded one does."""
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = tiny.word_tokenizer().backend_tokenizer
+    bpe.add_special_tokens(["<s>", "<pad>"])
+    start, end = bpe.token_to_id("<s>"), bpe.token_to_id("<|endoftext|>")
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A <|endoftext|>", special_tokens=[("<s>", start), ("<|endoftext|>", end)]
+    )
+    folder = tmp_path_factory.mktemp("tokenizer")
+    specials = {"eos_token": "<|endoftext|>", "bos_token": "<s>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=bpe, **specials).save_pretrained(folder)
+    shape = tiny.scorer_config(
+        context_length=12, vocab_size=bpe.get_vocab_size(), pool_type="eos", eos_id=end
+    )
+    scorer = ImageTextScorer.from_config(shape, folder)
+    assert scorer._plain_tokenizer
+    assert scorer.text_tower is not None
+    return scorer

@@ -102,7 +102,7 @@ class TarImages:
         self._tars = ExitStack()
         self._members: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
         for path in paths:
-            tar = self._tars.enter_context(tarfile.open(path))
+            tar = self._tars.enter_context(tarfile.open(path))  # noqa: SIM115 - kept open on purpose
             self._members.update({member.name: (tar, member) for member in tar if member.isfile()})
 
     def close(self) -> None:

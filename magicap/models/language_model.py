@@ -269,10 +269,11 @@ class LanguageModel:
         Raises:
             BadModel: they disagree, so captions would silently be wrong.
         """
-        token = torch.tensor([[self.end_id, self.pad_id]], device=self.device)
+        token = torch.tensor([[self.end_id, self.start_id]], device=self.device)
         try:
             prefixes = self.choose(self.extend(self.start(), token), torch.tensor([1], device=self.device))
-            own: Any = self.model(prefixes.ids, output_hidden_states=True)
+            mask = torch.ones_like(prefixes.ids)
+            own: Any = self.model(prefixes.ids, attention_mask=mask, output_hidden_states=True)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise BadModel(f"{type(self.model).__name__} does not work as GPT-2 does: {error}") from error
         hidden = F.normalize(own.hidden_states[-1].float(), dim=-1)

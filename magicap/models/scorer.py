@@ -58,6 +58,7 @@ class ImageTextScorer:
         self.preprocess = preprocess
         self.config = config
         self._specials = _special_tokens(tokenizer)
+        self._plain_tokenizer = _is_plain(tokenizer)
         self.text_tower = self._confirmed_tower()
 
     @classmethod
@@ -190,8 +191,15 @@ class ImageTextScorer:
         return self.encode_images(images) @ self.encode_texts(texts).T
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, start and end token included, padded to the context length."""
-        ids: list[list[int]] = self.tokenizer(list(texts)).tolist()
+        """Token ids of each text, start and end token included; padding may follow."""
+        if not self._plain_tokenizer:
+            padded: list[list[int]] = self.tokenizer(list(texts)).tolist()
+            return padded
+        # The same ids without what takes most of the time: padding, masks and mending what is not broken.
+        clean = [text if _is_clean(text) else self.tokenizer.clean_fn(text) for text in texts]
+        ids: list[list[int]] = self.tokenizer.tokenizer(
+            clean, truncation=True, max_length=self.tokenizer.context_length, return_attention_mask=False
+        ).input_ids
         return ids
 
     def text_prefix_cache(self) -> TextPrefixCache:
@@ -211,13 +219,12 @@ class ImageTextScorer:
         return text
 
     def _encode_batch(self, texts: Sequence[str]) -> Tensor:
-        rows = self.tokenize(texts)
-        if self.text_tower is not None:
-            return self.text_tower.encode([self.text_tower.cut(row) for row in rows])
-        return self._encode_in_full(rows)
+        if self.text_tower is None:
+            return self._encode_in_full(texts)
+        return self.text_tower.encode([self.text_tower.cut(row) for row in self.tokenize(texts)])
 
-    def _encode_in_full(self, rows: list[list[int]]) -> Tensor:
-        features: Tensor = self.model.encode_text(torch.tensor(rows, device=self.device))
+    def _encode_in_full(self, texts: Sequence[str]) -> Tensor:
+        features: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
         return F.normalize(features.float(), dim=-1)
 
     @torch.inference_mode()
@@ -231,7 +238,7 @@ class ImageTextScorer:
         tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
         for texts in _PROBES:
             extension = cache.extend(prefixes, [texts])
-            error = (extension.vectors[0] - self._encode_in_full(self.tokenize(texts))).abs().max()
+            error = (extension.vectors[0] - self._encode_in_full(texts)).abs().max()
             if not error <= tolerance:
                 _log.warning(
                     "the scorer's text tower differs by %.1e from its own encoder; every candidate will be "
@@ -256,3 +263,20 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
     return re.compile(
         "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True) if t) or r"(?!)", re.I
     )
+
+
+def _is_plain(tokenizer: Any) -> bool:
+    """Whether open_clip hands texts to a transformers tokenizer, only their white space folded and mended."""
+    from open_clip.tokenizer import HFTokenizer, get_clean_fn
+
+    return (
+        type(tokenizer) is HFTokenizer
+        and tokenizer.clean_fn is get_clean_fn("whitespace")
+        and not tokenizer.tokenizer_mode
+        and not tokenizer.strip_sep_token
+    )
+
+
+def _is_clean(text: str) -> bool:
+    """Whether open_clip's cleaning would leave a text as it is: true of nearly all that a model writes."""
+    return text.isascii() and text.isprintable() and "&" not in text and text == " ".join(text.split())
