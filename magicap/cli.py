@@ -64,8 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     caption = commands.add_parser(
         "caption",
         help="caption pictures",
-        description="Caption pictures. One picture prints its caption, several print PATH, a tab and "
+        description="Caption pictures. One picture prints its caption, several print PATH, a tab and\n"
         "the caption. Exit code 2 if any picture failed; the others are captioned all the same.",
+        epilog="presets:\n"
+        + "\n".join(f"  {name}: {p.origin}. Licence: {p.licence}." for name, p in PRESETS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     caption.set_defaults(run=run_caption)
     caption.add_argument(

@@ -156,7 +156,7 @@ def test_a_reader_that_leaves_early_is_no_error(preset, album):
 
 
 def test_help_is_quick_and_version_is_told(capsys):
-    for arguments, word in [(["--version"], "magicap "), (["caption", "--help"], "--preset")]:
+    for arguments, word in [(["--version"], "magicap "), (["caption", "--help"], "Su et al. 2022")]:
         with pytest.raises(SystemExit) as leaving:
             main(arguments)
         assert leaving.value.code == 0

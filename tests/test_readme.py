@@ -41,7 +41,7 @@ def test_the_python_of_the_readme_runs(desk, capsys):
     names = {"pil_image": picture, "array": np.asarray(picture), "paths": ["a.jpg"], "pictures": [picture]}
     for block in blocks("python"):
         exec(block, names)
-    assert names["result"].text in capsys.readouterr().out
+    assert names["captioner"].caption("photo.jpg") in capsys.readouterr().out.splitlines()
 
 
 def test_every_recipe_of_the_readme_explains_itself():
