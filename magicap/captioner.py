@@ -69,9 +69,10 @@ class Captioner:
         place = _device(device)
         precision = _dtype(dtype)
         preset = PRESETS.get(str(source))
-        folder = Path(source) if preset is None else preset.folder
-        if preset is None or folder is not None:
-            return cls._from_folder(Path(folder or source), place, precision)
+        if preset is None:
+            return cls._from_folder(Path(source), place, precision)
+        if preset.folder is not None:
+            return cls._from_folder(preset.folder, place, precision)
         try:
             return cls(
                 LanguageModel.from_pretrained(preset.language_model, device=place, dtype=precision),

@@ -63,7 +63,7 @@ def sample(
         confidence = prefixes.probabilities.gather(1, chosen).squeeze(1).tolist()
         extension = language_model.extend(prefixes, chosen)
         prefixes = language_model.choose(extension, torch.zeros_like(rows))
-        after = [text.rstrip("\ufffd") for text in language_model.texts(prefixes.ids.tolist())]
+        after = language_model.shown(prefixes.ids.tolist())
         yield [
             (row, Step(new, added_text(old, new), token, p, 0.0, 0.0, last=token == language_model.end_id))
             for row, old, new, token, p in zip(

@@ -152,11 +152,7 @@ def _steps(
     shares = torch.cat(
         [part.gather(1, pick) for part in (parts.confidence, parts.degeneration, parts.image)], dim=1
     )
-    # A trailing replacement character is a letter of which only the first bytes have been chosen.
-    old, new = (
-        [text.rstrip("\ufffd") for text in language_model.texts(state.ids.tolist())]
-        for state in (before, after)
-    )
+    old, new = (language_model.shown(state.ids.tolist()) for state in (before, after))
     steps = []
     for row, was, text, token, (confidence, degeneration, image) in zip(
         rows.tolist(), old, new, after.ids[:, -1].tolist(), shares.tolist(), strict=True

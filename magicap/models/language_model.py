@@ -210,6 +210,10 @@ class LanguageModel:
         texts: list[str] = self.tokenizer.batch_decode(spoken, clean_up_tokenization_spaces=False)
         return texts
 
+    def shown(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
+        """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""
+        return [text.rstrip("\ufffd") for text in self.texts(batch)]
+
     def _forward(
         self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int
     ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
