@@ -32,7 +32,7 @@ from magicap import (
     Nucleus,
     TopK,
 )
-from magicap.data import CaptionedImage, TarImages, read_captions, read_sentences
+from magicap.data import CaptionedImage, ImageFiles, read_captions, read_sentences
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 COLUMNS = ("B@1", "B@4", "CIDEr-D", "distinct", "words", "finished", "score", "s/picture")
@@ -40,8 +40,8 @@ COLUMNS = ("B@1", "B@4", "CIDEr-D", "distinct", "words", "finished", "score", "s
 
 @dataclass(frozen=True)
 class Config:
-    captions: str = field(metadata={"help": "a captions.jsonl"})
-    images: list[str] = field(metadata={"help": "tar files that hold the split's pictures"})
+    captions: str = field(metadata={"help": "data set of any form that magicap.data reads"})
+    images: list[str] = field(metadata={"help": "tar files or folders that hold the split's pictures"})
     split: str = field(default="dev", metadata={"help": "choose on dev, report on test once"})
     preset: str = field(default="embedded", metadata={"help": "a preset or a captioner's folder"})
     memory: list[str] = field(
@@ -62,7 +62,7 @@ def main(config: Config) -> None:
     rows = read_captions(config.captions, (config.split,))[: config.limit]
     if not rows:
         raise SystemExit(f"{config.captions} has no split {config.split!r}")
-    images = TarImages(config.images)
+    images = ImageFiles(config.images)
     captioner = Captioner.from_pretrained(config.preset)
     print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
     print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))

@@ -14,7 +14,7 @@ import torch
 from transformers import HfArgumentParser
 
 from magicap import Captioner
-from magicap.data import TarImages
+from magicap.data import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(config: Config) -> None:
     print(
         f"loading {time.monotonic() - started:.2f} s, {torch.get_num_threads()} threads, {captioner.decoding}"
     )
-    tar = TarImages(config.images)
+    tar = ImageFiles(config.images)
     pictures = [tar.read(name) for name, _ in zip(tar, range(config.count), strict=False)]
     captioner.caption(pictures[:2])
     for batch_size in config.batch_sizes:

@@ -39,3 +39,17 @@ class BadModel(MagicapError, ValueError):
 
 class BadSettings(MagicapError, ValueError):
     """Settings that contradict each other or lie outside their range."""
+
+
+class MetricUnavailable(MagicapError, RuntimeError):
+    """A metric that cannot be computed on this machine; the message says what is missing."""
+
+
+class BadData(MagicapError, ValueError):
+    """A data set that cannot be read: of no known form, damaged, or holding something twice."""
+
+
+class ImageNotFound(MagicapError, KeyError):
+    """A picture that is not among the tar files and folders where it was looked for."""
+
+    __str__ = Exception.__str__  # KeyError would put the message between quotes

@@ -3,7 +3,8 @@
 Two stages. First the image trunk rests and its pooled features are computed once, while the projection and
 the text tower learn to meet them; then the upper trunk is tuned with them on augmented pictures. Starts from
 an ImageNet trunk (``--image_weights``, timm's names) or from any open_clip model (``--base``, ``--tag``); a
-tower without a trunk apart from its projection, such as CLIP's own, skips the first stage.
+tower without a trunk apart from its projection, such as CLIP's own, skips the first stage. The data set may
+be of any form that ``magicap.data.read_captions`` knows: captions.jsonl, Karpathy, Flickr8k, imagefolder.
 
     python recipes/train_scorer.py --out runs/scorer --tokenizer runs/tokenizer/scorer \\
         --captions $MAGICAP_DATA/flickr8k/captions.jsonl \\
@@ -33,7 +34,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from magicap.data import CaptionedImage, TarImages, normalise_caption, read_captions
+from magicap.data import CaptionedImage, ImageFiles, normalise_caption, read_captions
 from magicap.errors import BadModel
 from magicap.images import open_image
 from magicap.metrics.retrieval import retrieval_recall
@@ -58,8 +59,8 @@ LARGEST_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021)
 
 @dataclass(frozen=True)
 class Config:
-    captions: str = field(metadata={"help": "a captions.jsonl with a train and a dev (or val) split"})
-    images: list[str] = field(metadata={"help": "tar files with the pictures of both splits"})
+    captions: str = field(metadata={"help": "data set with a train and a dev (or val) split"})
+    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of both splits"})
     out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
     base: str | None = field(
         default=None, metadata={"help": "open_clip model to start from: name, hf-hub: or folder"}
@@ -112,7 +113,7 @@ def main(config: Config) -> None:
     aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
     if not aligned and not config.tune_epochs:
         raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
-    with TarImages(config.images) as images:
+    with ImageFiles(config.images) as images:
         claim_folder(out, asdict(config), MAY_CHANGE)
         if aligned:
             align(config, scorer, images, train, dev, out / "align")
@@ -133,7 +134,7 @@ def captioned(path: str, splits: Sequence[str]) -> list[CaptionedImage]:
 def align(
     config: Config,
     scorer: ImageTextScorer,
-    images: TarImages,
+    images: ImageFiles,
     train: Sequence[CaptionedImage],
     dev: Sequence[CaptionedImage],
     folder: Path,
@@ -167,7 +168,7 @@ def align(
 def tune(
     config: Config,
     scorer: ImageTextScorer,
-    images: TarImages,
+    images: ImageFiles,
     train: Sequence[CaptionedImage],
     dev: Sequence[CaptionedImage],
     folder: Path,
@@ -351,7 +352,7 @@ def names_a_side(captions: Sequence[str]) -> bool:
     return any(re.search(r"\b(left|right)\b", text, re.IGNORECASE) for text in captions)
 
 
-def trunk_features(scorer: ImageTextScorer, images: TarImages, rows: Sequence[CaptionedImage]) -> Tensor:
+def trunk_features(scorer: ImageTextScorer, images: ImageFiles, rows: Sequence[CaptionedImage]) -> Tensor:
     """(N, W) pooled features of the resting trunk, without augmentation."""
     trunk = scorer.model.visual.trunk.eval()
     parts = []

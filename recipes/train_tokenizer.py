@@ -23,7 +23,7 @@ from magicap.training.checks import refuse_empty
 
 @dataclass(frozen=True)
 class Config:
-    text: list[str] = field(metadata={"help": "caption files: .jsonl (its train split) or plain text"})
+    text: list[str] = field(metadata={"help": "data sets (their train split) or plain text files"})
     out: str = field(metadata={"help": "folder to write; gets language_model/ and scorer/"})
     vocabulary_size: int = field(default=8000, metadata={"help": "entries, special tokens included"})
 

@@ -37,10 +37,10 @@ MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "cpu")
 @dataclass(frozen=True)
 class Config:
     text: list[str] = field(
-        metadata={"help": "caption files: .jsonl (train split, Flickr8k dev and test left out) or text"}
+        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
     )
     validation_text: str = field(
-        metadata={"help": "a .jsonl (its dev or val split) or text file; chooses the checkpoint"}
+        metadata={"help": "data set (its dev or val split) or text file; chooses the checkpoint"}
     )
     out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
     base: str | None = field(

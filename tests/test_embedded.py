@@ -11,7 +11,7 @@ import torch
 from reference import reference_caption
 
 from magicap import Captioner, caption
-from magicap.data import TarImages, read_captions, read_sentences
+from magicap.data import ImageFiles, read_captions, read_sentences
 from magicap.metrics.retrieval import retrieval_recall
 from magicap.presets import EMBEDDED
 
@@ -26,7 +26,7 @@ def captioner() -> Captioner:
 @pytest.fixture(scope="module")
 def test_pictures(data_dir) -> list[bytes]:
     folder = data_dir / "flickr8k"
-    tar = TarImages([folder / "images-test.tar"])
+    tar = ImageFiles([folder / "images-test.tar"])
     return [tar.read(row.image) for row in read_captions(folder / "captions.jsonl", ("test",))]
 
 
@@ -102,7 +102,7 @@ def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, d
 def test_pictures_find_their_captions(captioner, data_dir):
     folder = data_dir / "flickr8k"
     rows = read_captions(folder / "captions.jsonl", ("dev",))[:100]
-    tar = TarImages([folder / "images-dev.tar"])
+    tar = ImageFiles([folder / "images-dev.tar"])
     texts = [text for row in rows for text in row.captions]
     owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.captions])
     similarity = captioner.scorer.similarity([tar.read(row.image) for row in rows], texts)

@@ -188,6 +188,34 @@ def test_an_empty_split_is_named(data, tokenizer, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_recipes_read_other_forms_of_data_sets_too(data, tokenizer, tmp_path):
+    """Pictures and captions from an imagefolder; text from Karpathy's JSON."""
+    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    with tarfile.open(data / "images.tar") as tar, open(tmp_path / "metadata.jsonl", "w") as metadata:
+        for row in rows:
+            name = f"{row['split']}/{row['image']}"
+            (tmp_path / row["split"]).mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(tar.extractfile(row["image"]).read())
+            metadata.write(json.dumps({"file_name": name, "text": row["captions"]}) + "\n")
+    images = [
+        {"filename": row["image"], "split": split, "sentences": [{"raw": text} for text in row["captions"]]}
+        for row, split in zip(rows, ["restval"] * 4 + ["train"] * 4 + ["val"] * 4, strict=True)
+    ]
+    karpathy = tmp_path / "dataset_flickr8k.json"
+    karpathy.write_text(json.dumps({"images": images, "dataset": "flickr8k"}))
+    tokens, tune, score = map(recipe, ("train_tokenizer", "tune_language_model", "train_scorer"))
+    tokens.main(tokens.Config([str(karpathy)], str(tmp_path / "tokenizer"), vocabulary_size=300))
+    one, other = (folder / "scorer" / "tokenizer.json" for folder in (tokenizer, tmp_path / "tokenizer"))
+    assert one.read_text() == other.read_text()
+    texts = {"text": [str(karpathy)], "validation_text": str(karpathy), "out": str(tmp_path / "text")}
+    shape = {"layers": 1, "width": 16, "heads": 2, "max_steps": 1, "cpu": True}
+    tune.main(tune.Config(**texts, **shape, tokenizer=str(tokenizer / "language_model")))
+    pictures = {"captions": str(tmp_path / "metadata.jsonl"), "images": [str(tmp_path)], "tune_epochs": 0}
+    score.main(score.Config(**scorer_settings(data, tokenizer) | pictures, out=str(tmp_path / "pairs")))
+    assert (tmp_path / "text" / "best").is_dir()
+    assert (tmp_path / "pairs" / "best").is_dir()
+
+
 def test_a_fresh_model_needs_a_position_for_every_token():
     tune = recipe("tune_language_model")
     with pytest.raises(SystemExit, match="found 20 and 40"):

@@ -1,6 +1,14 @@
-"""Caption data sets: captioned pictures in tar shards and caption text."""
+"""Caption data sets: captions of every common form, pictures in tar files and folders, caption text."""
 
-from magicap.data.captions import CaptionedImage, TarImages, read_captions, read_sentences
+from magicap.data.captions import read_captions, read_sentences
+from magicap.data.pictures import ImageFiles
+from magicap.data.rows import CaptionedImage
 from magicap.data.text import normalise_caption
 
-__all__ = ["CaptionedImage", "TarImages", "normalise_caption", "read_captions", "read_sentences"]
+__all__ = [
+    "CaptionedImage",
+    "ImageFiles",
+    "normalise_caption",
+    "read_captions",
+    "read_sentences",
+]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def retrieval_recall(
     similarity: Tensor, owner: Tensor, ranks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
-    """Recall at each rank, picture to text and text to picture, in percent.
+    """Recall at each rank in percent, and the median rank; picture to text and text to picture.
 
     A picture counts as found when any one of its own texts stands among the first k, as in Karpathy and
     Fei-Fei 2015. A wrong answer with an equal score stands before the right one, so that a model which scores
@@ -29,4 +31,8 @@ def retrieval_recall(
     image_rank = (~own & ~(similarity < best_own[:, None])).sum(dim=1)
     text_rank = (~own & ~(similarity < true[None, :])).sum(dim=0)
     figures = {f"image_to_text_r{k}": 100 * (image_rank < k).float().mean().item() for k in ranks}
-    return figures | {f"text_to_image_r{k}": 100 * (text_rank < k).float().mean().item() for k in ranks}
+    figures |= {f"text_to_image_r{k}": 100 * (text_rank < k).float().mean().item() for k in ranks}
+    medians = {"image_to_text": image_rank, "text_to_image": text_rank}
+    return figures | {
+        f"{way}_median_rank": 1 + rank.float().quantile(0.5).item() for way, rank in medians.items()
+    }

@@ -1,0 +1,103 @@
+"""What every reader of captions checks alike: text, JSON and its fields. Each error names the place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from magicap.errors import BadData
+
+
+def bad(place: str | Path, expected: str, found: str, fix: str) -> BadData:
+    return BadData(f"{place}: expected {expected}, found {found}; {fix}")
+
+
+def show(value: object) -> str:
+    """A value of the file as errors quote it."""
+    return f"{(value[:80] if isinstance(value, str) else value)!r:.80}"
+
+
+def read_text(path: Path) -> str:
+    """The whole of a UTF-8 file, lines ended by a line feed alone.
+
+    Raises:
+        BadData: it cannot be read, is not UTF-8, or holds nothing.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise bad(path, "a file", error.strerror or str(error), "check path and permissions") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = f"the byte 0x{error.object[error.start]:02x}"
+        raise bad(f"{path}, line {line}", "UTF-8 text", byte, "save the file as UTF-8") from error
+    if not text.strip():
+        raise bad(path, "captions", "an empty file", "fetch or write it again")
+    return text.replace("\r\n", "\n")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files of a folder and the folders in it, in order; hidden folders and linked ones are not entered."""
+
+    def refuse(error: OSError) -> None:
+        found = f"{error.filename}: {error.strerror}"
+        raise bad(folder, "folders that can be listed", found, "check their permissions") from error
+
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here, name) for name in sorted(files))
+
+
+def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each with its place. Not ``splitlines``: JSON strings may hold U+2028."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def parse_json(text: str, place: str | Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad(place, "JSON", show(text), f"mend it ({error})") from error
+
+
+def field(fields: object, name: str, place: str) -> Any:
+    if not isinstance(fields, dict):
+        raise bad(place, f"a JSON object with {name!r}", show(fields), "write it as one")
+    if name not in fields:
+        there = ", ".join(map(repr, fields)) or "no field"
+        raise bad(place, f"the field {name!r}", f"{there:.80}", "add or rename it")
+    return fields[name]
+
+
+def string(fields: object, name: str, place: str) -> str:
+    value = field(fields, name, place)
+    if not isinstance(value, str):
+        raise bad(place, f"{name!r} to be a string", show(value), "write it as one")
+    return value
+
+
+def list_of(fields: object, name: str, place: str) -> list[Any]:
+    value = field(fields, name, place)
+    if not isinstance(value, list):
+        raise bad(place, f"{name!r} to be a list", show(value), "write it as one")
+    return value
+
+
+def strings(fields: object, name: str, place: str) -> tuple[str, ...]:
+    value = field(fields, name, place)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise bad(place, f"{name!r} to be a list of strings", show(value), "write it as one")
+    return tuple(value)
+
+
+def number(fields: object, name: str, place: str) -> str:
+    """An id, which files write as a number or as text, as text."""
+    value = field(fields, name, place)
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise bad(place, f"{name!r} to be a number or a name", show(value), "write it as one")
+    return str(value)

@@ -1,0 +1,171 @@
+"""Encoded pictures by name, from tar files and folders alike."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol, Self
+
+from magicap.data.checks import bad, files_below
+from magicap.errors import ImageNotFound
+from magicap.images import SUFFIXES
+
+
+class ImageFiles:
+    """Encoded pictures of tar files and folders, by name. Not thread-safe; open one a worker.
+
+    A picture is found by its path inside the tar file or folder, and by any end of its path: ``0001.jpg``,
+    ``val/0001.jpg``, and, where ``set/val`` itself was given, still ``val/0001.jpg``. Hidden files and files
+    without a picture's suffix are left out, linked folders are not entered. Tar files stay open until
+    :meth:`close` or the end of a ``with`` block.
+
+    Args:
+        paths: tar files and folders, or one of them.
+
+    Raises:
+        BadData: a path is neither, two of them hold a picture of one name, or they hold none.
+    """
+
+    def __init__(self, paths: str | Path | Sequence[str | Path]) -> None:
+        listed = [paths] if isinstance(paths, str | Path) else paths
+        self._paths = list(dict.fromkeys(map(str, listed)))
+        self._homes: dict[str, _Home] = {}
+        self._ends: dict[str, list[str]] = {}  # file name -> all paths that end in it
+        with ExitStack() as tars:
+            for path in self._paths:
+                self._add(_home(Path(path), tars))
+            if not self._homes:
+                raise bad(self._where(), "pictures", "none", "give the tar files or folders that hold them")
+            self._tars = tars.pop_all()
+
+    def _add(self, home: _Home) -> None:
+        for name in home.names:
+            if name in self._homes:
+                found = f"{name!r} in {self._homes[name].path} and in {home.path}"
+                raise bad(home.path, "each name once", found, "give one of the two, or the folder above both")
+            self._homes[name] = home
+            self._ends.setdefault(PurePosixPath(name).name, []).append(name)
+
+    def close(self) -> None:
+        self._tars.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+    def __contains__(self, name: str) -> bool:
+        return len(self._find(name)) == 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def read(self, name: str) -> bytes:
+        """The encoded bytes of a picture.
+
+        Raises:
+            ImageNotFound: no such picture, or several (a ``KeyError``).
+            BadData: a link that leads out of its folder, or no plain file any more.
+        """
+        found = self._find(name)
+        if len(found) != 1:
+            raise self._not_found(name, found)
+        return self._homes[found[0]].read(found[0])
+
+    def _find(self, name: str) -> list[str]:
+        asked = PurePosixPath(name)
+        if str(asked) in self._homes:
+            return [str(asked)]
+        alike = self._ends.get(asked.name, ())
+        return [known for known in alike if self._path(known)[-len(asked.parts) :] == asked.parts]
+
+    def _path(self, known: str) -> tuple[str, ...]:
+        return *self._homes[known].above, *PurePosixPath(known).parts
+
+    def _not_found(self, name: str, found: Sequence[str]) -> ImageNotFound:
+        # Another folder's picture of the same name is shown, but never taken for the one asked for.
+        alike = found or self._ends.get(PurePosixPath(name).name, ())
+        count = f"none among {len(self)} pictures" if not alike else _some(alike)
+        fix = "name it by its path" if found else "give the tar file or folder that holds it"
+        return ImageNotFound(f"{self._where()}: expected one picture {name!r}, found {count}; {fix}")
+
+    def _where(self) -> str:
+        return _some(self._paths) or "no path"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+class _Home(Protocol):
+    """A place that holds pictures."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def above(self) -> tuple[str, ...]:
+        """The folders that lead to it, where its pictures may be called by them too."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+    def read(self, name: str) -> bytes: ...
+
+
+def _home(path: Path, tars: ExitStack) -> _Home:
+    if path.is_dir():
+        return _Folder(path)
+    try:
+        tar = tars.enter_context(tarfile.open(path))  # noqa: SIM115 - kept open on purpose
+        members = {str(PurePosixPath(member.name)): member for member in tar if member.isfile()}
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        found = getattr(error, "strerror", None) or str(error)
+        raise bad(path, "a tar file or a folder", found, "check the path, or fetch it again") from error
+    pictures = {name: member for name, member in members.items() if _is_picture(name)}
+    for name in pictures:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise bad(path, "names that stay inside the tar file", repr(name), "make it anew, without that")
+    return _Tar(path, tar, pictures)
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@dataclass(frozen=True)
+class _Tar:
+    path: Path
+    tar: tarfile.TarFile
+    names: dict[str, tarfile.TarInfo]
+    above: tuple[str, ...] = ()
+
+    def read(self, name: str) -> bytes:
+        file = self.tar.extractfile(self.names[name])
+        assert file is not None  # only links and folders have none, and those are no names here
+        return file.read()
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path, self.root = path, path.resolve()
+        self.above = self.root.parts
+        names = (file.relative_to(self.root).as_posix() for file in files_below(self.root))
+        self.names = list(filter(_is_picture, names))
+
+    def read(self, name: str) -> bytes:
+        file = (self.root / name).resolve()
+        if not file.is_relative_to(self.root):
+            fix = "copy the picture in, or give the folder that it lies in"
+            raise bad(self.path, f"{name!r} to lie inside", f"a link to {file}", fix)
+        if not file.is_file():  # a pipe would be waited for without end
+            raise bad(self.root / name, "a picture file", "none, or no plain file", "put it back")
+        return file.read_bytes()

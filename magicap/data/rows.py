@@ -1,0 +1,52 @@
+"""One captioned picture, whatever file it came from, and the names of splits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """A picture's name, its split and its reference captions."""
+
+    image: str
+    """Name of the picture, with its folders where there are some; unique within the data set."""
+
+    split: str
+    """Part of the data set as its file calls it: ``train``, ``dev`` or ``val``, ``test``; "" if in none."""
+
+    captions: tuple[str, ...]
+    """Reference captions as they stand in the file."""
+
+    flickr8k_split: str | None = None
+    """Where the same picture stands in Flickr8k, for data sets that overlap with it."""
+
+    id: str | None = None
+    """The picture's number in data sets that number them (COCO); result files name pictures by it."""
+
+
+Placed = tuple[str, CaptionedImage]  # where a row stands in its file, for errors, and the row
+
+_VALIDATION = ("validation", "valid", "dev", "val")
+# The words, and the signs that may stand around them, by which the library `datasets` knows a split.
+_WORDS = {
+    "train": ("train", "training"),
+    "val": _VALIDATION,
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_NAMED = {
+    split: re.compile(rf"(?<![^-._ 0-9])(?:{'|'.join(words)})(?![^-._ 0-9])")
+    for split, words in _WORDS.items()
+}
+
+
+def split_in(name: str) -> str:
+    """The split that the name of a file or folder speaks of: ``val`` in ``val2014``; "" if it is unclear."""
+    found = [split for split, named in _NAMED.items() if named.search(name)]
+    return found[0] if len(found) == 1 else ""
+
+
+def common_name(split: str) -> str:
+    """One name for a split that goes by several: Flickr8k's ``dev`` is Karpathy's ``val``."""
+    return "val" if split in _VALIDATION else split
