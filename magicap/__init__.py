@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from magicap.captioner import Captioner as Captioner
     from magicap.captioner import caption as caption
     from magicap.decoding.memory import CaptionMemory as CaptionMemory
+    from magicap.decoding.memory import ConsensusCaption as ConsensusCaption
     from magicap.decoding.memory import NearestCaption as NearestCaption
     from magicap.decoding.settings import ContrastiveSearch as ContrastiveSearch
     from magicap.decoding.settings import Greedy as Greedy
     from magicap.decoding.settings import MagicSearch as MagicSearch
     from magicap.decoding.settings import Nucleus as Nucleus
     from magicap.decoding.settings import TopK as TopK
+    from magicap.errors import BadData as BadData
     from magicap.errors import BadImage as BadImage
     from magicap.errors import BadModel as BadModel
     from magicap.errors import BadSettings as BadSettings
+    from magicap.errors import ImageNotFound as ImageNotFound
     from magicap.errors import MagicapError as MagicapError
+    from magicap.errors import MetricUnavailable as MetricUnavailable
     from magicap.errors import ModelNotFound as ModelNotFound
     from magicap.models.language_model import LanguageModel as LanguageModel
     from magicap.models.scorer import ImageTextScorer as ImageTextScorer
@@ -34,9 +38,18 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported on first use: importing magicap alone loads no torch.
 _HOMES = {
     "magicap.captioner": ("Captioner", "caption"),
-    "magicap.decoding.memory": ("CaptionMemory", "NearestCaption"),
+    "magicap.decoding.memory": ("CaptionMemory", "ConsensusCaption", "NearestCaption"),
     "magicap.decoding.settings": ("ContrastiveSearch", "Greedy", "MagicSearch", "Nucleus", "TopK"),
-    "magicap.errors": ("BadImage", "BadModel", "BadSettings", "MagicapError", "ModelNotFound"),
+    "magicap.errors": (
+        "BadData",
+        "BadImage",
+        "BadModel",
+        "BadSettings",
+        "ImageNotFound",
+        "MagicapError",
+        "MetricUnavailable",
+        "ModelNotFound",
+    ),
     "magicap.models.language_model": ("LanguageModel",),
     "magicap.models.scorer": ("ImageTextScorer",),
     "magicap.results": ("Caption", "Step"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -16,6 +16,7 @@ from torch import Tensor
 from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict
 from magicap.errors import BadImage, BadModel, BadSettings, ModelNotFound
 from magicap.images import ImageSource
+from magicap.models.fingerprint import fingerprint
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.presets import DEFAULT, PRESETS
@@ -101,6 +102,11 @@ class Captioner:
             ImageTextScorer.from_pretrained(folder / SCORER, device=device, dtype=dtype),
             decoding,
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve digits that tell these two models from any others, of their weights when first asked for."""
+        return fingerprint(self.language_model.model, self.scorer.model)
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.

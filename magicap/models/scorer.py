@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from magicap.errors import BadModel
 from magicap.images import ImageSource, open_image
+from magicap.models.fingerprint import fingerprint
 from magicap.models.loading import explain_loading_errors
 from magicap.models.text_prefix_cache import TextPrefixCache
 from magicap.models.text_tower import CausalTextTower
@@ -150,6 +152,11 @@ class ImageTextScorer:
     def device(self) -> torch.device:
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve digits that tell this scorer from any other, of its weights when first asked for."""
+        return fingerprint(self.model)
 
     def pixels(self, image: ImageSource) -> Tensor:
         """What the image tower reads of a picture: (3, H, W), small whatever the picture's size.

@@ -1,0 +1,96 @@
+"""``magicap caption``: pictures in, a line each out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicap.commands.shared import SOME_FAILED, load_captioner, progress, say
+from magicap.decoding.settings import MagicSearch
+from magicap.errors import BadImage, BadSettings
+from magicap.evaluation.rows import Origin, caption_row
+from magicap.folders import find_images
+from magicap.presets import DEFAULT, PRESETS
+from magicap.results import Caption
+
+if TYPE_CHECKING:
+    from magicap.captioner import Captioner
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    caption = commands.add_parser(
+        "caption",
+        help="caption pictures",
+        description="Caption pictures. One picture prints its caption, several print PATH, a tab and\n"
+        "the caption. Exit code 2 if any picture failed; the others are captioned all the same.",
+        epilog="presets:\n"
+        + "\n".join(f"  {name}: {p.origin}. Licence: {p.licence}." for name, p in PRESETS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    caption.set_defaults(run=run)
+    caption.add_argument(
+        "paths", nargs="+", metavar="FILE|FOLDER", help="pictures, and folders searched for them"
+    )
+    caption.add_argument(
+        "--preset",
+        default=DEFAULT,
+        metavar="NAME|FOLDER",
+        help=f"{', '.join(PRESETS)}, or a captioner's folder (default: %(default)s)",
+    )
+    caption.add_argument("--json", action="store_true", help="a JSON object a picture, errors included")
+    caption.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="pictures at a time (%(default)s)"
+    )
+    caption.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
+    caption.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
+    for name, kind in _SEARCH_OPTIONS.items():
+        caption.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"magic search's {name}")
+
+
+_SEARCH_OPTIONS = {"top_k": int, "alpha": float, "beta": float, "max_new_tokens": int}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Find the pictures before loading anything, then write a line each."""
+    unlisted: list[BadImage] = []
+    paths = list(find_images(options.paths, on_error=unlisted.append))
+    for error in unlisted:
+        _write(Path(error.source), Caption("", error=error), as_json=options.json, alone=False)
+    if not paths:
+        print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
+        return SOME_FAILED
+
+    captioner = load_captioner(options.preset, device=options.device, dtype=options.dtype)
+    captioner.decoding = _with_options(captioner, options)
+    origin = Origin.of(captioner) if options.json else None
+    alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
+    captions = captioner.caption(iter(paths), batch_size=options.batch_size)
+    failed = bool(unlisted)
+    for path, caption in zip(progress(paths), captions, strict=True):
+        failed |= caption.error is not None
+        _write(path, caption, as_json=options.json, alone=alone, origin=origin)
+    return SOME_FAILED if failed else 0
+
+
+def _with_options(captioner: Captioner, options: argparse.Namespace) -> Any:
+    given = {name: getattr(options, name) for name in _SEARCH_OPTIONS if getattr(options, name) is not None}
+    if given and not isinstance(captioner.decoding, MagicSearch):
+        raise BadSettings(
+            f"{', '.join(given)} are settings of magic search, which this captioner does not use"
+        )
+    return replace(captioner.decoding, **given) if given else captioner.decoding  # type: ignore[type-var]
+
+
+def _write(path: Path, caption: Caption, *, as_json: bool, alone: bool, origin: Origin | None = None) -> None:
+    if caption.error is not None:
+        say(f"magicap: {caption.error}", sys.stderr)
+    if as_json:
+        say(json.dumps(caption_row(str(path), caption, origin)), sys.stdout)
+    elif caption.error is None:
+        words = " ".join(caption.split())  # one line a picture, whatever a model says
+        say(words if alone else f"{path}\t{words}", sys.stdout)

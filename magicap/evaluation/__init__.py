@@ -1,0 +1,1 @@
+"""Prediction files, comparisons of captioners with error bars, and their reports."""

@@ -1,0 +1,88 @@
+"""Tables as people and programs read them: aligned text, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+
+from magicap.evaluation.comparison import Comparison, Estimate
+
+MAIN = (
+    "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "CLIPScore", "RefCLIPScore",
+    "distinct captions", "words", "unfinished",
+)  # fmt: skip
+"""Columns of tables; CSV and report have all metrics."""
+
+_CERTAIN = 0.05
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under each other for a terminal: words to the left, figures to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    figures = [all(cell[:1].isdigit() or cell[:1] in "-" for cell in column[1:]) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if figure else cell.ljust(width)
+            for cell, width, figure in zip(line, widths, figures, strict=True)
+        ).rstrip()
+        for line in [header, *rows]
+    )
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    ruler = ["---", *["--:"] * (len(header) - 1)]
+    lines = [list(header), ruler, *map(list, rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a system a row, main metrics with their intervals, and a mark where the difference
+    from the system compared against is more than chance.
+    """
+    metrics = [name for name in MAIN if name in comparison.metrics]
+    rows = []
+    for system in comparison.systems:
+        estimates = comparison.estimates[system.name]
+        name = f"{system.name} (floor)" if system.floor else system.name
+        rows.append([name, *(_cell(estimates.get(metric)) for metric in metrics)])
+    return ["system", *metrics], rows
+
+
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    text = estimate.score.shown
+    if estimate.low is not None and estimate.high is not None:
+        factor = 100 if estimate.score.percent else 1
+        text += f" ({factor * estimate.low:.1f} to {factor * estimate.high:.1f})"
+    if estimate.p_value is not None and estimate.p_value < _CERTAIN and estimate.difference:
+        text += " ▲" if estimate.difference > 0 else " ▼"
+    return text
+
+
+def comparison_notes(comparison: Comparison) -> str:
+    """What a reader of the table must know."""
+    lines = [
+        f"n = {len(comparison.images)}; in brackets {100 * comparison.confidence:g} % intervals of a paired "
+        f"bootstrap ({comparison.resamples} resamples of images, seed {comparison.seed}); ▲ ▼: above or "
+        f"below {comparison.against} with p < {_CERTAIN}.",
+    ]
+    lines += [f"{name} is absent: {reason}" for name, reason in comparison.absent.items()]
+    return "\n".join(lines)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A line a system and metric, on the metrics' own scales, with intervals, differences and signatures."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    numbers = [field.name for field in fields(Estimate) if field.name != "score"]
+    writer.writerow(["system", "metric", "value", *numbers, "signature"])
+    for system, estimates in comparison.estimates.items():
+        for metric, estimate in estimates.items():
+            values = [getattr(estimate, name) for name in numbers]
+            writer.writerow([system, metric, estimate.score.value, *values, estimate.score.signature_text])
+    return out.getvalue()

@@ -1,0 +1,136 @@
+"""CIDEr-D (Vedantam et al. 2015), which coco-caption prints as CIDEr: likeness in rare n-grams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Self
+
+import numpy as np
+
+from magicap.errors import MetricUnavailable
+from magicap.metrics.ngrams import Integers, Ngrams, count_ngrams, look_up
+from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
+from magicap.metrics.tokenizer import PTB
+
+SIGMA = 6.0
+"""Captions that differ by this many words lose 39 % of their similarity."""
+
+_PAIRS_AT_A_TIME = 100_000  # bounds memory
+
+
+def cider_d(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, tokenizer: Tokenizer = PTB
+) -> dict[str, Score]:
+    """CIDEr-D, 0 to 10; the corpus score is the mean of images.
+
+    How rare an n-gram is, is counted over these very references: scores of different sets of images do not
+    compare, and one image alone has none.
+
+    Args:
+        candidates: N captions, N at least 2.
+        references: N lists of one or more captions.
+
+    Raises:
+        BadSettings: not one list of references a candidate, or no image.
+        MetricUnavailable: one image only.
+    """
+    check_pairs(candidates, references, "CIDEr-D")
+    N = len(candidates)
+    if N < 2:
+        raise MetricUnavailable(
+            "CIDEr-D weighs words by how few images they stand with: expected at least two images, found one"
+        )
+    counts = np.array([len(texts) for texts in references])
+    image = np.repeat(np.arange(N), counts)
+    vectors = TfIdf.of(
+        [tokenizer(text) for text in chain(candidates, chain.from_iterable(references))],
+        document=np.concatenate([np.full(N, -1), image]),
+    )
+    similarity = vectors.similarity(image, np.arange(N, N + len(image)))
+    per_image = np.bincount(image, weights=similarity, minlength=N) / counts
+    signature = sign(
+        "CIDEr-D", candidates, references, df="references", sigma=f"{SIGMA:g}", tok=tokenizer.name
+    )
+    return {"CIDEr-D": Score.mean("CIDEr-D", per_image, signature)}
+
+
+@dataclass(frozen=True, eq=False)
+class TfIdf:
+    """Captions as vectors of n-gram weights (term frequency times inverse document frequency), sparse."""
+
+    tables: list[Ngrams]
+    """n-grams of N captions for each order."""
+
+    weights: list[Numbers]
+    """The weight of each entry of the table of that order."""
+
+    norms: Numbers
+    """(orders, N) lengths of the vectors."""
+
+    sizes: Numbers
+    """(N,) what the length penalty compares: the number of a caption's bigrams, as in coco-caption."""
+
+    @classmethod
+    def of(cls, captions: Sequence[list[str]], document: Integers) -> Self:
+        """Weigh the n-grams of tokenized captions.
+
+        Args:
+            captions: N lists of words.
+            document: (N,) the document (image) that a caption belongs to; captions with -1 are
+                weighed, but do not count in saying how many documents an n-gram stands in.
+        """
+        tables = count_ngrams(captions)
+        weights = [table.count * _rarity(table, document) for table in tables]
+        norms = [
+            np.sqrt(np.bincount(_captions(table), weights=weight**2, minlength=len(captions)))
+            for table, weight in zip(tables, weights, strict=True)
+        ]
+        # coco-caption takes the candidate's length where it counts bigrams, which is one less than its words.
+        sizes = np.maximum(np.array([len(words) for words in captions]) - 1.0, 0.0)
+        return cls(tables, weights, np.stack(norms), sizes)
+
+    def similarity(self, left: Integers, right: Integers) -> Numbers:
+        """CIDEr-D of P pairs of captions, 0 to 10: candidates on the left, references on the right.
+
+        Args:
+            left, right: (P,) caption numbers.
+        """
+        parts = range(0, len(left), _PAIRS_AT_A_TIME)
+        return np.concatenate(
+            [np.zeros(0)]
+            + [self._similarity(left[i:][:_PAIRS_AT_A_TIME], right[i:][:_PAIRS_AT_A_TIME]) for i in parts]
+        )
+
+    def _similarity(self, left: Integers, right: Integers) -> Numbers:
+        total = np.zeros(len(left))
+        for table, weight, norm in zip(self.tables, self.weights, self.norms, strict=True):
+            own, pair = table.entries(left)
+            other, its_pair = table.entries(right)
+            size = max(table.size, 1)
+            where, found = look_up(pair * size + table.gram[own], its_pair * size + table.gram[other])
+            candidate, reference = weight[own][where[found]], weight[other][found]
+            # The candidate's weight is clipped at the reference's, so that repeating a word gains nothing.
+            products = np.bincount(
+                its_pair[found], weights=np.minimum(candidate, reference) * reference, minlength=len(left)
+            )
+            length = norm[left] * norm[right]
+            total += np.divide(products, length, out=np.zeros(len(left)), where=length > 0)
+        apart = self.sizes[left] - self.sizes[right]
+        return np.asarray(10 * total / len(self.tables) * np.exp(-(apart**2) / (2 * SIGMA**2)))
+
+
+def _captions(table: Ngrams) -> Integers:
+    """(M,) the caption of each entry."""
+    return np.repeat(np.arange(len(table.starts) - 1), np.diff(table.starts))
+
+
+def _rarity(table: Ngrams, document: Integers) -> Numbers:
+    """(M,) log of documents over those the n-gram stands in, at least one."""
+    owner = document[_captions(table)]
+    counted = owner >= 0
+    pairs = np.unique(owner[counted] * max(table.size, 1) + table.gram[counted])
+    frequency = np.bincount(pairs % max(table.size, 1), minlength=table.size)
+    documents = len(np.unique(document[document >= 0]))
+    return np.asarray(np.log(documents) - np.log(np.maximum(frequency, 1))[table.gram])

@@ -1,0 +1,79 @@
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021): how well captions fit their images, to a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from magicap.errors import BadSettings
+from magicap.metrics.score import Numbers, Score, check_pairs, sign
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from magicap.models.scorer import ImageTextScorer
+
+PREFIX = "A photo depicts "
+WEIGHT = 2.5
+
+
+class ClipScore:
+    """The two scores for given images; a metric like any other once it holds their vectors.
+
+    The paper's figures are those of CLIP ViT-B/32. A scorer judges captions kindly that it steered itself.
+    """
+
+    def __init__(self, scorer: ImageTextScorer, images: Tensor) -> None:
+        """
+        Args:
+            scorer: the judge.
+            images: (N, D) unit vectors by the same scorer, in the candidates' order.
+        """
+        self.scorer = scorer
+        self.images = images
+
+    def __call__(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
+        """CLIPScore: 2.5 max(cos(image, "A photo depicts " + candidate), 0), eq. 1. RefCLIPScore: its
+        harmonic mean with max(largest cosine of candidate and reference, 0), eq. 2. Means of images.
+
+        Args:
+            candidates: N captions.
+            references: N lists of captions; all empty gives CLIPScore alone.
+
+        Raises:
+            BadSettings: N differs between images, candidates and references.
+        """
+        if len(candidates) != len(self.images):
+            raise BadSettings(
+                f"CLIPScore: expected captions of {len(self.images)} images, found {len(candidates)}"
+            )
+        texts = self._encode(candidates)
+        seen = WEIGHT * (texts * self.images.float().cpu().numpy()).sum(axis=1).clip(min=0)
+        signature = sign(
+            "CLIPScore", candidates, references, prefix=PREFIX.strip(), judge=self.scorer.fingerprint
+        )
+        scores = {"CLIPScore": Score.mean("CLIPScore", seen, signature)}
+        if any(references):
+            check_pairs(candidates, references, "RefCLIPScore")
+            both = _harmonic_mean(seen, self._reference_similarity(texts, references).clip(min=0))
+            signature = {**signature, "metric": "RefCLIPScore"}
+            scores["RefCLIPScore"] = Score.mean("RefCLIPScore", both, signature)
+        return scores
+
+    def _reference_similarity(self, texts: Numbers, references: Sequence[Sequence[str]]) -> Numbers:
+        """(N,) largest cosine of each candidate with its references."""
+        counts = [len(each) for each in references]
+        owner = np.repeat(np.arange(len(references)), counts)
+        vectors = self._encode([text for each in references for text in each])
+        cosine = (vectors * texts[owner]).sum(axis=1)
+        return np.asarray(np.maximum.reduceat(cosine, np.cumsum([0, *counts[:-1]])))
+
+    def _encode(self, texts: Sequence[str]) -> Numbers:
+        vectors = self.scorer.encode_texts([PREFIX + text for text in texts])
+        return vectors.double().cpu().numpy()
+
+
+def _harmonic_mean(left: Numbers, right: Numbers) -> Numbers:
+    return np.divide(2 * left * right, left + right, out=np.zeros_like(left), where=left + right > 0)

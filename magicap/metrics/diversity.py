@@ -1,0 +1,92 @@
+"""How much captions differ among themselves, how long they are, and whether they come to an end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, pairwise
+
+import numpy as np
+
+from magicap.errors import BadSettings
+from magicap.metrics.score import Score, Tokenizer, sign
+from magicap.metrics.tokenizer import PTB
+
+_STOPS = (".", "!", "?", "…")
+_CLOSERS = "\"'”’)]"
+
+
+def diversity(
+    candidates: Sequence[str], references: Sequence[Sequence[str]] = (), *, tokenizer: Tokenizer = PTB
+) -> dict[str, Score]:
+    """Distinct captions; distinct words and word pairs over all of them (distinct-1/2, Li et al. 2016);
+    vocabulary; and the share of images that got the most frequent caption.
+
+    Captions that differ in punctuation or case only are the same caption.
+
+    Args:
+        candidates: N captions, at least one.
+        references: not looked at.
+
+    Raises:
+        BadSettings: no captions.
+    """
+    spoken = _spoken(candidates, tokenizer)
+    words = list(chain.from_iterable(spoken))
+    pairs = [pair for caption in spoken for pair in pairwise(caption)]
+    captions = Counter(tuple(caption) for caption in spoken)
+    signature = sign("diversity", candidates, references, tok=tokenizer.name)
+    figures = [
+        ("distinct captions", len(captions), False),
+        ("distinct-1", len(set(words)) / max(len(words), 1), True),
+        ("distinct-2", len(set(pairs)) / max(len(pairs), 1), True),
+        ("vocabulary", len(set(words)), False),
+        ("most frequent caption", captions.most_common(1)[0][1] / len(spoken), True),
+    ]
+    return {name: Score.count(name, value, signature, percent=share) for name, value, share in figures}
+
+
+def lengths(
+    candidates: Sequence[str], references: Sequence[Sequence[str]] = (), *, tokenizer: Tokenizer = PTB
+) -> dict[str, Score]:
+    """Words a caption, as the tokenizer counts them.
+
+    Args:
+        candidates: N captions, at least one.
+        references: not looked at.
+
+    Raises:
+        BadSettings: no captions.
+    """
+    per_image = np.array([len(words) for words in _spoken(candidates, tokenizer)], dtype=np.float64)
+    signature = sign("words", candidates, references, tok=tokenizer.name)
+    return {"words": Score.mean("words", per_image, signature, percent=False)}
+
+
+def unfinished(candidates: Sequence[str], references: Sequence[Sequence[str]] = ()) -> dict[str, Score]:
+    """Share of captions that are empty or do not end in '.', '!' or '?' (before closing quotes or brackets).
+
+    It judges the text alone: where captions are written without full stops, all are unfinished.
+
+    Args:
+        candidates: N captions, at least one.
+        references: not looked at.
+
+    Raises:
+        BadSettings: no captions.
+    """
+    _refuse_none(candidates, "unfinished")
+    per_image = np.array(
+        [not text.rstrip().rstrip(_CLOSERS).endswith(_STOPS) for text in candidates], dtype=np.float64
+    )
+    return {"unfinished": Score.mean("unfinished", per_image, sign("unfinished", candidates, references))}
+
+
+def _spoken(candidates: Sequence[str], tokenizer: Tokenizer) -> list[list[str]]:
+    _refuse_none(candidates, "diversity")
+    return [tokenizer(text) for text in candidates]
+
+
+def _refuse_none(candidates: Sequence[str], metric: str) -> None:
+    if isinstance(candidates, str) or not candidates:
+        raise BadSettings(f"{metric}: expected a list of captions, found {candidates!r:.60}")

@@ -1,0 +1,58 @@
+"""Java programs as metrics: found or said to be missing, and ended when they hang."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from magicap.errors import MetricUnavailable
+
+_LAST_WORDS = 300  # characters of a failed program's complaint that are passed on
+
+
+def package_folder(name: str, metric: str) -> Path:
+    """The folder of an installed package that carries a Java program.
+
+    Raises:
+        MetricUnavailable: the package is not installed.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise MetricUnavailable(f"{metric} needs the package {name}: pip install 'magicap[eval]'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def run_java(metric: str, arguments: Sequence[str], *, folder: Path, stdin: str = "", seconds: float) -> str:
+    """What a Java program prints for some input. Its process is gone when this returns or raises.
+
+    Args:
+        metric: for whom it runs; named in every error.
+        arguments: of ``java``, in ``folder``.
+        seconds: after which it is taken to hang and is ended.
+
+    Raises:
+        MetricUnavailable: no Java, or the program hung, failed or could not be started.
+    """
+    java = shutil.which("java")
+    if java is None:
+        raise MetricUnavailable(f"{metric} needs Java: there is no 'java' on the PATH")
+    try:
+        done = subprocess.run(
+            [java, *arguments], input=stdin, capture_output=True, encoding="utf-8", errors="replace",
+            cwd=folder, timeout=seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise MetricUnavailable(
+            f"{metric}: java {' '.join(arguments)} gave no answer within {seconds:.0f} s and was ended"
+        ) from error
+    except OSError as error:
+        raise MetricUnavailable(f"{metric}: {java} cannot be started: {error}") from error
+    if done.returncode:
+        raise MetricUnavailable(
+            f"{metric}: java {' '.join(arguments)} ended with code {done.returncode}: "
+            f"{done.stderr.strip()[-_LAST_WORDS:] or 'no message'}"
+        )
+    return done.stdout

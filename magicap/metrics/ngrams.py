@@ -1,0 +1,87 @@
+"""n-grams of many captions as integer tables, so that counting and comparing them is array arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+ORDERS = 4
+"""BLEU and CIDEr-D look at n-grams of one to four words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ngrams:
+    """The distinct n-grams of one order in each of N captions, M of them in all."""
+
+    starts: Integers
+    """(N + 1,) where each caption's n-grams begin; the last entry is M."""
+
+    gram: Integers
+    """(M,) which n-gram, 0 to ``size`` - 1, rising within a caption."""
+
+    count: Integers
+    """(M,) how often it stands in the caption."""
+
+    size: int
+    """How many different n-grams there are in all captions."""
+
+    def entries(self, captions: Integers) -> tuple[Integers, Integers]:
+        """Rows of the table that belong to some captions, a caption may be asked for again.
+
+        Args:
+            captions: (P,) caption numbers.
+
+        Returns:
+            Positions (Q,) in :attr:`gram` and :attr:`count`, and which of the P each belongs to (Q,).
+        """
+        lengths = (self.starts[1:] - self.starts[:-1])[captions]
+        asker = np.repeat(np.arange(len(captions)), lengths)
+        before = np.cumsum(lengths) - lengths
+        return np.arange(len(asker)) - before[asker] + self.starts[captions][asker], asker
+
+
+def count_ngrams(captions: Sequence[Sequence[str]], orders: int = ORDERS) -> list[Ngrams]:
+    """Tables for n = 1 to ``orders`` of tokenized captions."""
+    words: dict[str, int] = {}
+    ids = np.array(
+        [words.setdefault(word, len(words)) for word in chain.from_iterable(captions)], dtype=np.int64
+    )
+    lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
+    caption = np.repeat(np.arange(len(captions)), lengths)
+    room = np.repeat(np.cumsum(lengths), lengths) - np.arange(
+        len(ids)
+    )  # words from here to the caption's end
+
+    tables = []
+    gram, size = ids, len(words)  # the n-gram that starts at each word
+    for n in range(1, orders + 1):
+        if n > 1:  # an n-gram is its first n - 1 words and the n-th: a pair of numbers, numbered anew
+            fits = room >= n
+            last = ids[np.flatnonzero(fits) + n - 1]
+            distinct, numbered = np.unique(gram[fits] * max(len(words), 1) + last, return_inverse=True)
+            gram, size = np.zeros_like(ids), len(distinct)
+            gram[fits] = numbered
+        keys = caption[room >= n] * max(size, 1) + gram[room >= n]
+        found, count = np.unique(keys, return_counts=True)
+        owner = found // max(size, 1)
+        starts = np.searchsorted(owner, np.arange(len(captions) + 1))
+        tables.append(Ngrams(starts, found - owner * max(size, 1), count.astype(np.int64), size))
+    return tables
+
+
+def look_up(keys: Integers, wanted: Integers) -> tuple[Integers, NDArray[np.bool_]]:
+    """Where wanted keys stand in a rising list without repeats, and whether they do.
+
+    Returns:
+        Positions (Q,), valid only where the second, (Q,) of truth, says so.
+    """
+    position = np.searchsorted(keys, wanted)
+    position[position == len(keys)] = 0
+    found = keys[position] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
+    return position, found

@@ -1,0 +1,151 @@
+"""What a metric gives: a corpus score, a score an image, and a signature that says how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magicap import __version__
+from magicap.errors import BadSettings
+
+Numbers = NDArray[np.float64]
+
+
+def mean_of_images(sums: Numbers) -> Numbers:
+    """The mean from (..., 2) sums of values and of ones."""
+    return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One figure over N images."""
+
+    name: str
+    """As papers print it: ``CIDEr-D``, ``BLEU-4``."""
+
+    value: float
+    """Of the whole corpus, on the metric's own scale (CIDEr-D 0 to 10, most others 0 to 1)."""
+
+    per_image: Numbers | None = None
+    """(N,) of each image alone, in the candidates' order; None where an image alone has no such score."""
+
+    statistics: Numbers | None = None
+    """(N, S); :attr:`aggregate` of their sums is the corpus score. None where it is no function of sums."""
+
+    aggregate: Callable[[Numbers], Numbers] = mean_of_images
+    """Sums (..., S) to corpus scores (...)."""
+
+    percent: bool = True
+    """Whether papers print it times 100; counts are printed as they are."""
+
+    signature: Mapping[str, str] = field(default_factory=dict)
+    """How it was measured: metric, settings, tokenizer, number of images, version, ..."""
+
+    @classmethod
+    def mean(
+        cls, name: str, per_image: Numbers, signature: Mapping[str, str], *, percent: bool = True
+    ) -> Score:
+        """The mean of the images' scores (N,), N at least 1."""
+        pairs = np.stack([per_image, np.ones_like(per_image)], axis=1)
+        return cls(name, float(per_image.mean()), per_image, pairs, percent=percent, signature=signature)
+
+    @classmethod
+    def pooled(
+        cls,
+        name: str,
+        per_image: Numbers,
+        statistics: Numbers,
+        aggregate: Callable[[Numbers], Numbers],
+        signature: Mapping[str, str],
+    ) -> Score:
+        """A corpus score of statistics (N, S) summed over images, not the mean of the images' scores."""
+        value = float(aggregate(statistics.sum(axis=0)))
+        return cls(name, value, per_image, statistics, aggregate, signature=signature)
+
+    @classmethod
+    def count(cls, name: str, value: float, signature: Mapping[str, str], *, percent: bool = False) -> Score:
+        """A figure of the corpus alone."""
+        return cls(name, float(value), percent=percent, signature=signature)
+
+    def resampled(self, weights: Numbers) -> Numbers:
+        """Corpus scores (R,) of R resamples, in which image i stands ``weights[r, i]`` times; (R, N) in.
+
+        Raises:
+            BadSettings: the score is no function of sums over images.
+        """
+        if self.statistics is None:
+            raise BadSettings(f"{self.name} is a figure of the whole corpus and cannot be resampled by image")
+        return self.aggregate(weights @ self.statistics)
+
+    def signed(self, **more: str) -> Score:
+        """The same score with more said about its origin, e.g. ``split`` and ``model``."""
+        return replace(self, signature={**self.signature, **more})
+
+    @property
+    def shown(self) -> str:
+        """As papers print it."""
+        if self.percent:
+            return f"{100 * self.value:.2f}"
+        return f"{self.value:.0f}" if float(self.value).is_integer() else f"{self.value:.2f}"
+
+    @property
+    def signature_text(self) -> str:
+        """One line, after sacreBLEU (Post 2018): ``metric:CIDEr-D|tok:...|n:1000|refs:5|version:0.1.0``."""
+        return "|".join(f"{key}:{value}" for key, value in self.signature.items())
+
+
+class Metric(Protocol):
+    """A measure of captions: N candidates and the references of each, to scores by name."""
+
+    def __call__(
+        self, candidates: Sequence[str], references: Sequence[Sequence[str]], /
+    ) -> dict[str, Score]: ...
+
+
+class Tokenizer(Protocol):
+    """Words of a caption, and the name under which signatures know the tokenizer."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, text: str, /) -> list[str]: ...
+
+
+def sign(
+    metric: str, candidates: Sequence[str], references: Sequence[Sequence[str]], **more: str
+) -> dict[str, str]:
+    """The signature every metric starts from."""
+    counts = [len(texts) for texts in references]
+    low, high = min(counts, default=0), max(counts, default=0)
+    refs = str(low) if low == high else f"{low}-{high}"
+    return {"metric": metric, **more, "n": str(len(candidates)), "refs": refs, "version": __version__}
+
+
+def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]], metric: str) -> None:
+    """Refuse what no metric can score.
+
+    Raises:
+        BadSettings: not as many references as candidates, an image without any, or no image.
+    """
+    if isinstance(candidates, str) or any(isinstance(texts, str) for texts in references):
+        raise BadSettings(
+            f"{metric}: expected a list of candidates and a list of lists of references, found a string; "
+            "one image is written ['a dog'], [['a brown dog', 'a dog runs']]"
+        )
+    if len(candidates) != len(references):
+        raise BadSettings(
+            f"{metric}: expected the references of each candidate, found {len(candidates)} candidates "
+            f"and references of {len(references)} images"
+        )
+    if not candidates:
+        raise BadSettings(f"{metric}: expected at least one image, found none")
+    bare = [position for position, texts in enumerate(references) if not texts]
+    if bare:
+        raise BadSettings(
+            f"{metric}: {len(bare)} images have no reference caption, the first at position {bare[0]}; "
+            "leave them out or add references"
+        )

@@ -1,0 +1,76 @@
+"""SPICE (Anderson et al. 2016): objects, attributes and relations in common, by the Java original."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicap.errors import MetricUnavailable
+from magicap.metrics.java import package_folder, run_java
+from magicap.metrics.score import Numbers, Score, check_pairs, sign
+
+_PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+_START_SECONDS, _IMAGE_SECONDS = 600.0, 2.0
+
+
+def spice(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, seconds: float | None = None
+) -> dict[str, Score]:
+    """SPICE, 0 to 1; the corpus score is the mean of images. It reads captions untokenized.
+
+    Beside pycocoevalcap it needs the parser of CoreNLP 3.6.0 (two files, 400 MB) in its ``spice/lib``; making
+    a ``pycocoevalcap.spice.spice.Spice()`` fetches them where there is a network. Nothing is downloaded here.
+
+    Args:
+        candidates: N captions.
+        references: N lists of one or more captions.
+        seconds: after which the Java process is taken to hang; None allows 10 minutes and 2 s an image.
+
+    Raises:
+        BadSettings: not one list of references a candidate, or no image.
+        MetricUnavailable: no Java, no pycocoevalcap or no parser, or the process hung or failed.
+    """
+    check_pairs(candidates, references, "SPICE")
+    folder = package_folder("pycocoevalcap", "SPICE") / "spice"
+    missing = [name for name in _PARSER if not (folder / "lib" / name).is_file()]
+    if missing:
+        raise MetricUnavailable(
+            f"SPICE needs {' and '.join(missing)} in {folder / 'lib'}; where there is a network, "
+            "python -c 'from pycocoevalcap.spice.spice import Spice; Spice()' fetches them"
+        )
+    rows = [
+        {"image_id": i, "test": candidate, "refs": list(texts)}
+        for i, (candidate, texts) in enumerate(zip(candidates, references, strict=True))
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch, "in.json"), Path(scratch, "out.json")
+        asked.write_text(json.dumps(rows), encoding="utf-8")
+        arguments = ["-Xmx8G", "-jar", "spice-1.0.jar", str(asked), "-cache", scratch, "-out", str(answered)]
+        run_java(
+            "SPICE",
+            [*arguments, "-subset", "-silent"],
+            folder=folder,
+            seconds=_START_SECONDS + _IMAGE_SECONDS * len(rows) if seconds is None else seconds,
+        )
+        per_image = _read(answered, len(rows))
+    return {"SPICE": Score.mean("SPICE", per_image, sign("SPICE", candidates, references, java="spice-1.0"))}
+
+
+def _read(path: Path, n: int) -> Numbers:
+    per_image = np.full(n, np.nan)
+    try:
+        answers: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for answer in answers:
+            per_image[int(answer["image_id"])] = float(answer["scores"]["All"]["f"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise MetricUnavailable(f"SPICE: spice-1.0.jar wrote no readable answer: {error!r}") from error
+    if np.isnan(per_image).any():
+        raise MetricUnavailable(
+            f"SPICE: spice-1.0.jar left out {int(np.isnan(per_image).sum())} of {n} images"
+        )
+    return per_image

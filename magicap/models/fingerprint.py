@@ -1,0 +1,18 @@
+"""A short name for weights, so that figures and indexes say which model they are of."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def fingerprint(*models: nn.Module) -> str:
+    """Twelve hexadecimal digits that change with any name, shape, type or value of any weight."""
+    digest = hashlib.blake2b(digest_size=6)
+    for model in models:
+        for name, tensor in model.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,196 @@
+"""Metrics without Java: equal to coco-caption's own code, and sane on every kind of text."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+import magicap
+from magicap.errors import BadSettings, MetricUnavailable
+from magicap.metrics import METRICS, bleu, cider_d, diversity, evaluate, lengths, rouge_l, unfinished
+from magicap.metrics.cider import TfIdf
+from magicap.metrics.tokenizer import PTB
+
+WORDS = ["a", "dog", "runs", "on", "the", "grass", "man", "red"]
+ODD = [
+    '"quoted"',
+    "café",
+    "it's",
+    "\t",
+    "日本語",
+    "🐕",
+    ".",
+    "-",
+    "--",
+    "1/2",
+    "don't",
+    "\u00a0",
+    "|||",
+    "<b>",
+]
+caption = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
+reference = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
+odd_caption = st.lists(st.sampled_from(WORDS + ODD), max_size=12).map(" ".join) | st.text(max_size=40)
+
+
+def corpora(text, heard=None):
+    """Two to six images: candidates, and one to four references of each."""
+    image = st.tuples(text, st.lists(text if heard is None else heard, min_size=1, max_size=4))
+    return st.lists(image, min_size=2, max_size=6).map(lambda rows: tuple(map(list, zip(*rows, strict=True))))
+
+
+def judged(candidates, references) -> dict[str, tuple[float, list[float]]]:
+    """coco-caption's scores of the same tokens."""
+    spoken = {i: [" ".join(PTB(text))] for i, text in enumerate(candidates)}
+    heard = {i: [" ".join(PTB(text)) for text in texts] for i, texts in enumerate(references)}
+    values, lists = Bleu(4).compute_score(heard, spoken, verbose=0)
+    scores = {
+        f"BLEU-{n + 1}": (value, each) for n, (value, each) in enumerate(zip(values, lists, strict=True))
+    }
+    scores["ROUGE-L"] = Rouge().compute_score(heard, spoken)
+    scores["CIDEr-D"] = Cider().compute_score(heard, spoken)
+    return scores
+
+
+# coco-caption fails or gives full marks where an empty caption meets an empty reference; ours scores it 0.
+@given(corpora(caption, reference))
+def test_bleu_rouge_and_cider_equal_coco_captions(corpus):
+    candidates, references = corpus
+    ours = evaluate(candidates, references, metrics=["bleu", "rouge_l", "cider_d"]).scores
+    for name, (value, per_image) in judged(candidates, references).items():
+        assert ours[name].value == pytest.approx(value, abs=1e-8), name
+        np.testing.assert_allclose(ours[name].per_image, per_image, atol=1e-8, err_msg=name)
+
+
+@given(corpora(odd_caption), st.randoms(use_true_random=False))
+def test_order_of_images_and_references_does_not_matter(corpus, random):
+    candidates, references = corpus
+    order = list(range(len(candidates)))
+    random.shuffle(order)
+    shuffled = [random.sample(references[i], len(references[i])) for i in order]
+    names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths", "unfinished"]
+    straight = evaluate(candidates, references, metrics=names).scores
+    mixed = evaluate([candidates[i] for i in order], shuffled, metrics=names).scores
+    for name, score in straight.items():
+        assert mixed[name].value == pytest.approx(score.value, abs=1e-9), name
+        if score.per_image is not None:
+            np.testing.assert_allclose(mixed[name].per_image, score.per_image[order], atol=1e-9)
+
+
+@given(corpora(odd_caption))
+def test_scores_stay_in_their_range_and_pool_as_they_say(corpus):
+    candidates, references = corpus
+    weights = np.ones((1, len(candidates)))
+    for name, score in evaluate(
+        candidates, references, metrics=["bleu", "rouge_l", "cider_d"]
+    ).scores.items():
+        top = 10 if name == "CIDEr-D" else 1
+        assert 0 <= score.value <= top + 1e-9
+        assert np.all((score.per_image >= 0) & (score.per_image <= top + 1e-9))
+        assert score.resampled(weights)[0] == pytest.approx(score.value)
+        assert score.resampled(3 * weights)[0] == pytest.approx(score.value, abs=1e-4)
+
+
+def test_a_perfect_caption_scores_the_maximum():
+    texts = ["a dog runs over wet grass", "two men in red shirts climb", "the empty street lies in rain"]
+    scores = evaluate(texts, [[text] * 5 for text in texts], metrics=["bleu", "rouge_l", "cider_d"]).scores
+    for name, score in scores.items():
+        top = 10 if name == "CIDEr-D" else 1
+        assert score.value == pytest.approx(top, rel=1e-6)
+        np.testing.assert_allclose(score.per_image, top, rtol=1e-6)
+
+
+@pytest.mark.parametrize("empty", ["", " \t\n", "...", '"'])
+def test_an_empty_caption_scores_nothing(empty):
+    scores = evaluate([empty, empty], [["a dog"], ["a man"]], metrics=["bleu", "rouge_l", "cider_d"]).scores
+    assert all(score.value < 1e-3 and (score.per_image < 1e-3).all() for score in scores.values())
+    assert scores["CIDEr-D"].value == scores["ROUGE-L"].value == 0
+
+
+def test_long_and_strange_captions_survive():
+    strange = ["word " * 10_000, "\x00\ufffd\ud800", "a\tdog\u2028runs", "<|endoftext|>", '"' * 50]
+    report = evaluate(
+        strange, [["a dog runs", text] for text in strange], metrics=[*METRICS.keys() - {"meteor"}]
+    )
+    assert all(math.isfinite(score.value) for score in report.scores.values())
+
+
+def test_one_image_has_no_cider_but_the_rest():
+    report = evaluate(["a dog"], [["a dog"]], metrics=["bleu", "cider_d"])
+    assert "two images" in report.absent["cider_d"]
+    assert report.scores["BLEU-1"].value == pytest.approx(1)
+    with pytest.raises(MetricUnavailable, match="found one"):
+        cider_d(["a dog"], [["a dog"]])
+
+
+@pytest.mark.parametrize(
+    ("candidates", "references", "says"),
+    [
+        (["a"], [["a"], ["b"]], "1 candidates and references of 2 images"),
+        (["a", "b"], [["a"], []], "1 images have no reference caption, the first at position 1"),
+        ([], [], "expected at least one image"),
+        ("a dog", ["a dog"], "found a string"),
+        (["a dog"], ["a dog"], "found a string"),
+    ],
+)
+@pytest.mark.parametrize("metric", [bleu, rouge_l, cider_d])
+def test_what_cannot_be_scored_is_refused(metric, candidates, references, says):
+    with pytest.raises(BadSettings, match=says):
+        metric(candidates, references)
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(BadSettings, match="no metric 'cider': expected bleu, "):
+        evaluate(["a"], [["a"]], metrics=["cider"])
+
+
+def test_diversity_counts_what_is_said():
+    said = ["A dog runs.", "a dog runs", "A cat sits down."]
+    scores = diversity(said)
+    assert scores["distinct captions"].value == 2
+    assert scores["vocabulary"].value == 6
+    assert scores["distinct-1"].value == pytest.approx(6 / 10)
+    assert scores["distinct-2"].value == pytest.approx(5 / 7)
+    assert scores["most frequent caption"].value == pytest.approx(2 / 3)
+    assert lengths(said)["words"].value == pytest.approx(10 / 3)
+    with pytest.raises(BadSettings, match="resampled by image"):
+        scores["vocabulary"].resampled(np.ones((1, 3)))
+    with pytest.raises(BadSettings, match="expected a list of captions"):
+        diversity([])
+
+
+def test_unfinished_captions_are_told_by_their_end():
+    said = ["A dog runs.", 'He says "stop!"', "A dog runs on the", "", "Why (not?)", "A dog."]
+    assert unfinished(said)["unfinished"].per_image.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_signatures_say_how_a_figure_came_about():
+    about = {"split": "dev", "model": "abc"}
+    report = evaluate(["a", "b"], [["a"], ["b", "c"]], metrics=["cider_d"], about=about)
+    parts = report.scores["CIDEr-D"].signature_text.split("|")
+    assert parts[0] == "metric:CIDEr-D"
+    said = {"tok:ptb-3.4.1-py", "n:2", "refs:1-2", "split:dev", "model:abc"}
+    assert said | {f"version:{magicap.__version__}"} < set(parts)
+
+
+@settings(max_examples=20)
+@given(st.lists(caption, min_size=2, max_size=6))
+def test_similarity_of_pairs_is_cider_of_one_reference(texts):
+    """The primitive behind consensus and SCST: any pair, weighed over given documents."""
+    vectors = TfIdf.of([PTB(text) for text in texts], document=np.arange(len(texts)))
+    count = len(texts)
+    left, right = np.divmod(np.arange(count * count), count)
+    pairs = vectors.similarity(left, right).reshape(count, count)
+    for shift in range(count):
+        references = [[texts[(i + shift) % count]] for i in range(count)]
+        expected = cider_d(texts, references)["CIDEr-D"].per_image
+        np.testing.assert_allclose(
+            pairs[np.arange(count), (np.arange(count) + shift) % count], expected, atol=1e-9
+        )
