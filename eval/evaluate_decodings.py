@@ -1,7 +1,6 @@
-"""Score decodings of one captioner on captioned pictures: magic search, its text-only floors, retrieval.
+"""Try many decodings of one captioner on captioned pictures: for choosing settings on dev, without Java.
 
-BLEU-4 and CIDEr-D come from pycocoevalcap's pure-Python scorers, so no Java is needed; the tokenizer here
-lowers the text and keeps words and numbers, which is close to PTB's but not it: compare rows of one table.
+For figures to report, with error bars and floors, see compare.py.
 
     python eval/evaluate_decodings.py --captions $MAGICAP_DATA/flickr8k/captions.jsonl --split test \\
         --images $MAGICAP_DATA/flickr8k/images-test.tar --memory $MAGICAP_DATA/flickr8k/captions.jsonl
@@ -10,7 +9,6 @@ lowers the text and keeps words and numbers, which is close to PTB's but not it:
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
 from transformers import HfArgumentParser
 
 from magicap import (
@@ -33,9 +29,10 @@ from magicap import (
     TopK,
 )
 from magicap.data import CaptionedImage, ImageFiles, read_captions, read_sentences
+from magicap.metrics import evaluate
 
-WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
-COLUMNS = ("B@1", "B@4", "CIDEr-D", "distinct", "words", "finished", "score", "s/picture")
+METRICS = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "distinct captions", "words")
+COLUMNS = (*METRICS, "finished", "score", "s/picture")
 
 
 @dataclass(frozen=True)
@@ -98,23 +95,13 @@ def chosen_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
 
 
 def figures(captions: Sequence[Any], rows: Sequence[CaptionedImage]) -> list[str]:
-    candidates = {row.image: [tokens(caption)] for row, caption in zip(rows, captions, strict=True)}
-    references = {row.image: [tokens(text) for text in row.captions] for row in rows}
-    bleu, _ = Bleu(4).compute_score(references, candidates, verbose=0)
-    cider, _ = Cider().compute_score(references, candidates)
+    names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths"]
+    scores = evaluate(captions, [row.captions for row in rows], metrics=names).scores
     return [
-        f"{100 * bleu[0]:.1f}",
-        f"{100 * bleu[3]:.1f}",
-        f"{100 * cider:.1f}",
-        str(len(set(captions))),
-        f"{statistics.mean(len(caption.split()) for caption in captions):.1f}",
+        *(scores[name].shown for name in METRICS),
         f"{100 * statistics.mean(caption.finished for caption in captions):.0f} %",
         f"{statistics.mean(caption.score for caption in captions):.3f}",
     ]
-
-
-def tokens(text: str) -> str:
-    return " ".join(WORD.findall(text.lower()))
 
 
 def table_line(cells: Sequence[str]) -> str:
