@@ -49,7 +49,8 @@ def test_a_folder_prints_a_line_a_picture_in_natural_order(preset, album, capsys
         "10.png",
         "below/3.jpg",
     ]
-    assert all(set(row) == {"image", "caption", "score", "finished"} for row in rows)
+    keys = {"image", "caption", "score", "finished", "model", "decoding"}
+    assert all(set(row) == keys for row in rows)
 
 
 def test_failures_are_told_and_the_rest_is_done(preset, album, capsys):

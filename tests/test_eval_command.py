@@ -1,0 +1,245 @@
+"""``magicap eval`` and the scripts of eval/, as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from PIL import Image
+
+from magicap.cli import main
+
+WORDS = ["a dog runs", "a red car stops", "two men talk", "the cat sleeps on a sofa"]
+
+
+def script(name):
+    path = Path(__file__).parent.parent / "eval" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"eval_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("captioner")
+    tiny.captioner(0, max_new_tokens=5).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Four pictures with two references each, and four more captions for training."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    rows = []
+    for i, picture in enumerate(tiny.pictures(4)):
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        rows.append({"image": f"{i}.png", "split": "test", "captions": [WORDS[i], WORDS[i] + " today"]})
+    rows += [{"image": f"t{i}.png", "split": "train", "captions": [text]} for i, text in enumerate(WORDS)]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    path = tmp_path / "said.jsonl"
+    path.write_text(
+        "".join(json.dumps({"image": f"{i}.png", "caption": t}) + "\n" for i, t in enumerate(WORDS))
+    )
+    return path
+
+
+def arguments(predictions, album, *more):
+    fast = ["--metrics", "bleu", "cider_d", "diversity"]
+    return ["eval", str(predictions), "--references", str(album), "--split", "test", *fast, *more]
+
+
+def test_captions_of_the_command_line_can_be_scored(preset, album, tmp_path, capsys):
+    pictures = [str(album / f"{i}.png") for i in range(4)]
+    assert main(["caption", *pictures, "--preset", preset, "--json"]) == 0
+    said = tmp_path / "said.jsonl"
+    said.write_text(capsys.readouterr().out)
+    images = ["--images", str(album), "--judge", preset]
+    assert main(arguments(said, album, *images, "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 4
+    assert {"BLEU-4", "CIDEr-D", "CLIPScore", "RefCLIPScore", "vocabulary"} <= set(found["scores"])
+    signature = found["scores"]["CLIPScore"]["signature"]
+    assert signature["split"] == "test"
+    assert signature["model"] == json.loads(said.read_text().splitlines()[0])["model"]
+    assert len(signature["judge"]) == 12
+
+
+def test_the_table_has_a_line_a_figure(predictions, album, capsys):
+    assert main(arguments(predictions, album)) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].split() == ["metric", "score", "signature"]
+    assert any(line.startswith("BLEU-1") and "100.00" in line and "tok:ptb" in line for line in lines)
+    assert "model:file-" in out
+    assert err == ""
+
+
+def test_every_images_own_scores_go_to_a_file(predictions, album, tmp_path, capsys):
+    path = tmp_path / "each.csv"
+    assert main(arguments(predictions, album, "--per-image", str(path))) == 0
+    rows = list(csv.DictReader(path.open()))
+    assert [row["caption"] for row in rows] == WORDS
+    assert all(float(row["BLEU-1"]) == pytest.approx(1) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--per-image", "/no/such/folder/each.csv"], "cannot be written"),
+        (["--split", "night"], "there are no reference captions"),
+        (["--images", "/no/such.tar"], "No such file"),
+        (["--references", "/no/such"], "expected a file, found"),
+    ],
+)
+def test_wrong_calls_are_told_in_one_line(predictions, album, more, says, capsys):
+    assert main(arguments(predictions, album, *more)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_splits_must_be_named_and_references_given(predictions, album, capsys):
+    assert main(["eval", str(predictions), "--references", str(album)]) == 2
+    assert "holds the splits test, train: name one with --split" in capsys.readouterr().err
+    assert main(["eval", str(predictions)]) == 2
+    assert "brings no references" in capsys.readouterr().err
+
+
+def test_a_partial_set_is_refused_unless_asked_for_and_then_marked(predictions, album, capsys):
+    predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:2]))
+    assert main(arguments(predictions, album)) == 2
+    assert "2 images have no caption: 2.png, 3.png" in capsys.readouterr().err
+    assert main(arguments(predictions, album, "--partial")) == 0
+    out, err = capsys.readouterr()
+    assert "partial:2 of 4 images" in out
+    assert "figures of other sets do not compare" in err
+
+
+def compared(album, tmp_path, preset, *systems, **more):
+    compare = script("compare")
+    compare.main(
+        compare.Config(
+            systems=list(systems),
+            references=str(album),
+            split="test",
+            images=[str(album)],
+            training=str(album),
+            floors_of=preset,
+            judge=preset,
+            metrics=["bleu", "cider_d", "lengths"],
+            keep=str(tmp_path / "kept"),
+            resamples=50,
+            **more,
+        )
+    )
+
+
+def test_one_command_compares_captioners_files_and_floors(preset, album, predictions, tmp_path, capsys):
+    files = {kind: str(tmp_path / f"out.{kind}") for kind in ("csv", "markdown", "html")}
+    compared(album, tmp_path, preset, f"ours={preset}", f"theirs={predictions}", **files)
+    table = capsys.readouterr().out
+    for name in (
+        "ours",
+        "theirs",
+        "best constant caption",
+        "contrastive search",
+        "nearest caption",
+        "consensus of 30",
+    ):
+        assert name in table
+    rows = list(csv.DictReader(Path(files["csv"]).read_text().splitlines()))
+    assert {row["metric"] for row in rows} >= {"BLEU-4", "CIDEr-D", "CLIPScore", "RefCLIPScore"}
+    assert "model:" in rows[0]["signature"]
+    assert "decoding:MagicSearch" in rows[0]["signature"]
+    page = Path(files["html"]).read_text()
+    assert WORDS[3] in page
+    assert "| system |" in Path(files["markdown"]).read_text()
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(preset, album, tmp_path, capsys, monkeypatch):
+    compared(album, tmp_path, preset, f"ours={preset}")
+    whole = capsys.readouterr().out
+    kept = tmp_path / "kept" / "ours.jsonl"
+    lines = kept.read_text().splitlines(keepends=True)
+    assert len(lines) == 4
+    kept.write_text("".join(lines[:2]) + lines[2][:20])  # stopped while writing the third
+
+    captioned = []
+    from magicap import Captioner
+
+    caption = Captioner.caption
+    monkeypatch.setattr(
+        Captioner, "caption", lambda self, images, *a, **k: caption(self, watched(images, captioned), *a, **k)
+    )
+    compared(album, tmp_path, preset, f"ours={preset}")
+    assert capsys.readouterr().out == whole
+    assert kept.read_text() == "".join(lines)
+    assert len(captioned) == 2  # the floors were kept whole
+
+
+def watched(images, seen):
+    for image in images:
+        seen.append(image)
+        yield image
+
+
+def test_captions_of_another_decoding_are_not_taken_for_these(preset, album, tmp_path, capsys):
+    compared(album, tmp_path, preset, f"ours={preset}")
+    kept = tmp_path / "kept" / "ours.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    kept.write_text(
+        "".join(json.dumps({**row, "decoding": "Other()", "caption": "no"}) + "\n" for row in rows)
+    )
+    compared(album, tmp_path, preset, f"ours={preset}")
+    assert [json.loads(line)["caption"] for line in kept.read_text().splitlines()] == [
+        r["caption"] for r in rows
+    ]
+
+
+def test_files_compare_without_pictures_or_models(predictions, album, tmp_path, capsys):
+    compare = script("compare")
+    config = compare.Config(
+        systems=[f"a={predictions}"], references=str(album), split="test", metrics=["bleu"]
+    )
+    compare.main(config)
+    out, err = capsys.readouterr()
+    assert "BLEU-4" in out
+    assert "no floors" in err
+
+
+def test_published_lists_of_different_extent_compare_only_when_asked(album, tmp_path, capsys):
+    compare = script("compare")
+    rows = [
+        {"split": "test", "image_name": f"{i}.png", "captions": [t], "prediction": t}
+        for i, t in enumerate(WORDS)
+    ]
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    whole.write_text(json.dumps(rows))
+    part.write_text(json.dumps(rows[:3]))
+    systems = [f"whole={whole}", f"part={part}"]
+    with pytest.raises(ValueError, match=r"1 images have no caption: 3\.png"):
+        compare.main(compare.Config(systems=systems, metrics=["bleu"]))
+    compare.main(compare.Config(systems=systems, metrics=["bleu"], partial=True, csv=str(tmp_path / "f.csv")))
+    assert "n = 3" in capsys.readouterr().out
+    assert "partial:3 of 4 images" in (tmp_path / "f.csv").read_text()
+
+
+@pytest.mark.parametrize("spec", ["magic", "=x", "magic="])
+def test_systems_are_named(spec):
+    compare = script("compare")
+    with pytest.raises(ValueError, match="NAME=FILE or NAME=PRESET"):
+        compare.main(compare.Config(systems=[spec]))
