@@ -4,7 +4,7 @@
         --images $MAGICAP_DATA/flickr8k/images-test.tar --training $MAGICAP_DATA/flickr8k/captions.jsonl \\
         --systems magic=embedded theirs=predictions.json --html report.html --csv figures.csv
 
-A system is NAME=FILE (predictions, as 'magicap eval' reads them) or NAME=PRESET (a preset or a captioner's
+A system is NAME=FILE (captions, as 'magicap eval' reads them) or NAME=PRESET (a preset or a captioner's
 folder). Captions are kept in --keep as they are made, so a run that was stopped goes on where it was.
 """
 
@@ -16,21 +16,29 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from magicap.evaluation.report import html_report
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap.captioner import Captioner
-from magicap.data import CaptionedImage, ImageFiles, read_captions
+from magicap.data import CaptionedImage, ImageFiles
 from magicap.decoding.settings import Decoding
 from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.comparison import Comparison, System, compare
-from magicap.evaluation.floors import best_constant_caption, floor_decodings
-from magicap.evaluation.predictions import Predictions, match, read_predictions
-from magicap.evaluation.systems import captioned, clip_score
+from magicap.evaluation.files import refuse_unwritable, write_whole
+from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
+from magicap.evaluation.predictions import (
+    Predictions,
+    assign,
+    choose_references,
+    match,
+    read_predictions,
+    refuse_incomplete,
+)
+from magicap.evaluation.report import html_report
+from magicap.evaluation.systems import captioned, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
 from magicap.metrics import METRICS, Metric, Report, evaluate
-from magicap.presets import DEFAULT
+from magicap.presets import DEFAULT, PRESETS
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Config:
         default=None, metadata={"help": "captions for the floors (their train split)"}
     )
     floors_of: str = field(default=DEFAULT, metadata={"help": "whose models make the floors"})
-    judge: str | None = field(default=DEFAULT, metadata={"help": "whose scorer gives CLIPScore"})
+    judge: str = field(default=DEFAULT, metadata={"help": "whose scorer gives CLIPScore"})
     against: str | None = field(default=None, metadata={"help": "differences from this one (the first)"})
     metrics: list[str] = field(default_factory=list, metadata={"help": f"some of {', '.join(METRICS)} (all)"})
     title: str | None = field(default=None, metadata={"help": "of the report"})
@@ -64,150 +72,180 @@ class Config:
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
     seed: int = field(default=0, metadata={"help": "of searches that draw, and of the bootstrap"})
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise BadSettings(f"--limit must be at least 1, found {self.limit}")
+        if unknown := [name for name in self.metrics if name not in METRICS]:
+            raise BadSettings(f"no metric {unknown[0]!r}: expected some of {', '.join(METRICS)}")
+        inputs = [self.references, *(spec.partition("=")[2] for spec in self.systems)]
+        for path in (self.html, self.csv, self.markdown):
+            if path is not None:
+                refuse_unwritable(path, inputs)
+
 
 def main(config: Config) -> None:
-    sources = dict(named(spec) for spec in config.systems)
+    sources = named(config.systems)
     files = {name: read_predictions(source) for name, source in sources.items() if Path(source).is_file()}
     rows, about = images_of(config, files)
-    systems = [
-        read(name, files[name], rows)
-        if name in files
-        else searched(name, Captioner.from_pretrained(source), rows, config)
-        for name, source in sources.items()
-    ]
-    systems += floors(config, rows)
-    comparison = compare(
-        config.title
-        or f"{Path(config.references or sources[systems[0].name]).parent.name} {config.split or ''}",
-        [row.image for row in rows],
-        [row.captions for row in rows],
-        systems,
-        reports(config, rows, systems, about),
-        against=config.against or systems[0].name,
-        confidence=config.confidence,
-        resamples=config.resamples,
-        seed=config.seed,
-    )
-    print(aligned(*comparison_table(comparison)) + "\n\n" + comparison_notes(comparison))
-    write(config, comparison)
+    against = config.against or next(iter(sources))
+    if against not in sources:
+        raise BadSettings(f"no system {against!r} to compare against: expected one of {', '.join(sources)}")
+    with ExitStack() as opened:
+        pictures = None
+        if config.images:
+            pictures = opened.enter_context(open_pictures([row.image for row in rows], config.images))
+        bench = Bench(config, rows, pictures)
+        systems = [
+            read(name, files[name], rows)
+            if name in files
+            else bench.searched(name, Captioner.from_pretrained(source))
+            for name, source in sources.items()
+        ]
+        systems += bench.floors()
+        comparison = compare(
+            config.title or default_title(config),
+            [row.image for row in rows],
+            [row.captions for row in rows],
+            systems,
+            bench.reports(systems, about),
+            against=against,
+            confidence=config.confidence,
+            resamples=config.resamples,
+            seed=config.seed,
+        )
+        print(aligned(*comparison_table(comparison)) + "\n\n" + comparison_notes(comparison))
+        write(config, comparison, pictures)
 
 
-def named(spec: str) -> tuple[str, str]:
-    name, equals, source = spec.partition("=")
-    if not (name and equals and source):
-        raise BadSettings(f"a system is written NAME=FILE or NAME=PRESET, found {spec!r}")
-    return name, source
+def named(specs: Sequence[str]) -> dict[str, str]:
+    """Name -> file, preset or folder."""
+    sources: dict[str, str] = {}
+    for spec in specs:
+        name, equals, source = spec.partition("=")
+        if not (name and equals and source):
+            raise BadSettings(f"a system is written NAME=FILE or NAME=PRESET, found {spec!r}")
+        if name in sources:
+            raise BadSettings(f"systems need names of their own, found {name!r} twice")
+        if not Path(source).exists() and source not in PRESETS:
+            raise BadSettings(
+                f"{name}={source}: expected a file, a captioner's folder or {', '.join(PRESETS)}"
+            )
+        sources[name] = source
+    return sources
 
 
 def images_of(config: Config, files: dict[str, Predictions]) -> tuple[list[CaptionedImage], dict[str, str]]:
     """The images to compare on, and what signatures must say of them."""
     own = [predictions.references for predictions in files.values() if predictions.references]
-    if config.references is not None:
-        rows = read_captions(config.references, config.split)
-    elif own:
-        rows = list(own[0])
-    else:
-        raise BadSettings("no system brings its references: give the data set's with --references")
-    if not rows:
-        raise BadSettings(f"{config.references} has no split {config.split!r}")
-    wanted = rows[: config.limit]
-    if config.partial:
-        everywhere = [set(match(file, rows, partial=True).images) for file in files.values()]
-        wanted = [row for row in wanted if all(row.image in images for images in everywhere)]
+    if config.references is None:
+        refuse_other_references(own)
+    rows = choose_references(config.references, config.split, own[0] if own else None)
+    wanted = {row.image for row in rows[: config.limit]}
+    for predictions in files.values():
+        captions, strangers = assign(predictions, rows)
+        missing = [row.image for row in rows if row.image in wanted and row.image not in captions]
+        if not config.partial:
+            refuse_incomplete(predictions, strangers, missing)
+        wanted -= set(missing)
+    if not wanted:
+        raise BadSettings("the systems have no image in common")
     splits = sorted({row.split for row in rows if row.split})
     about = {"split": "+".join(splits)} if splits else {}
     if len(wanted) < len(rows):
         about["partial"] = f"{len(wanted)} of {len(rows)} images"
-    return wanted, about
+    return [row for row in rows if row.image in wanted], about
+
+
+def refuse_other_references(own: Sequence[Sequence[CaptionedImage]]) -> None:
+    first = {row.image: row.captions for row in own[0]} if own else {}
+    for others in own[1:]:
+        if any(first.get(row.image, row.captions) != row.captions for row in others):
+            raise BadSettings("the files bring different references: give the data set's with --references")
 
 
 def read(name: str, predictions: Predictions, rows: Sequence[CaptionedImage]) -> System:
-    wanted = {row.image for row in rows}
-    scored = match(predictions, rows, partial=True)
-    if set(scored.images) != wanted:
-        match(predictions, rows)  # which says what is missing
-    return System(
-        name, scored.candidates, about={"model": predictions.model or Path(predictions.source).name}
-    )
+    scored = match(predictions, rows, partial=True)  # images_of has refused what is not whole
+    return System(name, scored.candidates, about={"model": predictions.model})
 
 
-def searched(
-    name: str,
-    captioner: Captioner,
-    rows: Sequence[CaptionedImage],
-    config: Config,
-    decoding: Decoding | None = None,
-    *,
-    floor: bool = False,
-) -> System:
-    if not config.images:
-        raise BadSettings(f"{name} captions pictures: give their tar files or folders with --images")
-    with tqdm(total=len(rows), desc=name, unit="picture", disable=None) as bar:
-        system = captioned(
-            name,
-            captioner,
-            decoding or captioner.decoding,
-            [row.image for row in rows],
-            config.images,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            kept=Path(config.keep, f"{name}.jsonl"),
-            progress=bar.update,
-        )
-    return replace(system, floor=floor)
+def default_title(config: Config) -> str:
+    source = config.references or config.systems[0].partition("=")[2]
+    return f"{Path(source).resolve().parent.name} {config.split or ''}".strip()
 
 
-def floors(config: Config, rows: Sequence[CaptionedImage]) -> list[System]:
-    """Every floor that what was given allows; the others are named on stderr."""
-    if config.training is None:
-        print("magicap: no floors: they need training captions (--training)", file=sys.stderr)
-        return []
-    training = read_captions(config.training, "train")
-    constant = best_constant_caption(training)
-    found = [System("best constant caption", [constant] * len(rows), floor=True, about={"caption": constant})]
-    if not config.images:
-        print("magicap: no floors of search and retrieval: they need pictures (--images)", file=sys.stderr)
-        return found
-    captioner = Captioner.from_pretrained(config.floors_of)
-    return found + [
-        searched(name, captioner, rows, config, decoding, floor=True)
-        for name, decoding in floor_decodings(captioner, training).items()
-    ]
+@dataclass(frozen=True)
+class Bench:
+    """What captioners are run and judged on."""
+
+    config: Config
+    rows: Sequence[CaptionedImage]
+    pictures: ImageFiles | None
+
+    def searched(
+        self, name: str, captioner: Captioner, decoding: Decoding | None = None, *, floor: bool = False
+    ) -> System:
+        if self.pictures is None:
+            raise BadSettings(f"{name} captions pictures: give their tar files or folders with --images")
+        with tqdm(total=len(self.rows), desc=name, unit="picture", disable=None) as bar:
+            system = captioned(
+                name,
+                captioner,
+                decoding or captioner.decoding,
+                [row.image for row in self.rows],
+                self.pictures,
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+                keep=Path(self.config.keep),
+                progress=bar.update,
+            )
+        return replace(system, floor=floor)
+
+    def floors(self) -> list[System]:
+        """Every floor that what was given allows; the others are named on stderr."""
+        if self.config.training is None:
+            print("compare.py: no floors: they need training captions (--training)", file=sys.stderr)
+            return []
+        training = training_captions(self.config.training, [row.image for row in self.rows])
+        constant = best_constant_caption(training)
+        about = {"caption": constant}
+        found = [System("best constant caption", [constant] * len(self.rows), floor=True, about=about)]
+        if self.pictures is None:
+            print("compare.py: no floors of search and retrieval: they need --images", file=sys.stderr)
+            return found
+        captioner = Captioner.from_pretrained(self.config.floors_of)
+        return found + [
+            self.searched(name, captioner, decoding, floor=True)
+            for name, decoding in floor_decodings(captioner, training).items()
+        ]
+
+    def reports(self, systems: Sequence[System], about: dict[str, str]) -> list[Report]:
+        more: dict[str, Metric] = {}
+        if self.pictures is not None:
+            scorer = Captioner.from_pretrained(self.config.judge).scorer
+            more["CLIPScore"] = clip_score(scorer, [row.image for row in self.rows], self.pictures)
+        references = [row.captions for row in self.rows]
+        metrics = self.config.metrics or None
+        return [
+            evaluate(
+                system.captions,
+                references,
+                metrics=metrics,
+                more=more,
+                about={**about, **(system.about or {})},
+            )
+            for system in tqdm(systems, desc="scores", unit="system", disable=None)
+        ]
 
 
-def reports(
-    config: Config, rows: Sequence[CaptionedImage], systems: Sequence[System], about: dict[str, str]
-) -> list[Report]:
-    more: dict[str, Metric] = {}
-    if config.images and config.judge is not None:
-        scorer = Captioner.from_pretrained(config.judge).scorer
-        more["clipscore"] = clip_score(scorer, [row.image for row in rows], config.images)
-    references = [row.captions for row in rows]
-    return [
-        evaluate(
-            system.captions,
-            references,
-            metrics=config.metrics or None,
-            more=more,
-            about={**about, **(system.about or {})},
-        )
-        for system in tqdm(systems, desc="scores", unit="system", disable=None)
-    ]
-
-
-def write(config: Config, comparison: Comparison) -> None:
+def write(config: Config, comparison: Comparison, pictures: ImageFiles | None) -> None:
     if config.csv is not None:
-        Path(config.csv).write_text(comparison_csv(comparison), encoding="utf-8")
+        write_whole(config.csv, comparison_csv(comparison))
     if config.markdown is not None:
         table = markdown(*comparison_table(comparison))
-        Path(config.markdown).write_text(f"{table}\n\n{comparison_notes(comparison)}\n", encoding="utf-8")
+        write_whole(config.markdown, f"{table}\n\n{comparison_notes(comparison)}\n")
     if config.html is not None:
-        with ExitStack() as opened:
-            picture = None
-            if config.images and config.html_grid:
-                picture = opened.enter_context(ImageFiles(config.images)).read
-            page = html_report(comparison, picture, grid=config.html_grid)
-        Path(config.html).write_text(page, encoding="utf-8")
+        picture = pictures.read if pictures is not None and config.html_grid else None
+        write_whole(config.html, html_report(comparison, picture, grid=config.html_grid))
 
 
 if __name__ == "__main__":
@@ -215,3 +253,5 @@ if __name__ == "__main__":
         main(*HfArgumentParser(Config).parse_args_into_dataclasses())
     except MagicapError as error:
         sys.exit(f"compare.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("compare.py: interrupted; the same command goes on from here")

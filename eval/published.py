@@ -101,9 +101,12 @@ def main(config: Config) -> None:
 def ours(path: str) -> list[list[str]]:
     """Rows of a CSV that eval/compare.py wrote."""
     systems: dict[str, dict[str, float]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            systems.setdefault(row["system"], {})[row["metric"]] = 100 * float(row["value"])
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                systems.setdefault(row["system"], {})[row["metric"]] = 100 * float(row["value"])
+    except (OSError, KeyError, ValueError) as error:
+        raise SystemExit(f"{path} is no CSV of eval/compare.py: {error}") from error
     return [
         [name, *(_cell(figures.get(metric)) for metric in METRICS), f" ours; {path}"]
         for name, figures in systems.items()

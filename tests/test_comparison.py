@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import numpy as np
 import pytest
@@ -13,16 +14,13 @@ from magicap.data import CaptionedImage
 from magicap.decoding.memory import CaptionMemory, ConsensusCaption
 from magicap.errors import BadData, BadSettings
 from magicap.evaluation.comparison import System, compare
-from magicap.evaluation.floors import best_constant_caption, floor_decodings
+from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
-from magicap.metrics import ClipScore, cider_d, evaluate
+from magicap.metrics import ClipScore, Report, cider_d, evaluate
 from magicap.metrics.clipscore import PREFIX
 
-TRUTH = [
-    f"a {colour} {animal} runs on wet grass"
-    for colour in ("red", "brown")
-    for animal in "dog cat cow hen fox".split()
-]
+COLOURS, ANIMALS = "red brown grey white black spotted".split(), "dog cat cow hen fox".split()
+TRUTH = [f"a {colour} {animal} runs on wet grass" for colour in COLOURS for animal in ANIMALS]
 IMAGES = [f"{i}.jpg" for i in range(len(TRUTH))]
 REFERENCES = [[text, text.replace("runs", "walks")] for text in TRUTH]
 
@@ -42,14 +40,15 @@ def test_differences_beyond_chance_are_told_from_none():
     assert bad.difference < 0
     assert bad.p_value < 0.01
     assert bad.difference_low <= bad.difference <= bad.difference_high < 0
+    assert found.estimates["good"]["BLEU-1"].score.signature["metric"] == "BLEU-1"
     itself = found.estimates["good"]["CIDEr-D"]
-    assert itself.low <= itself.score.value <= itself.high
+    assert itself.low - 1e-9 <= itself.score.value <= itself.high + 1e-9
     assert itself.difference is None
     assert found.estimates["bad"]["vocabulary"].low is None  # no function of sums over images
 
 
 def test_intervals_repeat_with_the_seed_and_narrow_with_less_confidence():
-    graded = System("graded", [" ".join(text.split()[: 2 + i // 2]) for i, text in enumerate(TRUTH)])
+    graded = System("graded", [" ".join(text.split()[: 2 + i // 6]) for i, text in enumerate(TRUTH)])
     first, again, other = (
         comparison([graded], seed=seed).estimates["graded"]["CIDEr-D"] for seed in (0, 0, 1)
     )
@@ -58,8 +57,33 @@ def test_intervals_repeat_with_the_seed_and_narrow_with_less_confidence():
     assert first.low < narrow.low < first.score.value < narrow.high < first.high
 
 
+def test_few_images_have_no_intervals_and_no_significance():
+    images, references, said = IMAGES[:29], REFERENCES[:29], TRUTH[:29]
+    systems = [System("good", said), System("bad", ["a man"] * 29)]
+    reports = [evaluate(s.captions, references, metrics=["cider_d"]) for s in systems]
+    found = compare("few", images, references, systems, reports, against="good")
+    estimate = found.estimates["bad"]["CIDEr-D"]
+    assert estimate.difference < 0
+    assert (estimate.low, estimate.high, estimate.p_value) == (None, None, None)
+    assert "too few for intervals" in comparison_notes(found)
+    assert "▼" not in comparison_table(found)[1][1][1]
+
+
+def test_a_metric_that_one_system_lacks_stays_with_the_others():
+    systems = [System("with", TRUTH), System("without", TRUTH)]
+    whole = evaluate(TRUTH, REFERENCES, metrics=["bleu", "cider_d"])
+    part = Report({k: v for k, v in whole.scores.items() if k != "CIDEr-D"}, {"CIDEr-D": "it hung"})
+    for against in ("with", "without"):
+        found = compare("t", IMAGES, REFERENCES, systems, [whole, part], against=against, resamples=20)
+        assert "CIDEr-D" in found.estimates["with"]
+        assert found.absent == {"CIDEr-D of without": "it hung"}
+        assert found.estimates["with"]["CIDEr-D"].difference is None
+    found = compare("t", IMAGES, REFERENCES, systems, [part, part], against="with", resamples=20)
+    assert found.absent == {"CIDEr-D": "it hung"}
+
+
 def test_bleu_is_resampled_as_a_corpus_not_as_a_mean():
-    half = System("half", [*TRUTH[:5], *["a man on a horse"] * 5])
+    half = System("half", [*TRUTH[:15], *["a man on a horse"] * 15])
     estimate = comparison([half]).estimates["half"]["BLEU-4"]
     assert estimate.score.value != pytest.approx(estimate.score.per_image.mean(), abs=0.01)
     assert estimate.low < estimate.score.value < estimate.high
@@ -70,6 +94,8 @@ def test_bleu_is_resampled_as_a_corpus_not_as_a_mean():
     [
         ([System("a", TRUTH), System("a", TRUTH)], {}, "names of their own"),
         ([System("a", TRUTH)], {"against": "b"}, "no system 'b' to compare against: expected one of a"),
+        ([System("a", TRUTH)], {"confidence": 95}, "between 0 and 1"),
+        ([System("a", TRUTH)], {"resamples": 0}, "at least 1, found 0"),
     ],
 )
 def test_comparisons_that_make_no_sense_are_refused(systems, settings, says):
@@ -86,7 +112,7 @@ def test_tables_hold_figures_marks_and_reasons():
     assert "low \\| bad" in markdown(header, rows)
     lines = aligned(header, rows).splitlines()
     assert len({line.index(cell) for line, cell in zip(lines[1:], ("good", "low"), strict=True)}) == 1
-    assert "n = 10" in comparison_notes(found)
+    assert "n = 30" in comparison_notes(found)
     records = list(csv.DictReader(io.StringIO(comparison_csv(found))))
     assert {record["system"] for record in records} == {"good", "low | bad"}
     cider = next(r for r in records if r["system"] == "low | bad" and r["metric"] == "CIDEr-D")
@@ -105,6 +131,20 @@ def test_the_best_constant_caption_is_the_most_typical_of_the_training_text():
     assert scores[best] == pytest.approx(max(scores.values()))
     with pytest.raises(BadData, match="found none"):
         best_constant_caption([])
+
+
+def test_floors_never_read_the_captions_they_are_compared_on(tmp_path):
+    rows = [
+        {"image": "a", "split": "train", "captions": ["one"]},
+        {"image": "b", "split": "train", "captions": ["two"], "flickr8k_split": "test"},
+        {"image": "c", "split": "train", "captions": ["three"], "flickr8k_split": "train"},
+        {"image": "d", "split": "test", "captions": ["four"]},
+    ]
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row.image for row in training_captions(path, ["a"])] == ["c"]
+    with pytest.raises(BadData, match="no train split beside"):
+        training_captions(path, ["a", "c"])
 
 
 def test_consensus_is_the_neighbour_most_like_the_others():
@@ -139,8 +179,8 @@ def test_floors_use_the_captioners_own_models_and_settings():
     assert list(floors) == ["contrastive search", "nearest caption", "consensus of 30 nearest"]
     contrastive = floors["contrastive search"]
     assert (contrastive.top_k, contrastive.alpha, contrastive.max_new_tokens) == (5, 0.3, 6)
-    assert len(floors["nearest caption"].memory) == 20
-    assert "20 captions" in str(floors["nearest caption"])
+    assert len(floors["nearest caption"].memory) == 60
+    assert "60 captions" in str(floors["nearest caption"])
 
 
 def test_clip_score_is_the_papers():

@@ -57,7 +57,7 @@ def predictions(tmp_path):
 
 
 def arguments(predictions, album, *more):
-    fast = ["--metrics", "bleu", "cider_d", "diversity"]
+    fast = ["--metrics", "bleu,cider_d,diversity"]
     return ["eval", str(predictions), "--references", str(album), "--split", "test", *fast, *more]
 
 
@@ -66,7 +66,7 @@ def test_captions_of_the_command_line_can_be_scored(preset, album, tmp_path, cap
     assert main(["caption", *pictures, "--preset", preset, "--json"]) == 0
     said = tmp_path / "said.jsonl"
     said.write_text(capsys.readouterr().out)
-    images = ["--images", str(album), "--judge", preset]
+    images = ["--images", str(album), "--judge", preset, "--metrics", "bleu,cider_d,clipscore,diversity"]
     assert main(arguments(said, album, *images, "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 4
@@ -99,8 +99,10 @@ def test_every_images_own_scores_go_to_a_file(predictions, album, tmp_path, caps
     ("more", "says"),
     [
         (["--per-image", "/no/such/folder/each.csv"], "cannot be written"),
-        (["--split", "night"], "there are no reference captions"),
-        (["--images", "/no/such.tar"], "No such file"),
+        (["--split", "night"], "no split 'night'; it has test, train"),
+        (["--images", "/no/such.tar", "--metrics", "clipscore"], "No such file"),
+        (["--metrics", "clipscore"], "give their tar files or folders with --images"),
+        (["--judge", "embedded"], "give their tar files or folders with --images"),
         (["--references", "/no/such"], "expected a file, found"),
     ],
 )
@@ -112,11 +114,30 @@ def test_wrong_calls_are_told_in_one_line(predictions, album, more, says, capsys
     assert len(err.splitlines()) == 1
 
 
+def test_inputs_are_not_written_over(predictions, album, capsys):
+    before = predictions.read_text()
+    for path in (predictions, album / "captions.jsonl"):
+        call = ["eval", str(predictions), "--references", str(album / "captions.jsonl"), "--split", "test"]
+        assert main([*call, "--per-image", str(path)]) == 2
+        assert "must not be written over" in capsys.readouterr().err
+    assert predictions.read_text() == before
+
+
+def test_a_metric_asked_for_by_name_and_absent_is_a_failure(
+    predictions, album, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(arguments(predictions, album, "--metrics", "meteor,bleu")) == 2
+    out, err = capsys.readouterr()
+    assert "BLEU-4" in out
+    assert "METEOR is absent: METEOR needs Java" in err
+
+
 def test_splits_must_be_named_and_references_given(predictions, album, capsys):
     assert main(["eval", str(predictions), "--references", str(album)]) == 2
     assert "holds the splits test, train: name one with --split" in capsys.readouterr().err
     assert main(["eval", str(predictions)]) == 2
-    assert "brings no references" in capsys.readouterr().err
+    assert "bring no references" in capsys.readouterr().err
 
 
 def test_a_partial_set_is_refused_unless_asked_for_and_then_marked(predictions, album, capsys):
@@ -163,7 +184,7 @@ def test_one_command_compares_captioners_files_and_floors(preset, album, predict
         assert name in table
     rows = list(csv.DictReader(Path(files["csv"]).read_text().splitlines()))
     assert {row["metric"] for row in rows} >= {"BLEU-4", "CIDEr-D", "CLIPScore", "RefCLIPScore"}
-    assert "model:" in rows[0]["signature"]
+    assert "|model:" in rows[0]["signature"]
     assert "decoding:MagicSearch" in rows[0]["signature"]
     page = Path(files["html"]).read_text()
     assert WORDS[3] in page
@@ -173,7 +194,7 @@ def test_one_command_compares_captioners_files_and_floors(preset, album, predict
 def test_a_stopped_comparison_goes_on_where_it_was(preset, album, tmp_path, capsys, monkeypatch):
     compared(album, tmp_path, preset, f"ours={preset}")
     whole = capsys.readouterr().out
-    kept = tmp_path / "kept" / "ours.jsonl"
+    kept = next((tmp_path / "kept").glob("ours-*.jsonl"))
     lines = kept.read_text().splitlines(keepends=True)
     assert len(lines) == 4
     kept.write_text("".join(lines[:2]) + lines[2][:20])  # stopped while writing the third
@@ -197,17 +218,15 @@ def watched(images, seen):
         yield image
 
 
-def test_captions_of_another_decoding_are_not_taken_for_these(preset, album, tmp_path, capsys):
+def test_kept_captions_of_other_images_are_left_alone(preset, album, tmp_path, capsys):
     compared(album, tmp_path, preset, f"ours={preset}")
-    kept = tmp_path / "kept" / "ours.jsonl"
-    rows = [json.loads(line) for line in kept.read_text().splitlines()]
-    kept.write_text(
-        "".join(json.dumps({**row, "decoding": "Other()", "caption": "no"}) + "\n" for row in rows)
-    )
-    compared(album, tmp_path, preset, f"ours={preset}")
-    assert [json.loads(line)["caption"] for line in kept.read_text().splitlines()] == [
-        r["caption"] for r in rows
-    ]
+    before = {path: path.read_text() for path in (tmp_path / "kept").iterdir()}
+    compared(album, tmp_path, preset, f"ours={preset}", limit=2)
+    compared(album, tmp_path, preset, f"ours={preset}", seed=1)
+    after = {path: path.read_text() for path in (tmp_path / "kept").iterdir()}
+    assert len(after) == 3 * len(before)
+    assert before.items() <= after.items()
+    assert "partial:2 of 4 images" not in capsys.readouterr().err
 
 
 def test_files_compare_without_pictures_or_models(predictions, album, tmp_path, capsys):
@@ -238,8 +257,36 @@ def test_published_lists_of_different_extent_compare_only_when_asked(album, tmp_
     assert "partial:3 of 4 images" in (tmp_path / "f.csv").read_text()
 
 
-@pytest.mark.parametrize("spec", ["magic", "=x", "magic="])
-def test_systems_are_named(spec):
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"systems": ["magic"]}, "NAME=FILE or NAME=PRESET"),
+        ({"systems": ["=x"]}, "NAME=FILE or NAME=PRESET"),
+        ({"systems": ["a=README.md", "a=setup"]}, "'a' twice"),
+        ({"systems": ["a=typo.jsonl"]}, "expected a file, a captioner's folder or embedded"),
+        ({"systems": ["a=embedded"], "limit": 0}, "--limit must be at least 1"),
+        ({"systems": ["a=embedded"], "metrics": ["cider"]}, "no metric 'cider'"),
+        ({"systems": ["a=embedded"], "html": "/no/such/report.html"}, "cannot be written"),
+    ],
+)
+def test_wrong_comparisons_are_refused_before_any_work(settings, says, monkeypatch):
     compare = script("compare")
-    with pytest.raises(ValueError, match="NAME=FILE or NAME=PRESET"):
-        compare.main(compare.Config(systems=[spec]))
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    with pytest.raises(ValueError, match=says):
+        compare.main(compare.Config(**settings))
+
+
+def test_files_with_other_references_or_strangers_do_not_compare(tmp_path):
+    compare = script("compare")
+    rows = [
+        {"image_name": f"{i}.png", "captions": [text], "prediction": text} for i, text in enumerate(WORDS)
+    ]
+    paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    other = [{**row, "captions": ["something else"]} for row in rows]
+    stranger = {"image_name": "z.png", "captions": ["z"], "prediction": "z"}
+    for path, content in zip(paths, (rows, other, [*rows, stranger]), strict=True):
+        path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="bring different references"):
+        compare.main(compare.Config(systems=[f"a={paths[0]}", f"b={paths[1]}"], metrics=["bleu"]))
+    with pytest.raises(ValueError, match=r"images without references: z\.png"):
+        compare.main(compare.Config(systems=[f"a={paths[0]}", f"c={paths[2]}"], metrics=["bleu"]))

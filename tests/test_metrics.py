@@ -14,11 +14,12 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 import magicap
 from magicap.errors import BadSettings, MetricUnavailable
-from magicap.metrics import METRICS, bleu, cider_d, diversity, evaluate, lengths, rouge_l, unfinished
+from magicap.metrics import METRICS, Score, bleu, cider_d, diversity, evaluate, lengths, rouge_l, unfinished
 from magicap.metrics.cider import TfIdf
+from magicap.metrics.ngrams import words
 from magicap.metrics.tokenizer import PTB
 
-WORDS = ["a", "dog", "runs", "on", "the", "grass", "man", "red"]
+WORDS = ["a", "dog", "runs", "on", "the", "grass", "man", "red", "1 1/2"]
 ODD = [
     '"quoted"',
     "café",
@@ -124,7 +125,7 @@ def test_long_and_strange_captions_survive():
 
 def test_one_image_has_no_cider_but_the_rest():
     report = evaluate(["a dog"], [["a dog"]], metrics=["bleu", "cider_d"])
-    assert "two images" in report.absent["cider_d"]
+    assert "two images" in report.absent["CIDEr-D"]
     assert report.scores["BLEU-1"].value == pytest.approx(1)
     with pytest.raises(MetricUnavailable, match="found one"):
         cider_d(["a dog"], [["a dog"]])
@@ -136,8 +137,8 @@ def test_one_image_has_no_cider_but_the_rest():
         (["a"], [["a"], ["b"]], "1 candidates and references of 2 images"),
         (["a", "b"], [["a"], []], "1 images have no reference caption, the first at position 1"),
         ([], [], "expected at least one image"),
-        ("a dog", ["a dog"], "found a string"),
-        (["a dog"], ["a dog"], "found a string"),
+        ("a dog", ["a dog"], "found something else"),
+        (["a dog"], ["a dog"], "found something else"),
     ],
 )
 @pytest.mark.parametrize("metric", [bleu, rouge_l, cider_d])
@@ -147,8 +148,33 @@ def test_what_cannot_be_scored_is_refused(metric, candidates, references, says):
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(BadSettings, match="no metric 'cider': expected bleu, "):
+    with pytest.raises(BadSettings, match="no metric 'cider': expected some of bleu, "):
         evaluate(["a"], [["a"]], metrics=["cider"])
+    assert "BLEU-4" in evaluate(["a"], [["a"]], metrics="bleu").scores
+
+
+def test_the_suite_refuses_what_its_metrics_would_not_look_at():
+    with pytest.raises(BadSettings, match="2 candidates and references of 0 images"):
+        evaluate(["a", "b"], [], metrics=["lengths"])
+    with pytest.raises(BadSettings, match="found something else"):
+        evaluate(["a", None], [["a"], ["b"]], metrics=["lengths"])
+    with pytest.raises(BadSettings, match="says n already"):
+        evaluate(["a"], [["a"]], metrics=["bleu"], about={"n": "1000"})
+    texts = np.array(["a dog", "a cat"])
+    assert evaluate(texts, [texts, texts], metrics=["bleu", "cider_d"]).scores[
+        "BLEU-1"
+    ].value == pytest.approx(1)
+
+
+def test_a_score_that_is_no_number_is_no_figure():
+    report = evaluate(
+        ["a"],
+        [["a"]],
+        metrics=[],
+        more={"mine": lambda c, r: {"mine": Score.mean("mine", np.array([np.nan]), {})}},
+    )
+    assert report.scores == {}
+    assert "not a number" in report.absent["mine"]
 
 
 def test_diversity_counts_what_is_said():
@@ -184,7 +210,7 @@ def test_signatures_say_how_a_figure_came_about():
 @given(st.lists(caption, min_size=2, max_size=6))
 def test_similarity_of_pairs_is_cider_of_one_reference(texts):
     """The primitive behind consensus and SCST: any pair, weighed over given documents."""
-    vectors = TfIdf.of([PTB(text) for text in texts], document=np.arange(len(texts)))
+    vectors = TfIdf.of([words(PTB(text)) for text in texts], document=np.arange(len(texts)))
     count = len(texts)
     left, right = np.divmod(np.arange(count * count), count)
     pairs = vectors.similarity(left, right).reshape(count, count)

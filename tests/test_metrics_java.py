@@ -76,7 +76,7 @@ def test_without_java_the_figure_is_absent_with_a_reason(monkeypatch, tmp_path):
     report = evaluate(SAID, HEARD, metrics=["meteor", "cider_d"])
     assert "METEOR" not in report.scores
     assert "CIDEr-D" in report.scores
-    assert "no 'java' on the PATH" in report.absent["meteor"]
+    assert "no 'java' on the PATH" in report.absent["METEOR"]
 
 
 def test_a_hung_process_is_ended_and_named(fake_java, tmp_path):
@@ -94,7 +94,11 @@ def test_a_hung_process_is_ended_and_named(fake_java, tmp_path):
 @pytest.mark.parametrize(
     ("program", "says"),
     [
-        ("sys.exit('no memory')", "ended with code 1: no memory"),
+        ("sys.exit('no memory')", "ended with code 1 after printing 0 lines: no memory"),
+        (
+            "print('1'); sys.exit('java.lang.OutOfMemoryError\\n' + '\\tat a.b(C.java)\\n' * 99)",
+            "ended with code 1 after printing 1 lines: java.lang.OutOfMemoryError$",
+        ),
         ("pass", "printed nothing"),
         ("print('Error: ' + sys.stdin.readline())", "expected 5 lines of 23 numbers"),
         ("print('1.0 2.0')", "expected 5 lines of 23 numbers"),

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from magicap.data import CaptionedImage
-from magicap.errors import BadData
-from magicap.evaluation.predictions import match, read_predictions
+from magicap.errors import BadData, BadSettings
+from magicap.evaluation.predictions import choose_references, match, read_predictions
 
 ROWS = [
     CaptionedImage("COCO_val2014_000000000001.jpg", "test", ("a dog", "a brown dog"), id="1"),
@@ -35,6 +35,7 @@ KINDS = {
     ),
     "a list of ours": [{"image": n, "caption": c} for n, c in zip(NAMES, SAID, strict=True)],
     "coco results": [{"image_id": i + 1, "caption": c} for i, c in enumerate(SAID)],
+    "by image": dict(zip(NAMES, SAID, strict=True)),
     "published": [
         {"split": "test", "image_name": row.image, "captions": list(row.captions), "prediction": c}
         for row, c in zip(ROWS, SAID, strict=True)
@@ -61,7 +62,9 @@ def test_rows_name_the_model_that_made_them(tmp_path):
     rows = [{"image": n, "caption": c, "model": "abc"} for n, c in zip(NAMES, SAID, strict=True)]
     assert read_predictions(written(tmp_path, lines(rows))).model == "abc"
     rows[0]["model"] = "def"
-    assert read_predictions(written(tmp_path, lines(rows))).model is None
+    mixed = read_predictions(written(tmp_path, lines(rows))).model
+    assert mixed.startswith("file-")
+    assert mixed != read_predictions(written(tmp_path, KINDS["published"])).model
 
 
 def many(count):
@@ -108,6 +111,50 @@ def test_names_that_several_folders_share_need_their_folder(tmp_path):
         match(read_predictions(path), rows)
 
 
+def test_another_folders_image_of_the_same_name_is_not_taken(tmp_path):
+    rows = [CaptionedImage("test/1.jpg", "test", ("a dog",))]
+    path = written(tmp_path, {"train/1.jpg": "a cat"})
+    with pytest.raises(BadData, match=r"without references: train/1\.jpg"):
+        match(read_predictions(path), rows)
+    assert match(read_predictions(written(tmp_path, {"/set/test/1.jpg": "a dog"})), rows).candidates == [
+        "a dog"
+    ]
+
+
+def test_ids_may_be_padded_with_zeros(tmp_path):
+    path = written(tmp_path, [{"image_id": f"{i:012}", "caption": c} for i, c in enumerate(SAID, start=1)])
+    assert match(read_predictions(path), ROWS).candidates == SAID
+
+
+def test_images_without_references_are_named(tmp_path):
+    path = written(tmp_path, [{"image_name": "a", "captions": [], "prediction": "x"}])
+    predictions = read_predictions(path)
+    with pytest.raises(BadData, match="1 images have no reference caption: a"):
+        match(predictions, predictions.references)
+
+
+def test_splits_are_chosen_alike_for_data_sets_and_own_references(tmp_path):
+    rows = [{"image": f"{s}.jpg", "split": s, "captions": ["a dog"]} for s in ("train", "dev", "test")]
+    path = written(tmp_path, lines(rows), "captions.jsonl")
+    own = [CaptionedImage(row["image"], row["split"], ("a dog",)) for row in rows]
+    for source, carried in ((path, None), (None, own)):
+        assert [row.image for row in choose_references(source, "test", carried)] == ["test.jpg"]
+        assert [row.image for row in choose_references(source, "val", carried)] == ["dev.jpg"]
+        with pytest.raises(BadSettings, match="holds the splits dev, test, train: name one"):
+            choose_references(source, None, carried)
+        with pytest.raises(BadSettings, match="no split 'night'; it has dev, test, train"):
+            choose_references(source, "night", carried)
+    with pytest.raises(BadSettings, match="bring no references"):
+        choose_references(None, "test", None)
+
+
+def test_halves_of_characters_become_replacement_characters(tmp_path):
+    path = written(tmp_path, '{"image": "0.jpg", "caption": "a \\ud800 dog", "model": "\\ud83d\\udc15"}')
+    predictions = read_predictions(path)
+    assert predictions.captions == {"0.jpg": "a \ufffd dog"}
+    assert predictions.model == "🐕"
+
+
 def test_error_rows_are_images_without_a_caption(tmp_path):
     rows = [
         {"image": "0.jpg", "caption": "a dog"},
@@ -130,7 +177,7 @@ def test_error_rows_are_images_without_a_caption(tmp_path):
         ('{"image": "a", "caption": "b"}\n{"image": "c"}', r"line 2: expected the field 'caption'"),
         ('[{"image": "a", "caption": "b"}, 5]', r"row 2: expected a JSON object, found 5"),
         ('[{"image": "a", "caption": 5}]', r"'caption' to be a string, found 5"),
-        ('[{"file": "a", "text": "b"}]', r"'image_name' and 'prediction', found 'file', 'text'"),
+        ('[{"file": "a", "text": "b"}]', r"'image_name' and 'prediction', found .*'file'"),
         ('[{"image_name": "a", "prediction": "b", "captions": "c"}]', "'captions' to be a list of strings"),
     ],
 )

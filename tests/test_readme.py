@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,12 @@ README = (ROOT / "README.md").read_text()
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(start: str) -> list[list[str]]:
+    """The words of every command of the README that starts so, continued lines joined."""
+    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(start)]
 
 
 @pytest.fixture
@@ -44,33 +52,63 @@ def test_the_python_of_the_readme_runs(desk, capsys):
     assert names["captioner"].caption("photo.jpg") in capsys.readouterr().out.splitlines()
 
 
+@pytest.fixture
+def data_set(desk) -> Path:
+    """Two pictures of a test split with predictions, and two training captions, under the README's names."""
+    texts = {"a.jpg": "a man stands", "b.jpg": "a man with a camera"}
+    shutil.copyfile("a.jpg", "b.jpg")
+    with tarfile.open("images-test.tar", "w") as tar:
+        for name in texts:
+            tar.add(name)
+    rows = [{"image": n, "split": "test", "captions": [t, t + " outside"]} for n, t in texts.items()]
+    rows += [{"image": f"train-{n}", "split": "train", "captions": [t]} for n, t in texts.items()]
+    Path("captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = [
+        {"filename": r["image"], "split": r["split"], "sentences": [{"raw": t} for t in r["captions"]]}
+        for r in rows
+    ]
+    Path("dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+    said = [{"image_name": n, "captions": [t], "prediction": t} for n, t in texts.items()]
+    Path("predictions.json").write_text(json.dumps(said))
+    return desk
+
+
 def test_every_recipe_of_the_readme_explains_itself():
-    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python ")]
-    assert len(commands) == len(list((ROOT / "recipes").glob("*.py")))
-    running = []
-    for command in commands:
-        words = shlex.split(command, comments=True)
-        running.append(
-            subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        )
+    recipes = commands("python recipes/")
+    assert len(recipes) == len(list((ROOT / "recipes").glob("*.py")))
+    running = [
+        subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for words in recipes
+    ]
     for process in running:
         out, _ = process.communicate(timeout=300)
         assert process.returncode == 0
         assert "--out" in out
 
 
-def test_the_command_line_of_the_readme_runs(desk):
-    commands = [
-        line for block in blocks("bash") for line in block.splitlines() if line.startswith("magicap ")
-    ]
-    assert commands
-    for command in commands:
-        words = shlex.split(command)
-        done = subprocess.run(
-            [sys.executable, "-m", "magicap.cli", *words[1:]], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
+    for words in commands("magicap caption"):
+        done = run([sys.executable, "-m", "magicap.cli", *words[1:]])
         assert len(done.stdout.splitlines()) == 2
+
+
+def test_evaluation_as_in_the_readme_gives_figures(data_set):
+    assert len(commands("magicap eval")) == 1
+    for words in commands("magicap eval"):
+        assert "CIDEr-D" in run([sys.executable, "-m", "magicap.cli", *words[1:]]).stdout
+    compared, published = commands("python eval/")
+    assert (
+        "consensus of 30 nearest (floor)"
+        in run([sys.executable, str(ROOT / compared[1]), *compared[2:]]).stdout
+    )
+    assert Path("report.html").stat().st_size > 50_000
+    assert "hard attention" in run([sys.executable, str(ROOT / published[1]), *published[2:]]).stdout
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_what_the_readme_links_to_is_there():

@@ -79,16 +79,15 @@ def read_sentences(
     if rows is None and path.suffix not in (".csv", ".tsv"):
         texts = read_text(path).splitlines()
     else:
-        judges = set(map(common_name, held_out))
-        chosen = _select(path, rows, splits)
-        texts = [
-            text
-            for row in chosen
-            if common_name(row.flickr8k_split or "") not in judges
-            for text in row.captions
-        ]
+        texts = [text for row in leave_out(_select(path, rows, splits), held_out) for text in row.captions]
     sentences = (normalise_caption(text) for text in texts)
     return [sentence for sentence in sentences if sentence]
+
+
+def leave_out(rows: Iterable[CaptionedImage], flickr8k_splits: Collection[str]) -> list[CaptionedImage]:
+    """Rows whose pictures stand in none of these splits of Flickr8k, as far as they say where they stand."""
+    judges = set(map(common_name, flickr8k_splits))
+    return [row for row in rows if common_name(row.flickr8k_split or "") not in judges]
 
 
 def _select(

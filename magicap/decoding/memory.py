@@ -81,9 +81,10 @@ class CaptionMemory:
     def word_vectors(self) -> TfIdf:
         """The captions as n-gram vectors, each caption a document of its own; made at first use."""
         from magicap.metrics.cider import TfIdf
+        from magicap.metrics.ngrams import words
         from magicap.metrics.tokenizer import PTB
 
-        return TfIdf.of([PTB(text) for text in self.texts], document=np.arange(len(self)))
+        return TfIdf.of([words(PTB(text)) for text in self.texts], document=np.arange(len(self)))
 
 
 @dataclass(frozen=True)

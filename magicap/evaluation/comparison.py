@@ -11,6 +11,11 @@ from magicap.errors import BadSettings
 from magicap.metrics.score import Numbers, Score
 from magicap.metrics.suite import Report
 
+FEWEST = 30
+"""With fewer images there are no intervals: the bootstrap would find significance where there is none."""
+
+_AT_A_TIME = 200  # resamples; bounds memory
+
 
 @dataclass(frozen=True)
 class System:
@@ -35,11 +40,12 @@ class Estimate:
 
     score: Score
     low: float | None = None
-    """Lower end of the interval, on the metric's own scale; None where the score cannot be resampled."""
+    """Lower end of the interval, on the metric's own scale; None where the score cannot be resampled, or
+    there are fewer images than :data:`FEWEST`."""
 
     high: float | None = None
     difference: float | None = None
-    """Score minus that of the system compared against; None for that system itself."""
+    """Score minus that of the system compared against; None for that system, or where it has none."""
 
     difference_low: float | None = None
     difference_high: float | None = None
@@ -93,71 +99,114 @@ def compare(
     """Compare systems by paired bootstrap over images (Koehn 2004).
 
     Every resample draws N images with replacement, the same for all systems, so that what is hard about
-    an image is hard for all. Intervals are percentiles. CIDEr-D's document frequencies stay
-    those of the full set.
+    an image is hard for all. Intervals are percentiles. CIDEr-D's document frequencies stay those of the
+    full set. Every figure is tested by itself, without correction for many tests.
 
     Args:
         reports: the figures of each system, in the systems' order.
         against: name of the system that differences are taken from.
 
     Raises:
-        BadSettings: names that are not unique or unknown, or systems of other numbers of images.
+        BadSettings: names that are not unique or unknown, other numbers of images, or settings out of range.
     """
+    names = [system.name for system in systems]
+    _refuse_nonsense(systems, reports, len(images), against, confidence, resamples)
+    base = reports[names.index(against)].scores
+    values = [_resampled(report.scores, len(images), resamples, seed) for report in reports]
+    base_values = values[names.index(against)]
+    tail = (1 - confidence) / 2
+    estimates = {
+        name: {
+            metric: _estimate(
+                score,
+                own.get(metric),
+                None if name == against else base.get(metric),
+                base_values.get(metric),
+                tail,
+            )
+            for metric, score in report.scores.items()
+        }
+        for name, report, own in zip(names, reports, values, strict=True)
+    }
+    return Comparison(
+        title,
+        images,
+        references,
+        systems,
+        against,
+        estimates,
+        _absent(names, reports),
+        confidence,
+        resamples,
+        seed,
+    )
+
+
+def _refuse_nonsense(
+    systems: Sequence[System],
+    reports: Sequence[Report],
+    images: int,
+    against: str,
+    confidence: float,
+    resamples: int,
+) -> None:
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
         raise BadSettings(f"systems need names of their own, found {', '.join(names)}")
     if against not in names:
         raise BadSettings(f"no system {against!r} to compare against: expected one of {', '.join(names)}")
+    if len(reports) != len(systems):
+        raise BadSettings(f"expected the figures of {len(systems)} systems, found {len(reports)}")
     for system in systems:
-        if len(system.captions) != len(images):
+        if len(system.captions) != images:
             raise BadSettings(
-                f"{system.name}: expected captions of {len(images)} images, found {len(system.captions)}"
+                f"{system.name}: expected captions of {images} images, found {len(system.captions)}"
             )
-    weights = _resamples(len(images), resamples, seed)
-    base = reports[names.index(against)].scores
-    base_values = {name: _resampled(score, weights) for name, score in base.items()}
-    tail = (1 - confidence) / 2
-    estimates = {
-        name: {
-            metric: _estimate(
-                score, _resampled(score, weights), base[metric], base_values[metric], tail, name == against
-            )
-            for metric, score in report.scores.items()
-            if metric in base
-        }
-        for name, report in zip(names, reports, strict=True)
-    }
-    absent = {name: reason for report in reports for name, reason in report.absent.items()}
-    return Comparison(
-        title, images, references, systems, against, estimates, absent, confidence, resamples, seed
-    )
+    if not 0 < confidence < 1:
+        raise BadSettings(f"confidence must lie between 0 and 1, as 0.95 does; found {confidence}")
+    if resamples < 1:
+        raise BadSettings(f"resamples must be at least 1, found {resamples}")
 
 
-def _resamples(images: int, count: int, seed: int) -> Numbers:
-    """(R, N) how often each image is drawn."""
-    draws = np.random.default_rng(seed).integers(images, size=(count, images))
-    weights = np.zeros((count, images))
-    np.add.at(weights, (np.arange(count)[:, None], draws), 1.0)
-    return weights
+def _absent(names: Sequence[str], reports: Sequence[Report]) -> dict[str, str]:
+    """Metric -> reason; with the system's name where others have the metric."""
+    absent = {}
+    for metric in dict.fromkeys(metric for report in reports for metric in report.absent):
+        lacking = [name for name, report in zip(names, reports, strict=True) if metric in report.absent]
+        for name in lacking if len(lacking) < len(names) else lacking[:1]:
+            reason = reports[names.index(name)].absent[metric]
+            absent[metric if len(lacking) == len(names) else f"{metric} of {name}"] = reason
+    return absent
 
 
-def _resampled(score: Score, weights: Numbers) -> Numbers | None:
-    return None if score.statistics is None else score.resampled(weights)
+def _resampled(scores: Mapping[str, Score], images: int, resamples: int, seed: int) -> dict[str, Numbers]:
+    """Resampled values (R,) of each score that is a function of sums; one seed, the same resamples."""
+    chance = np.random.default_rng(seed)
+    able = {name: score for name, score in scores.items() if score.statistics is not None}
+    values: dict[str, list[Numbers]] = {name: [] for name in able}
+    if images < FEWEST:
+        return {}
+    for start in range(0, resamples, _AT_A_TIME):
+        count = min(_AT_A_TIME, resamples - start)
+        weights = chance.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)
+        for name, score in able.items():
+            values[name].append(score.resampled(weights))
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 def _estimate(
-    score: Score, values: Numbers | None, base: Score, base_values: Numbers | None, tail: float, itself: bool
+    score: Score, values: Numbers | None, base: Score | None, base_values: Numbers | None, tail: float
 ) -> Estimate:
-    if values is None or base_values is None:
-        return Estimate(score, difference=None if itself else score.value - base.value)
+    """With the difference from ``base``, where there is one."""
+    difference = None if base is None else score.value - base.value
+    if values is None:
+        return Estimate(score, difference=difference)
     low, high = np.quantile(values, [tail, 1 - tail])
-    if itself:
-        return Estimate(score, float(low), float(high))
+    if base is None or base_values is None:
+        return Estimate(score, float(low), float(high), difference)
     apart = values - base_values
     apart_low, apart_high = np.quantile(apart, [tail, 1 - tail])
     # One is added above and below: with R resamples no p-value is smaller than about 2 / R.
     rarer = min((apart <= 0).sum(), (apart >= 0).sum())
     p = min(1.0, 2 * (float(rarer) + 1) / (len(apart) + 1))
-    return Estimate(
-        score, float(low), float(high), score.value - base.value, float(apart_low), float(apart_high), p
-    )
+    return Estimate(score, float(low), float(high), difference, float(apart_low), float(apart_high), p)

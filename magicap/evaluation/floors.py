@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magicap.data import CaptionedImage, normalise_caption
+from magicap.data import CaptionedImage, leave_out, normalise_caption, read_captions
 from magicap.decoding.settings import ContrastiveSearch, Decoding, MagicSearch
 from magicap.errors import BadData
 from magicap.metrics.cider import TfIdf
+from magicap.metrics.ngrams import words
 from magicap.metrics.score import Numbers
 from magicap.metrics.tokenizer import PTB
 
@@ -37,8 +39,8 @@ def best_constant_caption(training: Sequence[CaptionedImage]) -> str:
         raise BadData("the best constant caption needs training captions; found none")
     references = [row.captions for row in training]
     image = np.repeat(np.arange(len(references)), [len(each) for each in references])
-    words = [PTB(text) for text in chain(texts, chain.from_iterable(references))]
-    vectors = TfIdf.of(words, document=np.concatenate([np.full(len(texts), -1), image]))
+    spoken = [words(PTB(text)) for text in chain(texts, chain.from_iterable(references))]
+    vectors = TfIdf.of(spoken, document=np.concatenate([np.full(len(texts), -1), image]))
 
     promise = _mean_similarity(vectors, len(texts))
     finalists = np.argsort(-promise, kind="stable")[:_FINALISTS]
@@ -61,6 +63,23 @@ def _mean_similarity(vectors: TfIdf, candidates: int) -> Numbers:
             caption[spoken], weights=unit[spoken] * mean[table.gram[spoken]], minlength=candidates
         )
     return total
+
+
+def training_captions(path: str | Path, images: Collection[str]) -> list[CaptionedImage]:
+    """The train split of a data set, less every picture on which captioners are compared.
+
+    Rows that say they stand in Flickr8k's dev or test split are left out too.
+
+    Raises:
+        BadData: nothing is left.
+    """
+    compared = set(images)
+    rows = [
+        row for row in leave_out(read_captions(path, "train"), ("dev", "test")) if row.image not in compared
+    ]
+    if not rows:
+        raise BadData(f"{path} has no train split beside the compared images; name another data set")
+    return rows
 
 
 def floor_decodings(captioner: Captioner, training: Sequence[CaptionedImage]) -> dict[str, Decoding]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from magicap.data import CaptionedImage
+from magicap.data import CaptionedImage, read_captions
 from magicap.data.checks import bad, lines_of, number, parse_json, read_text, show, string, strings
-from magicap.errors import BadData
+from magicap.data.rows import common_name
+from magicap.errors import BadData, BadSettings
 
 _SHOWN = 5  # ids that an error lists
 
@@ -28,11 +31,11 @@ class Predictions:
     failed: Mapping[str, str]
     """Images without a caption -> why; ``magicap caption --json`` writes such rows."""
 
+    model: str
+    """Fingerprint of the captioner where all rows name the same, else ``file-`` and a digest of the file."""
+
     references: Sequence[CaptionedImage] | None = None
     """The references, where the file carries them."""
-
-    model: str | None = None
-    """Fingerprint of the captioner, where all rows name the same."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,16 @@ class Scored:
 def read_predictions(path: str | Path) -> Predictions:
     """Read captions from a file; its kind is told by its content.
 
-    Kinds: JSON lines of ``image`` and ``caption`` (``magicap caption --json``); COCO results, a JSON list of
-    ``image_id`` and ``caption``; MAGIC's published lists of ``image_name``, ``captions`` (the references) and
-    ``prediction``.
+    Kinds: JSON lines of ``image`` and ``caption`` (``magicap caption --json``); one JSON object of captions
+    by image; COCO results, a JSON list of ``image_id`` and ``caption``; MAGIC's published lists of
+    ``image_name``, ``captions`` (the references) and ``prediction``. Halves of characters, which JSON can
+    hold and UTF-8 cannot, become replacement characters.
 
     Raises:
         BadData: none of these, or images that stand twice.
     """
-    rows = list(_rows(Path(path)))
+    text = read_text(Path(path))
+    rows = [(place, _whole(row)) for place, row in _rows(Path(path), text)]
     if not rows:
         raise bad(path, "captions", "an empty list", "write or fetch it again")
     kind = next((kind for kind in _KINDS if kind.image in rows[0][1]), None)
@@ -64,7 +69,7 @@ def read_predictions(path: str | Path) -> Predictions:
         expected = (
             "rows with 'image' and 'caption', 'image_id' and 'caption', or 'image_name' and 'prediction'"
         )
-        raise bad(path, expected, ", ".join(map(repr, rows[0][1])) or "an empty row", "rename the fields")
+        raise bad(path, expected, show(rows[0][1]), "rename the fields")
     captions: dict[str, str] = {}
     failed: dict[str, str] = {}
     names = []
@@ -82,48 +87,113 @@ def read_predictions(path: str | Path) -> Predictions:
             for name, (place, row) in zip(names, rows, strict=True)
         ]
     models = {row.get("model") for _, row in rows if "error" not in row}
-    model = str(models.pop()) if len(models) == 1 and None not in models else None
-    return Predictions(str(path), captions, failed, references, model)
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    model = str(models.pop()) if len(models) == 1 and None not in models else f"file-{digest}"
+    return Predictions(str(path), captions, failed, model, references)
+
+
+def choose_references(
+    path: str | Path | None, split: str | None, own: Sequence[CaptionedImage] | None = None
+) -> list[CaptionedImage]:
+    """The reference captions to score against: of a data set, or those that a prediction file carries.
+
+    Args:
+        path: a data set as :func:`~magicap.data.read_captions` reads it; None takes ``own``.
+        split: needed where there are several.
+        own: references that came with captions.
+
+    Raises:
+        BadSettings: no references, no such split, or several splits and none named.
+        BadData: the data set cannot be read.
+    """
+    if path is None and own is None:
+        raise BadSettings("the captions bring no references: give the data set's with --references")
+    rows = read_captions(path) if path is not None else list(own or ())
+    source = path or "the file"
+    splits = sorted({row.split for row in rows})
+    if split is None:
+        if len(splits) > 1:
+            raise BadSettings(f"{source} holds the splits {', '.join(splits)}: name one with --split")
+        return rows
+    chosen = [row for row in rows if common_name(row.split) == common_name(split)]
+    if not chosen:
+        raise BadSettings(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+    return chosen
 
 
 def match(predictions: Predictions, references: Sequence[CaptionedImage], *, partial: bool = False) -> Scored:
     """Put captions and references side by side, in the references' order.
 
-    An image is known by its name, its name's last part, or its id.
+    An image is known by its id, or by its path or any end of it: ``a/1.jpg`` is ``1.jpg`` and
+    ``x/a/1.jpg``, but not ``b/1.jpg``.
 
     Args:
         references: the images that must have captions.
         partial: score the images that have both, and mark the figures; otherwise a hole is an error.
 
     Raises:
-        BadData: captions of unknown images, images without captions, or an image meant by two captions.
+        BadData: captions of unknown images, images without captions or references, or an image meant by two
+            captions.
     """
-    if not references:
-        raise BadData(f"{predictions.source}: there are no reference captions to score against")
-    known = _keys(references)
-    place = {name: known.get(name, known.get(_last_part(name))) for name in predictions.captions}
-    strangers = [name for name, row in place.items() if row is None]
-    caption = {row: predictions.captions[name] for name, row in place.items() if row is not None}
-    _refuse_twice(
-        [references[row].image for row in place.values() if row is not None],
-        f"{predictions.source} (names differ, but mean the same image)",
-    )
-    missing = [row.image for i, row in enumerate(references) if i not in caption]
+    caption, strangers = assign(predictions, references)
+    missing = [row.image for row in references if row.image not in caption]
     if not caption or not partial:
-        _refuse_incomplete(predictions, strangers, missing)
-    rows = [i for i in range(len(references)) if i in caption]
-    splits = sorted({references[i].split for i in rows if references[i].split})
+        refuse_incomplete(predictions, strangers, missing)
+    rows = [row for row in references if row.image in caption]
+    if bare := [row.image for row in rows if not row.captions]:
+        raise BadData(f"{len(bare)} images have no reference caption: {_some(bare)}; leave them out")
+    splits = sorted({row.split for row in rows if row.split})
     about = {"split": "+".join(splits)} if splits else {}
     if missing or strangers:
-        about["partial"] = f"{len(rows)} of {len(references)} images" + (
-            f", {len(strangers)} captions left out" if strangers else ""
-        )
+        left_out = f", {len(strangers)} captions left out" if strangers else ""
+        about["partial"] = f"{len(rows)} of {len(references)} images{left_out}"
     return Scored(
-        [references[i].image for i in rows],
-        [caption[i] for i in rows],
-        [references[i].captions for i in rows],
+        [row.image for row in rows],
+        [caption[row.image] for row in rows],
+        [row.captions for row in rows],
         about,
     )
+
+
+def assign(
+    predictions: Predictions, references: Sequence[CaptionedImage]
+) -> tuple[dict[str, str], list[str]]:
+    """Captions by the references' image names, and names of captions that belong to none.
+
+    Raises:
+        BadData: an image meant by two captions.
+    """
+    ids = {row.id: row.image for row in references if row.id is not None}
+    alike: dict[str, list[str]] = {}
+    for row in references:
+        alike.setdefault(_parts(row.image)[-1], []).append(row.image)
+    place = {name: _find(name, ids, alike) for name in predictions.captions}
+    _refuse_twice(
+        [image for image in place.values() if image is not None],
+        f"{predictions.source} (names differ, but mean the same image)",
+    )
+    caption = {image: predictions.captions[name] for name, image in place.items() if image is not None}
+    return caption, [name for name, image in place.items() if image is None]
+
+
+def refuse_incomplete(predictions: Predictions, strangers: Sequence[str], missing: Sequence[str]) -> None:
+    """Say which images do not fit together.
+
+    Raises:
+        BadData: there are such images.
+    """
+    complaints = []
+    if strangers:
+        complaints.append(f"{len(strangers)} captions are of images without references: {_some(strangers)}")
+    if missing:
+        complaints.append(f"{len(missing)} images have no caption: {_some(missing)}")
+        reasons = Counter(predictions.failed.values()).most_common(1)
+        if reasons:
+            complaints.append(f"{len(predictions.failed)} rows are errors, most often: {reasons[0][0]}")
+    if complaints:
+        raise BadData(
+            f"{predictions.source}: {'; '.join(complaints)}. Complete the file, or ask for a partial score"
+        )
 
 
 @dataclass(frozen=True)
@@ -142,11 +212,12 @@ _KINDS = (
 )
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON list or of JSON lines, each with its place."""
-    text = read_text(path)
     if text.lstrip().startswith("["):
         placed = ((f"{path}, row {i}", row) for i, row in enumerate(parse_json(text, path), start=1))
+    elif (captions := _by_image(text)) is not None:
+        placed = ((f"{path}, {name!r}", {"image": name, "caption": said}) for name, said in captions.items())
     else:
         placed = ((place, parse_json(line, place)) for place, line in lines_of(path, text))
     for place, row in placed:
@@ -155,39 +226,54 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, row
 
 
-def _keys(references: Sequence[CaptionedImage]) -> dict[str, int]:
-    """Every way in which an image may be called -> its row. Last parts that several share name none."""
-    last_parts = Counter(_last_part(row.image) for row in references)
-    keys = {last: i for i, row in enumerate(references) if last_parts[last := _last_part(row.image)] == 1}
-    keys |= {row.id: i for i, row in enumerate(references) if row.id is not None}
-    return keys | {row.image: i for i, row in enumerate(references)}
+def _by_image(text: str) -> dict[str, Any] | None:
+    """The one JSON object of captions by image, if the text is that."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):  # JSON lines, or nothing that can be read: then its lines say so
+        return None
+    return (
+        document
+        if isinstance(document, dict) and not {kind.image for kind in _KINDS} & set(document)
+        else None
+    )
 
 
-def _last_part(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
+def _whole(value: Any) -> Any:
+    """JSON without halves of characters."""
+    if isinstance(value, str):
+        return (
+            value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    return value
+
+
+def _find(name: str, ids: Mapping[str, str], alike: Mapping[str, Sequence[str]]) -> str | None:
+    """The one image of that id, or whose path ends as the name does or the other way round."""
+    if (key := name.lstrip("0") if name.isdigit() else name) in ids:
+        return ids[key]
+    parts = _parts(name)
+    found = []
+    for image in alike.get(parts[-1], ()):
+        other = _parts(image)
+        shared = min(len(parts), len(other))
+        if parts[-shared:] == other[-shared:]:
+            found.append(image)
+    return found[0] if len(found) == 1 else None
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts or (name,)
 
 
 def _refuse_twice(names: Iterable[str], source: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise BadData(f"{source}: {len(twice)} images stand more than once: {_some(twice)}")
-
-
-def _refuse_incomplete(predictions: Predictions, strangers: list[str], missing: list[str]) -> None:
-    complaints = []
-    if strangers:
-        complaints.append(f"{len(strangers)} captions are of images without references: {_some(strangers)}")
-    if missing:
-        complaints.append(f"{len(missing)} images have no caption: {_some(missing)}")
-        reasons = Counter(predictions.failed.values()).most_common(1)
-        if reasons:
-            complaints.append(f"{len(predictions.failed)} rows are errors, most often: {reasons[0][0]}")
-    if complaints:
-        raise BadData(
-            f"{predictions.source}: "
-            + "; ".join(complaints)
-            + ". Complete the file, or ask for a partial score"
-        )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +23,31 @@ if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
 
 
-def clip_score(scorer: ImageTextScorer, images: Sequence[str], files: Sequence[str | Path]) -> ClipScore:
+def open_pictures(images: Sequence[str], files: Sequence[str | Path]) -> ImageFiles:
+    """The tar files and folders that hold some images, which are all looked for at once.
+
+    Raises:
+        BadData, ImageNotFound: a path that holds no pictures, or an image that none of them holds.
+    """
+    pictures = ImageFiles(files)
+    for name in images:
+        if name not in pictures:
+            pictures.read(name)  # which says what was looked for, and where
+    return pictures
+
+
+def clip_score(scorer: ImageTextScorer, images: Sequence[str], pictures: ImageFiles) -> ClipScore:
     """CLIPScore for named images; reads and encodes them once.
 
     Raises:
-        BadData, ImageNotFound, BadImage: an image that is not there or cannot be read.
+        BadImage: an image that cannot be read.
     """
     import torch
 
-    with closing(ImageFiles(files)) as pictures:
-        parts = [scorer.encode_images([pictures.read(name) for name in names]) for names in _batches(images)]
+    parts = [
+        scorer.encode_images([pictures.read(name) for name in images[i : i + 32]])
+        for i in range(0, len(images), 32)
+    ]
     return ClipScore(scorer, torch.cat(parts))
 
 
@@ -39,30 +56,32 @@ def captioned(
     captioner: Captioner,
     decoding: Decoding,
     images: Sequence[str],
-    files: Sequence[str | Path],
+    pictures: ImageFiles,
     *,
     batch_size: int = 16,
     seed: int = 0,
-    kept: Path | None = None,
+    keep: Path | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> System:
     """Caption images by name.
 
     Args:
         images: N names.
-        files: tar files and folders that hold them.
-        kept: JSON lines to which every caption is added as soon as it is made. Captions of the same models,
-            decoding and seed that stand there already are taken, not made again.
+        pictures: what holds them.
+        keep: a folder in which every caption is kept as soon as it is made, as JSON lines. What an earlier
+            run with the same models, decoding, seed and images kept there is taken, not made again.
         progress: told how many more images are done.
 
     Raises:
         BadData: an image cannot be captioned; a comparison has no place for holes.
     """
     origin = Origin.of(captioner, decoding)
-    captions = [] if kept is None else _kept_captions(kept, images, origin, seed)
+    about = {**asdict(origin), "seed": str(seed)}
+    kept = None if keep is None else _kept_file(keep, name, [*about.values(), *images])
+    captions = [] if kept is None else _kept_captions(kept)
     progress(len(captions))
-    with closing(ImageFiles(files)) as pictures, _appended(kept) as write:
-        rest = images[len(captions) :]
+    rest = images[len(captions) :]
+    with _appended(kept) as write:
         made = captioner.caption(
             (pictures.read(image) for image in rest),
             decoding,
@@ -74,28 +93,27 @@ def captioned(
                 raise BadData(
                     f"{image} cannot be captioned ({caption.error}); leave it out of the references"
                 )
-            write(json.dumps({**caption_row(image, caption, origin), "seed": seed}))
+            write(json.dumps(caption_row(image, caption, origin)))
             captions.append(caption.text)
             progress(1)
-    return System(name, captions, about={**asdict(origin), "seed": str(seed)})
+    return System(name, captions, about=about)
 
 
-def _kept_captions(path: Path, images: Sequence[str], origin: Origin, seed: int) -> list[str]:
-    """Captions of the first images that an earlier run of the same kind wrote; the file is cut there."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    wanted = {**asdict(origin), "seed": seed}
-    captions: list[str] = []
-    for line, image in zip(lines, images, strict=False):
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line at which the earlier run was stopped
-            break
-        if row.get("image") != image or any(row.get(key) != value for key, value in wanted.items()):
-            break
-        captions.append(row["caption"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines[: len(captions)]), encoding="utf-8")
-    return captions
+def _kept_file(folder: Path, name: str, made_of: Sequence[str]) -> Path:
+    """A file of its own for everything that decides the captions."""
+    digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=4).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    readable = re.sub(r"[^\w.-]+", "_", name)
+    return folder / f"{readable}-{digest}.jsonl"
+
+
+def _kept_captions(path: Path) -> list[str]:
+    """Captions of the first images, from an earlier run; a line that it was stopped in is cut off."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line)["caption"] for line in whole.splitlines()]
 
 
 @contextmanager
@@ -106,7 +124,3 @@ def _appended(path: Path | None) -> Iterator[Callable[[str], object]]:
         return
     with path.open("a", encoding="utf-8", buffering=1) as file:
         yield lambda line: file.write(line + "\n")
-
-
-def _batches(items: Sequence[str], size: int = 32) -> Iterator[Sequence[str]]:
-    return (items[i : i + size] for i in range(0, len(items), size))

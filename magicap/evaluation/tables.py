@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import fields
 
-from magicap.evaluation.comparison import Comparison, Estimate
+from magicap.evaluation.comparison import FEWEST, Comparison, Estimate
 
 MAIN = (
     "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "CLIPScore", "RefCLIPScore",
@@ -58,7 +58,7 @@ def _cell(estimate: Estimate | None) -> str:
     text = estimate.score.shown
     if estimate.low is not None and estimate.high is not None:
         factor = 100 if estimate.score.percent else 1
-        text += f" ({factor * estimate.low:.1f} to {factor * estimate.high:.1f})"
+        text += f" ({factor * estimate.low:.2f} to {factor * estimate.high:.2f})"
     if estimate.p_value is not None and estimate.p_value < _CERTAIN and estimate.difference:
         text += " ▲" if estimate.difference > 0 else " ▼"
     return text
@@ -66,11 +66,15 @@ def _cell(estimate: Estimate | None) -> str:
 
 def comparison_notes(comparison: Comparison) -> str:
     """What a reader of the table must know."""
-    lines = [
-        f"n = {len(comparison.images)}; in brackets {100 * comparison.confidence:g} % intervals of a paired "
-        f"bootstrap ({comparison.resamples} resamples of images, seed {comparison.seed}); ▲ ▼: above or "
-        f"below {comparison.against} with p < {_CERTAIN}.",
-    ]
+    if len(comparison.images) < FEWEST:
+        how = f"too few for intervals, which need {FEWEST}."
+    else:
+        how = (
+            f"in brackets {100 * comparison.confidence:g} % intervals of a paired bootstrap "
+            f"({comparison.resamples} resamples of images, seed {comparison.seed}); ▲ ▼: above or below "
+            f"{comparison.against} with p < {_CERTAIN}, each figure tested by itself."
+        )
+    lines = [f"n = {len(comparison.images)}; {how}"]
     lines += [f"{name} is absent: {reason}" for name, reason in comparison.absent.items()]
     return "\n".join(lines)
 

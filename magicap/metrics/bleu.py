@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
 
-from magicap.metrics.ngrams import ORDERS, Integers, Ngrams, count_ngrams, look_up
+from magicap.metrics.ngrams import ORDERS, Integers, Ngrams, count_ngrams, look_up, words
 from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
@@ -31,30 +32,29 @@ def bleu(
         BadSettings: not one list of references a candidate, or no image.
     """
     check_pairs(candidates, references, "BLEU")
-    spoken = [tokenizer(text) for text in candidates]
-    heard = [[tokenizer(text) for text in texts] for texts in references]
+    spoken = [words(tokenizer(text)) for text in candidates]
+    heard = [[words(tokenizer(text)) for text in texts] for texts in references]
     statistics = bleu_statistics(spoken, heard)
     signature = sign("BLEU", candidates, references, tok=tokenizer.name, ref_length="closest")
     return {
         f"BLEU-{n}": Score.pooled(
-            f"BLEU-{n}", _of(n)(statistics), statistics, _of(n), {**signature, "metric": f"BLEU-{n}"}
+            f"BLEU-{n}",
+            bleu_score(statistics, n),
+            statistics,
+            partial(bleu_score, n=n),
+            {**signature, "metric": f"BLEU-{n}"},
         )
         for n in range(1, ORDERS + 1)
     }
 
 
-class _of:  # noqa: N801 - a function with a memory, which pickles
-    """BLEU-n from (..., 10) sums: correct and proposed n-grams of each order, and the two lengths."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __call__(self, sums: Numbers) -> Numbers:
-        correct, proposed = sums[..., : self.n], sums[..., ORDERS : ORDERS + self.n]
-        precision = np.exp(np.log((correct + _TINY) / (proposed + _SMALL)).mean(axis=-1))
-        ratio = (sums[..., -2] + _TINY) / (sums[..., -1] + _SMALL)
-        # A ratio of 0 makes a penalty of exp(-inf) = 0, which is right; the large number stands for infinity.
-        return np.asarray(precision * np.exp(np.minimum(0.0, 1 - 1 / np.maximum(ratio, 1e-300))))
+def bleu_score(statistics: Numbers, n: int) -> Numbers:
+    """BLEU-n of the statistics (..., 10) of one image, or of their sums over many."""
+    correct, proposed = statistics[..., :n], statistics[..., ORDERS : ORDERS + n]
+    precision = np.exp(np.log((correct + _TINY) / (proposed + _SMALL)).mean(axis=-1))
+    ratio = (statistics[..., -2] + _TINY) / (statistics[..., -1] + _SMALL)
+    # A ratio of 0 makes a penalty of exp(-inf) = 0, which is right; the large number stands for infinity.
+    return np.asarray(precision * np.exp(np.minimum(0.0, 1 - 1 / np.maximum(ratio, 1e-300))))
 
 
 def bleu_statistics(candidates: Sequence[list[str]], references: Sequence[Sequence[list[str]]]) -> Numbers:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from magicap.errors import MetricUnavailable
-from magicap.metrics.ngrams import Integers, Ngrams, count_ngrams, look_up
+from magicap.metrics.ngrams import Integers, Ngrams, count_ngrams, look_up, words
 from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
@@ -45,7 +45,7 @@ def cider_d(
     counts = np.array([len(texts) for texts in references])
     image = np.repeat(np.arange(N), counts)
     vectors = TfIdf.of(
-        [tokenizer(text) for text in chain(candidates, chain.from_iterable(references))],
+        [words(tokenizer(text)) for text in chain(candidates, chain.from_iterable(references))],
         document=np.concatenate([np.full(N, -1), image]),
     )
     similarity = vectors.similarity(image, np.arange(N, N + len(image)))

@@ -35,8 +35,10 @@ class ClipScore:
         self.images = images
 
     def __call__(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-        """CLIPScore: 2.5 max(cos(image, "A photo depicts " + candidate), 0), eq. 1. RefCLIPScore: its
-        harmonic mean with max(largest cosine of candidate and reference, 0), eq. 2. Means of images.
+        """CLIPScore, 0 to 2.5: 2.5 max(cos(image, "A photo depicts " + candidate), 0), eq. 1.
+
+        RefCLIPScore is its harmonic mean with max(largest cosine of candidate and reference, 0), eq. 2. Both
+        are means of images.
 
         Args:
             candidates: N captions.

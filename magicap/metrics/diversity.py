@@ -22,7 +22,8 @@ def diversity(
     """Distinct captions; distinct words and word pairs over all of them (distinct-1/2, Li et al. 2016);
     vocabulary; and the share of images that got the most frequent caption.
 
-    Captions that differ in punctuation or case only are the same caption.
+    Captions that differ in punctuation or case only are the same caption. All but the last figure
+    depend on how many captions there are: compare sets of one size.
 
     Args:
         candidates: N captions, at least one.
@@ -31,7 +32,8 @@ def diversity(
     Raises:
         BadSettings: no captions.
     """
-    spoken = _spoken(candidates, tokenizer)
+    _refuse_none(candidates, "diversity")
+    spoken = [tokenizer(text) for text in candidates]
     words = list(chain.from_iterable(spoken))
     pairs = [pair for caption in spoken for pair in pairwise(caption)]
     captions = Counter(tuple(caption) for caption in spoken)
@@ -43,7 +45,10 @@ def diversity(
         ("vocabulary", len(set(words)), False),
         ("most frequent caption", captions.most_common(1)[0][1] / len(spoken), True),
     ]
-    return {name: Score.count(name, value, signature, percent=share) for name, value, share in figures}
+    return {
+        name: Score.count(name, value, {**signature, "metric": name}, percent=share)
+        for name, value, share in figures
+    }
 
 
 def lengths(
@@ -58,7 +63,8 @@ def lengths(
     Raises:
         BadSettings: no captions.
     """
-    per_image = np.array([len(words) for words in _spoken(candidates, tokenizer)], dtype=np.float64)
+    _refuse_none(candidates, "words")
+    per_image = np.array([len(tokenizer(text)) for text in candidates], dtype=np.float64)
     signature = sign("words", candidates, references, tok=tokenizer.name)
     return {"words": Score.mean("words", per_image, signature, percent=False)}
 
@@ -82,11 +88,6 @@ def unfinished(candidates: Sequence[str], references: Sequence[Sequence[str]] = 
     return {"unfinished": Score.mean("unfinished", per_image, sign("unfinished", candidates, references))}
 
 
-def _spoken(candidates: Sequence[str], tokenizer: Tokenizer) -> list[list[str]]:
-    _refuse_none(candidates, "diversity")
-    return [tokenizer(text) for text in candidates]
-
-
 def _refuse_none(candidates: Sequence[str], metric: str) -> None:
-    if isinstance(candidates, str) or not candidates:
+    if isinstance(candidates, str) or not len(candidates):
         raise BadSettings(f"{metric}: expected a list of captions, found {candidates!r:.60}")

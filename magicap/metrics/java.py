@@ -10,7 +10,7 @@ from pathlib import Path
 
 from magicap.errors import MetricUnavailable
 
-_LAST_WORDS = 300  # characters of a failed program's complaint that are passed on
+_COMPLAINT = 300  # characters of a failed program's own message that are passed on
 
 
 def package_folder(name: str, metric: str) -> Path:
@@ -52,7 +52,13 @@ def run_java(metric: str, arguments: Sequence[str], *, folder: Path, stdin: str 
         raise MetricUnavailable(f"{metric}: {java} cannot be started: {error}") from error
     if done.returncode:
         raise MetricUnavailable(
-            f"{metric}: java {' '.join(arguments)} ended with code {done.returncode}: "
-            f"{done.stderr.strip()[-_LAST_WORDS:] or 'no message'}"
+            f"{metric}: java {' '.join(arguments)} ended with code {done.returncode} after printing "
+            f"{done.stdout.count(chr(10))} lines: {_complaint(done.stderr)}"
         )
     return done.stdout
+
+
+def _complaint(stderr: str) -> str:
+    """What a program said before it failed, without Java's lists of calls."""
+    lines = (line.strip() for line in stderr.splitlines() if not line.startswith("\tat "))
+    return " ".join(line for line in lines if line)[:_COMPLAINT] or "no message"

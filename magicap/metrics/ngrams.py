@@ -46,12 +46,16 @@ class Ngrams:
         return np.arange(len(asker)) - before[asker] + self.starts[captions][asker], asker
 
 
+def words(tokens: Sequence[str]) -> list[str]:
+    """Tokens as coco-caption counts them in n-grams: PTB's one token ``1 1/2`` falls apart again."""
+    return " ".join(tokens).split()
+
+
 def count_ngrams(captions: Sequence[Sequence[str]], orders: int = ORDERS) -> list[Ngrams]:
     """Tables for n = 1 to ``orders`` of tokenized captions."""
-    words: dict[str, int] = {}
-    ids = np.array(
-        [words.setdefault(word, len(words)) for word in chain.from_iterable(captions)], dtype=np.int64
-    )
+    known: dict[str, int] = {}
+    numbers = (known.setdefault(word, len(known)) for word in chain.from_iterable(captions))
+    ids = np.fromiter(numbers, dtype=np.int64)
     lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
     caption = np.repeat(np.arange(len(captions)), lengths)
     room = np.repeat(np.cumsum(lengths), lengths) - np.arange(
@@ -59,12 +63,12 @@ def count_ngrams(captions: Sequence[Sequence[str]], orders: int = ORDERS) -> lis
     )  # words from here to the caption's end
 
     tables = []
-    gram, size = ids, len(words)  # the n-gram that starts at each word
+    gram, size = ids, len(known)  # the n-gram that starts at each word
     for n in range(1, orders + 1):
         if n > 1:  # an n-gram is its first n - 1 words and the n-th: a pair of numbers, numbered anew
             fits = room >= n
             last = ids[np.flatnonzero(fits) + n - 1]
-            distinct, numbered = np.unique(gram[fits] * max(len(words), 1) + last, return_inverse=True)
+            distinct, numbered = np.unique(gram[fits] * max(len(known), 1) + last, return_inverse=True)
             gram, size = np.zeros_like(ids), len(distinct)
             gram[fits] = numbered
         keys = caption[room >= n] * max(size, 1) + gram[room >= n]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicap import __version__
-from magicap.errors import BadSettings
+from magicap.errors import BadSettings, MetricUnavailable
 
 Numbers = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Score:
     """As papers print it: ``CIDEr-D``, ``BLEU-4``."""
 
     value: float
-    """Of the whole corpus, on the metric's own scale (CIDEr-D 0 to 10, most others 0 to 1)."""
+    """Of the whole corpus, on the metric's own scale (CIDEr-D 0 to 10, CLIPScore 0 to 2.5, most 0 to 1)."""
 
     per_image: Numbers | None = None
     """(N,) of each image alone, in the candidates' order; None where an image alone has no such score."""
@@ -49,7 +49,15 @@ class Score:
     def mean(
         cls, name: str, per_image: Numbers, signature: Mapping[str, str], *, percent: bool = True
     ) -> Score:
-        """The mean of the images' scores (N,), N at least 1."""
+        """The mean of the images' scores (N,), N at least 1.
+
+        Raises:
+            MetricUnavailable: a score is not a number.
+        """
+        if not np.isfinite(per_image).all():
+            raise MetricUnavailable(
+                f"{name} of {int((~np.isfinite(per_image)).sum())} images is not a number"
+            )
         pairs = np.stack([per_image, np.ones_like(per_image)], axis=1)
         return cls(name, float(per_image.mean()), per_image, pairs, percent=percent, signature=signature)
 
@@ -82,7 +90,13 @@ class Score:
         return self.aggregate(weights @ self.statistics)
 
     def signed(self, **more: str) -> Score:
-        """The same score with more said about its origin, e.g. ``split`` and ``model``."""
+        """The same score with more said about its origin, e.g. ``split`` and ``model``.
+
+        Raises:
+            BadSettings: what was measured would be said otherwise.
+        """
+        if taken := sorted(set(more) & set(self.signature)):
+            raise BadSettings(f"{self.name}'s signature says {', '.join(taken)} already; use another key")
         return replace(self, signature={**self.signature, **more})
 
     @property
@@ -95,7 +109,8 @@ class Score:
     @property
     def signature_text(self) -> str:
         """One line, after sacreBLEU (Post 2018): ``metric:CIDEr-D|tok:...|n:1000|refs:5|version:0.1.0``."""
-        return "|".join(f"{key}:{value}" for key, value in self.signature.items())
+        parts = (f"{key}:{value}".replace("|", "/") for key, value in self.signature.items())
+        return " ".join("|".join(parts).split())
 
 
 class Metric(Protocol):
@@ -131,9 +146,10 @@ def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]], 
     Raises:
         BadSettings: not as many references as candidates, an image without any, or no image.
     """
-    if isinstance(candidates, str) or any(isinstance(texts, str) for texts in references):
+    texts = [candidates, *references]
+    if any(isinstance(each, str) or not all(isinstance(text, str) for text in each) for each in texts):
         raise BadSettings(
-            f"{metric}: expected a list of candidates and a list of lists of references, found a string; "
+            f"{metric}: expected a list of captions and a list of lists of captions, found something else; "
             "one image is written ['a dog'], [['a brown dog', 'a dog runs']]"
         )
     if len(candidates) != len(references):
@@ -141,9 +157,9 @@ def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]], 
             f"{metric}: expected the references of each candidate, found {len(candidates)} candidates "
             f"and references of {len(references)} images"
         )
-    if not candidates:
+    if not len(candidates):
         raise BadSettings(f"{metric}: expected at least one image, found none")
-    bare = [position for position, texts in enumerate(references) if not texts]
+    bare = [position for position, texts in enumerate(references) if not len(texts)]
     if bare:
         raise BadSettings(
             f"{metric}: {len(bare)} images have no reference caption, the first at position {bare[0]}; "

@@ -40,7 +40,7 @@ def spice(
     missing = [name for name in _PARSER if not (folder / "lib" / name).is_file()]
     if missing:
         raise MetricUnavailable(
-            f"SPICE needs {' and '.join(missing)} in {folder / 'lib'}; where there is a network, "
+            f"SPICE needs {' and '.join(missing)} in pycocoevalcap/spice/lib; where there is a network, "
             "python -c 'from pycocoevalcap.spice.spice import Spice; Spice()' fetches them"
         )
     rows = [

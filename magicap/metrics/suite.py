@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 from magicap.errors import BadSettings, MetricUnavailable
 from magicap.metrics.bleu import bleu
@@ -13,23 +11,34 @@ from magicap.metrics.cider import cider_d
 from magicap.metrics.diversity import diversity, lengths, unfinished
 from magicap.metrics.meteor import meteor
 from magicap.metrics.rouge import rouge_l
-from magicap.metrics.score import Metric, Score, Tokenizer
+from magicap.metrics.score import Metric, Score, Tokenizer, check_pairs
 from magicap.metrics.spice import spice
 from magicap.metrics.tokenizer import PTB
 
-METRICS: dict[str, Any] = {
-    "bleu": bleu,
-    "meteor": meteor,
-    "rouge_l": rouge_l,
-    "cider_d": cider_d,
-    "spice": spice,
-    "diversity": diversity,
-    "lengths": lengths,
-    "unfinished": unfinished,
+
+@dataclass(frozen=True)
+class Entry:
+    """A metric of the table."""
+
+    compute: Callable[..., dict[str, Score]]
+    title: str
+    """What tables and reasons call it."""
+
+    tokenized: bool = True
+    """Whether it takes a tokenizer."""
+
+
+METRICS = {
+    "bleu": Entry(bleu, "BLEU"),
+    "meteor": Entry(meteor, "METEOR"),
+    "rouge_l": Entry(rouge_l, "ROUGE-L"),
+    "cider_d": Entry(cider_d, "CIDEr-D"),
+    "spice": Entry(spice, "SPICE", tokenized=False),
+    "diversity": Entry(diversity, "diversity"),
+    "lengths": Entry(lengths, "words"),
+    "unfinished": Entry(unfinished, "unfinished", tokenized=False),
 }
 """Metrics by the names that commands take, in the order of tables."""
-
-_TOKENIZED = {"bleu", "meteor", "rouge_l", "cider_d", "diversity", "lengths"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Report:
     """By the name papers print; in the order of :data:`METRICS`."""
 
     absent: dict[str, str] = field(default_factory=dict)
-    """Metrics that could not be computed, with the reason. They are never 0."""
+    """Metrics that could not be computed, by the name papers print, with the reason. They are never 0."""
 
 
 def evaluate(
@@ -65,25 +74,29 @@ def evaluate(
     Raises:
         BadSettings: not one list of references a candidate, no image, or a metric nobody knows.
     """
-    wanted = list(METRICS if metrics is None else dict.fromkeys(metrics))
-    if unknown := [name for name in wanted if name not in METRICS]:
-        raise BadSettings(f"no metric {unknown[0]!r}: expected {', '.join(METRICS)}")
+    check_pairs(candidates, references, "evaluate")
     remembered = _Remembered(tokenizer)
-    chosen: dict[str, Metric] = {
-        name: partial(METRICS[name], tokenizer=remembered) if name in _TOKENIZED else METRICS[name]
-        for name in METRICS
-        if name in wanted
-    }
     scores: dict[str, Score] = {}
     absent: dict[str, str] = {}
-    for name, metric in {**chosen, **(more or {})}.items():
+    entries = _chosen(metrics) + [Entry(metric, title, False) for title, metric in (more or {}).items()]
+    for entry in entries:
+        settings = {"tokenizer": remembered} if entry.tokenized else {}
         try:
-            found = metric(candidates, references)
+            found = entry.compute(candidates, references, **settings)
         except MetricUnavailable as error:
-            absent[name] = str(error)
+            absent[entry.title] = str(error)
         else:
             scores |= {key: score.signed(**(about or {})) for key, score in found.items()}
     return Report(scores, absent)
+
+
+def _chosen(names: Iterable[str] | None) -> list[Entry]:
+    if names is None:
+        return list(METRICS.values())
+    wanted = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in wanted if name not in METRICS]:
+        raise BadSettings(f"no metric {unknown[0]!r}: expected some of {', '.join(METRICS)}")
+    return [entry for name, entry in METRICS.items() if name in wanted]
 
 
 class _Remembered:

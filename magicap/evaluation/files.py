@@ -1,0 +1,45 @@
+"""Files that results are written to: refused before the work, and whole or not there after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from magicap.errors import BadSettings
+
+
+def refuse_unwritable(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Check that a file can be written, before minutes of work and not after.
+
+    Args:
+        inputs: files that are read, which must not be written over.
+
+    Raises:
+        BadSettings: it is a folder, lies where nothing can be written, or is one of the inputs.
+    """
+    path = Path(path)
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise BadSettings(f"{path} cannot be written: name a file in a folder that is there and open to you")
+    for other in inputs:
+        if other is not None and path.exists() and os.path.exists(other) and os.path.samefile(path, other):
+            raise BadSettings(f"{path} is read, so it must not be written over; name another file")
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file at once: a reader, or a run that is stopped, never sees half of it.
+
+    Raises:
+        BadSettings: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no name to be put under
+            path.write_text(text, encoding="utf-8", newline="")
+            return
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)
+    except OSError as error:
+        raise BadSettings(f"{path} cannot be written: {error.strerror}; name another file") from error

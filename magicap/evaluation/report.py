@@ -1,0 +1,297 @@
+"""One page of a comparison that needs nothing else: figures, plots, every caption, every signature."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from math import isfinite
+from string import Template
+from typing import Any
+
+from magicap.errors import BadImage, BadSettings, MagicapError
+from magicap.evaluation.comparison import Comparison, Estimate, System
+from magicap.evaluation.plots import COLOURS, Plot, histograms, metric_plots
+from magicap.images import REASONS, open_image
+from magicap.metrics.score import Score
+
+Picture = Callable[[str], bytes | None]
+
+NEUTRAL = frozenset({"words", "most frequent caption", "unfinished"})
+"""Metrics of which more is neither better nor worse."""
+
+_CERTAIN = 0.05
+
+
+def html_report(
+    comparison: Comparison, picture: Picture | None = None, *, grid: bool = True, thumbnail: int = 160
+) -> str:
+    """The comparison as one HTML page that loads nothing; the same comparison gives the same page.
+
+    Args:
+        picture: the encoded picture of a name; None or a KeyError where there is none. Without it, the page
+            shows no pictures.
+        grid: whether to show every image's captions, references and picture. Without it the page holds none
+            of them, for data that may not be passed on.
+        thumbnail: long side of the pictures, in pixels.
+
+    Raises:
+        BadSettings: a thumbnail without pixels.
+        MetricUnavailable: matplotlib is not installed.
+    """
+    if thumbnail < 1:
+        raise BadSettings(f"thumbnail: expected a long side of at least 1 pixel, found {thumbnail}")
+    script = _asset("report.js")
+    secret = set() if grid else _texts(comparison)
+    return Template(_asset("report.html")).substitute(
+        title=_text(comparison.title.strip() or "Comparison"),
+        style=_asset("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        facts=_facts(comparison),
+        captions_link='<a href="#captions">Captions</a>' if grid else "",
+        table=_table(comparison),
+        confidence=f"{100 * comparison.confidence:g} %",
+        against=_text(comparison.against),
+        neutral=", ".join(sorted(NEUTRAL)),
+        certain=_CERTAIN,
+        absent=_absent(comparison.absent),
+        plots=_plots(comparison),
+        grid=Template(_asset("report_grid.html")).substitute(note=_grid_note(comparison)) if grid else "",
+        signatures="\n".join(_signatures(comparison, system, secret) for system in comparison.systems),
+        data=_data(comparison, picture, thumbnail) if grid else "",
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("magicap.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+def _text(text: str) -> str:
+    """Outside text as HTML, also within attributes."""
+    return html.escape(_whole(text))
+
+
+def _whole(text: str) -> str:
+    """Question marks for halves of surrogate pairs, of which UTF-8 and some browsers' tools know nothing."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _facts(comparison: Comparison) -> str:
+    """What holds for the whole page, and what all signatures say alike."""
+    facts = {
+        "images": f"{len(comparison.images):,}",
+        **_common(comparison),
+        "intervals": f"{100 * comparison.confidence:g} %",
+        "resamples": f"{comparison.resamples:,}",
+        "seed": str(comparison.seed),
+        "compared against": comparison.against,
+    }
+    texts = ((_text(name), _text(value)) for name, value in facts.items())
+    return "\n".join(f"<div><dt>{name}</dt><dd><bdi>{value}</bdi></dd></div>" for name, value in texts)
+
+
+def _common(comparison: Comparison) -> dict[str, str]:
+    """Entries that stand in every signature, and alike."""
+    signatures = [each.score.signature for row in comparison.estimates.values() for each in row.values()]
+    hidden = _texts(comparison)
+    return {
+        key: value
+        for key, value in (signatures[0] if signatures else {}).items()
+        if key not in ("metric", "n") and value not in hidden
+        if all(each.get(key) == value for each in signatures)
+    }
+
+
+def _texts(comparison: Comparison) -> set[str]:
+    """Every caption and reference."""
+    captions = {text for system in comparison.systems for text in system.captions}
+    return captions | {text for texts in comparison.references for text in texts}
+
+
+def _table(comparison: Comparison) -> str:
+    metrics = comparison.metrics
+    best = {metric: _best(comparison, metric) for metric in metrics}
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{_text(name)}</button></th>'
+        for name in ["system", *metrics]
+    )
+    rows = "\n".join(_row(comparison, i, best) for i in range(len(comparison.systems)))
+    return f'<table class="figures">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
+
+
+def _row(comparison: Comparison, i: int, best: Mapping[str, float | None]) -> str:
+    system = comparison.systems[i]
+    tags = (["floor"] if system.floor else []) + (
+        ["compared against"] if system.name == comparison.against else []
+    )
+    label = (
+        f'<span class="swatch" style="--colour: var(--s{i % COLOURS})"></span><bdi>{_text(system.name)}</bdi>'
+    )
+    label += "".join(f' <span class="tag">{tag}</span>' for tag in tags)
+    cells = "".join(_cell(comparison, system, *column) for column in best.items())
+    kind = ' class="floor"' if system.floor else ""
+    return f'<tr{kind}><th scope="row" data-value="{_text(system.name)}">{label}</th>{cells}</tr>'
+
+
+def _best(comparison: Comparison, metric: str) -> float | None:
+    """The highest value, where higher is better and there is another to be better than."""
+    values = [row[metric].score.value for row in comparison.estimates.values() if metric in row]
+    values = [value for value in values if isfinite(value)]
+    return None if metric in NEUTRAL or len(values) < 2 or min(values) == max(values) else max(values)
+
+
+def _cell(comparison: Comparison, system: System, metric: str, best: float | None) -> str:
+    estimate = comparison.estimates[system.name].get(metric)
+    if estimate is None:
+        return "<td>–</td>"
+    score = estimate.score
+    shown = f'<b title="highest">{score.shown}</b>' if score.value == best else score.shown
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        low, high = (_scaled(score, end) for end in (estimate.low, estimate.high))
+        interval = f"<small>{low:.2f} to {high:.2f}</small>"
+    value = f"{score.value!r}" if isfinite(score.value) else ""
+    apart = _difference(comparison, system, metric, estimate)
+    return f'<td data-value="{value}">{shown}{interval}{apart}</td>'
+
+
+def _difference(comparison: Comparison, system: System, metric: str, estimate: Estimate) -> str:
+    """The difference from the system compared against, marked where it is more than chance."""
+    apart = estimate.difference
+    if apart is None or not isfinite(apart) or system.name == comparison.against:
+        return ""
+    side = ("higher", "lower") if metric in NEUTRAL else ("better", "worse")
+    word, sign = (side[0], "▲") if apart > 0 else (side[1], "▼")
+    scaled = _scaled(estimate.score, apart)
+    sentence = f"{metric} of {system.name}: {scaled:+.2f} from {comparison.against}"
+    if estimate.p_value is None:
+        return f'<small title="{_text(sentence)}, not tested">{scaled:+.2f}</small>'
+    p = f"p = {estimate.p_value:.2g}" if estimate.p_value >= 0.001 else "p &lt; 0.001"
+    if estimate.difference_low is not None and estimate.difference_high is not None:
+        low, high = (_scaled(estimate.score, x) for x in (estimate.difference_low, estimate.difference_high))
+        sentence += f" ({100 * comparison.confidence:g} % interval {low:+.2f} to {high:+.2f})"
+    certain = estimate.p_value < _CERTAIN and apart != 0
+    sentence += f", {word}" if certain else ", within chance"
+    kind = "" if not certain else f' class="{"apart" if metric in NEUTRAL else word}"'
+    mark = f'{sign}<span class="unseen"> {word} by</span> ' if certain else ""
+    return f'<small{kind} title="{_text(sentence)}, {p}">{mark}{scaled:+.2f}, {p}</small>'
+
+
+def _scaled(score: Score, number: float) -> float:
+    return 100 * number if score.percent else number
+
+
+def _absent(absent: Mapping[str, str]) -> str:
+    items = "".join(f"<li><b>{_text(name)}</b>: {_text(reason)}</li>" for name, reason in absent.items())
+    return f'<h3>Not measured</h3>\n<ul class="note">{items}</ul>' if items else ""
+
+
+def _plots(comparison: Comparison) -> str:
+    kinds = {"plots": metric_plots(comparison), "plots wide": histograms(comparison)}
+    groups = [
+        f'<div class="{kind}">{"".join(map(_figure, each))}</div>' for kind, each in kinds.items() if each
+    ]
+    return "\n".join(groups) or '<p class="note">Nothing to draw.</p>'
+
+
+def _figure(plot: Plot) -> str:
+    note = f'<p class="note">{_text(plot.note)}</p>' if plot.note else ""
+    return f"<figure><figcaption><h3>{_text(plot.title)}</h3></figcaption>{plot.svg}{note}</figure>"
+
+
+def _grid_note(comparison: Comparison) -> str:
+    note = 'Words <span class="new">underlined</span> in a caption stand in none of the image\'s references.'
+    if lead := _lead(_by_image(comparison)):
+        note = (
+            f"Beside each caption stands its {_text(lead)}, with the other figures on hover. “Disagree most” "
+            f"puts images first on which the systems shown lie furthest apart. {note}"
+        )
+    return note
+
+
+def _lead(metrics: Iterable[str]) -> str | None:
+    """What captions are sorted by: CIDEr-D, or else the first metric of which more is better."""
+    found = [name for name in metrics if name not in NEUTRAL]
+    return "CIDEr-D" if "CIDEr-D" in found else next(iter(found), None)
+
+
+def _by_image(comparison: Comparison) -> dict[str, Score]:
+    """A score of each metric that judges image by image."""
+    rows = comparison.estimates.values()
+    scores = {
+        name: each.score for row in rows for name, each in row.items() if each.score.per_image is not None
+    }
+    return {name: scores[name] for name in comparison.metrics if name in scores}
+
+
+def _signatures(comparison: Comparison, system: System, secret: set[str]) -> str:
+    lines = []
+    for name, estimate in comparison.estimates[system.name].items():
+        # A floor's signature says which caption it repeats.
+        said = {k: "(left out)" if v in secret else v for k, v in estimate.score.signature.items()}
+        lines.append(f"{name} {estimate.score.shown}  " + "|".join(f"{k}:{v}" for k, v in said.items()))
+    return (
+        f'<details class="signature"><summary><bdi>{_text(system.name)}</bdi></summary>'
+        f'<pre tabindex="0">{_text(chr(10).join(lines))}</pre>'
+        '<button type="button" class="copy">Copy</button></details>'
+    )
+
+
+def _data(comparison: Comparison, picture: Picture | None, thumbnail: int) -> str:
+    """All captions, for the script. Nothing in it can end the element that holds it."""
+    metrics = _by_image(comparison)
+    data = {
+        "images": list(comparison.images),
+        "references": [list(texts) for texts in comparison.references],
+        "pictures": picture and [_thumbnail(picture, name, thumbnail) for name in comparison.images],
+        "systems": [
+            {
+                "name": system.name,
+                "floor": system.floor,
+                "colour": i % COLOURS,
+                "captions": list(system.captions),
+                "figures": {
+                    name: _numbers(each.score) for name, each in comparison.estimates[system.name].items()
+                },
+            }
+            for i, system in enumerate(comparison.systems)
+        ],
+        "metrics": [{"name": name, "decimals": int(score.percent)} for name, score in metrics.items()],
+        "lead": _lead(metrics),
+    }
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<script type="application/json" id="data">{_whole(text)}</script>'
+
+
+def _numbers(score: Score) -> list[float | None]:
+    """Of each image, as printed; None for what is no number."""
+    if score.per_image is None:
+        return []
+    numbers = [_scaled(score, float(number)) for number in score.per_image]
+    return [round(number, 1) if isfinite(number) else None for number in numbers]
+
+
+def _thumbnail(picture: Picture, name: str, side: int) -> dict[str, Any]:
+    """A small JPEG and its size, or why there is none. Reasons name no paths: pages are passed on."""
+    try:
+        encoded = picture(name)
+        if encoded is None:
+            return {"why": "no picture"}
+        image = open_image(encoded)
+    except KeyError:
+        return {"why": "no picture of that name"}
+    except BadImage as error:
+        return {"why": f"cannot be read: {REASONS.get(error.code, error.code)}"}
+    except (MagicapError, OSError) as error:
+        return {"why": f"cannot be read ({type(error).__name__})"}
+    out = io.BytesIO()
+    image.thumbnail((side, side))
+    image.save(out, format="JPEG", quality=80, optimize=True)
+    return {"jpeg": base64.b64encode(out.getvalue()).decode("ascii"), "size": image.size}
