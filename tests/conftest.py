@@ -30,6 +30,16 @@ def data_dir() -> Path:
     return Path(os.environ["MAGICAP_DATA"])
 
 
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny captioner with random weights."""
+    import tiny  # torch with it, so only where a test asks for a captioner
+
+    folder = tmp_path_factory.mktemp("captioner")
+    tiny.captioner(0, max_new_tokens=5).save_pretrained(folder)
+    return str(folder)
+
+
 def _no_data() -> str | None:
     folder = os.environ.get("MAGICAP_DATA")
     if not folder:

@@ -14,13 +14,6 @@ from PIL import Image
 from magicap.cli import main
 
 
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("captioner")
-    tiny.captioner(0, max_new_tokens=5).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def album(tmp_path):
     folder = tmp_path / "my album"

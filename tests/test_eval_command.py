@@ -26,13 +26,6 @@ def script(name):
     return module
 
 
-@pytest.fixture(scope="module")
-def preset(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("captioner")
-    tiny.captioner(0, max_new_tokens=5).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def album(tmp_path):
     """Four pictures with two references each, and four more captions for training."""
