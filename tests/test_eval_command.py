@@ -13,6 +13,7 @@ import tiny
 from PIL import Image
 
 from magicap.cli import main
+from magicap.metrics import METRICS
 
 WORDS = ["a dog runs", "a red car stops", "two men talk", "the cat sleeps on a sofa"]
 
@@ -78,6 +79,15 @@ def test_the_table_has_a_line_a_figure(predictions, album, capsys):
     assert any(line.startswith("BLEU-1") and "100.00" in line and "tok:ptb" in line for line in lines)
     assert "model:file-" in out
     assert err == ""
+
+
+def test_the_help_names_every_metric(predictions, album, capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in [*METRICS, "clipscore"])
+    assert main(arguments(predictions, album, "--metrics", "bleu,cider")) == 2
+    assert "no metric 'cider': expected some of bleu, " in capsys.readouterr().err
 
 
 def test_every_images_own_scores_go_to_a_file(predictions, album, tmp_path, capsys):

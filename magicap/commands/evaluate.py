@@ -7,16 +7,15 @@ import csv
 import io
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicap.commands.shared import SOME_FAILED, load_captioner
 from magicap.errors import BadSettings
-from magicap.evaluation.files import refuse_unwritable, write_whole
-from magicap.evaluation.predictions import Scored, choose_references, match, read_predictions
-from magicap.evaluation.tables import aligned
-from magicap.metrics import METRICS, Metric, Report
-from magicap.metrics import evaluate as score
 from magicap.presets import DEFAULT, PRESETS
+
+if TYPE_CHECKING:
+    from magicap.evaluation.predictions import Scored
+    from magicap.metrics import Metric, Report
 
 CLIPSCORE = "clipscore"
 
@@ -40,7 +39,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--references", metavar="FILE|FOLDER", help="the images' captions (those in FILE)")
     parser.add_argument("--split", help="which split of the references: test, val, dev, train")
     parser.add_argument(
-        "--metrics", type=_names, metavar="A,B,...", help=f"some of {', '.join([*METRICS, CLIPSCORE])} (all)"
+        "--metrics",
+        metavar="A,B,...",
+        help="some of bleu, meteor, rouge_l, cider_d, spice, clipscore, diversity, lengths, unfinished (all)",
     )
     parser.add_argument(
         "--images", action="append", metavar="TAR|FOLDER", help="the pictures, for CLIPScore; may be repeated"
@@ -57,29 +58,27 @@ def add(commands: Any) -> None:
     parser.add_argument("--per-image", metavar="CSV", help="write every image's own scores here")
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in (*METRICS, CLIPSCORE)]:
-        raise argparse.ArgumentTypeError(f"no metric {unknown[0]!r}: expected some of {', '.join(METRICS)}")
-    return names
-
-
 def run(options: argparse.Namespace) -> int:
     """Read and match everything before anything is computed, then print the figures.
 
     The exit code is 2 if a metric that was asked for by name cannot be computed.
     """
+    # Here and not above: they bring numpy, and the other commands start without it.
+    from magicap.evaluation.files import refuse_unwritable, write_whole
+    from magicap.evaluation.predictions import choose_references, match, read_predictions
+    from magicap.metrics import evaluate
+
     if options.per_image:
         refuse_unwritable(options.per_image, [options.predictions, options.references])
+    names = _names(options.metrics)
     predictions = read_predictions(options.predictions)
     references = choose_references(options.references, options.split, predictions.references)
     scored = match(predictions, references, partial=options.partial)
-    wanted = None if options.metrics is None else [name for name in options.metrics if name != CLIPSCORE]
-    report = score(
+    report = evaluate(
         scored.candidates,
         scored.references,
-        metrics=wanted,
-        more=_clip_score(scored, options),
+        metrics=None if names is None else [name for name in names if name != CLIPSCORE],
+        more=_clip_score(scored, names, options),
         about={**scored.about, "model": predictions.model},
     )
     if options.per_image:
@@ -88,15 +87,27 @@ def run(options: argparse.Namespace) -> int:
     return SOME_FAILED if options.metrics and report.absent else 0
 
 
-def _clip_score(scored: Scored, options: argparse.Namespace) -> dict[str, Metric]:
-    asked = options.metrics is not None and CLIPSCORE in options.metrics
+def _names(listed: str | None) -> list[str] | None:
+    """Refused here, before a scorer is loaded for nothing."""
+    from magicap.metrics import METRICS
+
+    if listed is None:
+        return None
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in (*METRICS, CLIPSCORE)]:
+        raise BadSettings(f"no metric {unknown[0]!r}: expected some of {', '.join([*METRICS, CLIPSCORE])}")
+    return names
+
+
+def _clip_score(scored: Scored, names: list[str] | None, options: argparse.Namespace) -> dict[str, Metric]:
+    asked = names is not None and CLIPSCORE in names
     if not options.images:
         if asked or options.judge:
             raise BadSettings(
                 "CLIPScore looks at the pictures: give their tar files or folders with --images"
             )
         return {}
-    if options.metrics is not None and not asked:
+    if names is not None and not asked:
         return {}
     from magicap.evaluation.systems import clip_score, open_pictures
 
@@ -113,6 +124,8 @@ def _print(report: Report, scored: Scored, *, as_json: bool) -> None:
         }
         print(json.dumps({"n": len(scored.images), "scores": scores, "absent": report.absent}, indent=2))
         return
+    from magicap.evaluation.tables import aligned
+
     rows = [[name, value.shown, value.signature_text] for name, value in report.scores.items()]
     print(aligned(["metric", "score", "signature"], rows))
     for name, reason in report.absent.items():
