@@ -54,7 +54,12 @@ class ClipScore:
         texts = self._encode(candidates)
         seen = WEIGHT * (texts * self.images.float().cpu().numpy()).sum(axis=1).clip(min=0)
         signature = sign(
-            "CLIPScore", candidates, references, prefix=PREFIX.strip(), judge=self.scorer.fingerprint
+            "CLIPScore",
+            candidates,
+            references,
+            prefix=PREFIX.strip(),
+            w=f"{WEIGHT:g}",
+            judge=self.scorer.fingerprint,
         )
         scores = {"CLIPScore": Score.mean("CLIPScore", seen, signature)}
         if any(references):
