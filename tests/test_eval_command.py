@@ -293,3 +293,16 @@ def test_files_with_other_references_or_strangers_do_not_compare(tmp_path):
         compare.main(compare.Config(systems=[f"a={paths[0]}", f"b={paths[1]}"], metrics=["bleu"]))
     with pytest.raises(ValueError, match=r"images without references: z\.png"):
         compare.main(compare.Config(systems=[f"a={paths[0]}", f"c={paths[2]}"], metrics=["bleu"]))
+
+
+def test_language_models_are_judged_beside_an_n_gram_of_their_tokens(preset, album, capsys):
+    judge = script("language_models")
+    text = str(album / "captions.jsonl")
+    judge.main(judge.Config(validation_text=text, split="test", text=[text], presets=[preset], order=3))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "test, n = 8 sentences, 4 for the n-grams"
+    bits = {line.rsplit(maxsplit=1)[0].rstrip(): float(line.rsplit(maxsplit=1)[1]) for line in lines[2:]}
+    neural, ngrams = bits.values()
+    assert 0 < ngrams < neural  # random weights know less than four sentences
+    with pytest.raises(SystemExit, match="no captions of the split"):
+        judge.main(judge.Config(validation_text=text, split="dev"))
