@@ -10,6 +10,7 @@ folder). Captions are kept in --keep as they are made, so a run that was stopped
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,12 +34,15 @@ from magicap.evaluation.predictions import (
     match,
     read_predictions,
     refuse_incomplete,
+    say_split,
 )
 from magicap.evaluation.report import html_report
 from magicap.evaluation.systems import captioned, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
 from magicap.metrics import METRICS, Metric, Report, evaluate
 from magicap.presets import DEFAULT, PRESETS
+
+load = functools.cache(Captioner.from_pretrained)  # one preset often is a system, makes the floors and judges
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,7 @@ def main(config: Config) -> None:
             pictures = opened.enter_context(open_pictures([row.image for row in rows], config.images))
         bench = Bench(config, rows, pictures)
         systems = [
-            read(name, files[name], rows)
-            if name in files
-            else bench.searched(name, Captioner.from_pretrained(source))
+            read(name, files[name], rows) if name in files else bench.searched(name, load(source))
             for name, source in sources.items()
         ]
         systems += bench.floors()
@@ -149,8 +151,7 @@ def images_of(config: Config, files: dict[str, Predictions]) -> tuple[list[Capti
         wanted -= set(missing)
     if not wanted:
         raise BadSettings("the systems have no image in common")
-    splits = sorted({row.split for row in rows if row.split})
-    about = {"split": "+".join(splits)} if splits else {}
+    about = say_split(rows)
     if len(wanted) < len(rows):
         about["partial"] = f"{len(wanted)} of {len(rows)} images"
     return [row for row in rows if row.image in wanted], about
@@ -212,7 +213,7 @@ class Bench:
         if self.pictures is None:
             print("compare.py: no floors of search and retrieval: they need --images", file=sys.stderr)
             return found
-        captioner = Captioner.from_pretrained(self.config.floors_of)
+        captioner = load(self.config.floors_of)
         return found + [
             self.searched(name, captioner, decoding, floor=True)
             for name, decoding in floor_decodings(captioner, training).items()
@@ -221,7 +222,7 @@ class Bench:
     def reports(self, systems: Sequence[System], about: dict[str, str]) -> list[Report]:
         more: dict[str, Metric] = {}
         if self.pictures is not None:
-            scorer = Captioner.from_pretrained(self.config.judge).scorer
+            scorer = load(self.config.judge).scorer
             more["CLIPScore"] = clip_score(scorer, [row.image for row in self.rows], self.pictures)
         references = [row.captions for row in self.rows]
         metrics = self.config.metrics or None

@@ -14,6 +14,9 @@ from magicap.metrics.suite import Report
 FEWEST = 30
 """With fewer images there are no intervals: the bootstrap would find significance where there is none."""
 
+CERTAIN = 0.05
+"""Differences with a smaller p-value are marked."""
+
 _AT_A_TIME = 200  # resamples; bounds memory
 
 

@@ -142,8 +142,7 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
     rows = [row for row in references if row.image in caption]
     if bare := [row.image for row in rows if not row.captions]:
         raise BadData(f"{len(bare)} images have no reference caption: {_some(bare)}; leave them out")
-    splits = sorted({row.split for row in rows if row.split})
-    about = {"split": "+".join(splits)} if splits else {}
+    about = say_split(rows)
     if missing or strangers:
         left_out = f", {len(strangers)} captions left out" if strangers else ""
         about["partial"] = f"{len(rows)} of {len(references)} images{left_out}"
@@ -153,6 +152,12 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
         [row.captions for row in rows],
         about,
     )
+
+
+def say_split(rows: Sequence[CaptionedImage]) -> dict[str, str]:
+    """What signatures say of the rows' split, if they have one."""
+    splits = sorted({row.split for row in rows if row.split})
+    return {"split": "+".join(splits)} if splits else {}
 
 
 def assign(

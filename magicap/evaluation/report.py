@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from magicap.errors import BadImage, BadSettings, MagicapError
-from magicap.evaluation.comparison import Comparison, Estimate, System
+from magicap.evaluation.comparison import CERTAIN, Comparison, Estimate, System
 from magicap.evaluation.plots import COLOURS, Plot, histograms, metric_plots
 from magicap.images import REASONS, open_image
 from magicap.metrics.score import Score
@@ -23,8 +23,6 @@ Picture = Callable[[str], bytes | None]
 
 NEUTRAL = frozenset({"words", "most frequent caption", "unfinished"})
 """Metrics of which more is neither better nor worse."""
-
-_CERTAIN = 0.05
 
 
 def html_report(
@@ -58,7 +56,7 @@ def html_report(
         confidence=f"{100 * comparison.confidence:g} %",
         against=_text(comparison.against),
         neutral=", ".join(sorted(NEUTRAL)),
-        certain=_CERTAIN,
+        certain=CERTAIN,
         absent=_absent(comparison.absent),
         plots=_plots(comparison),
         grid=Template(_asset("report_grid.html")).substitute(note=_grid_note(comparison)) if grid else "",
@@ -153,7 +151,7 @@ def _cell(comparison: Comparison, system: System, metric: str, best: float | Non
     shown = f'<b title="highest">{score.shown}</b>' if score.value == best else score.shown
     interval = ""
     if estimate.low is not None and estimate.high is not None:
-        low, high = (_scaled(score, end) for end in (estimate.low, estimate.high))
+        low, high = (score.scaled(end) for end in (estimate.low, estimate.high))
         interval = f"<small>{low:.2f} to {high:.2f}</small>"
     value = f"{score.value!r}" if isfinite(score.value) else ""
     apart = _difference(comparison, system, metric, estimate)
@@ -167,23 +165,19 @@ def _difference(comparison: Comparison, system: System, metric: str, estimate: E
         return ""
     side = ("higher", "lower") if metric in NEUTRAL else ("better", "worse")
     word, sign = (side[0], "▲") if apart > 0 else (side[1], "▼")
-    scaled = _scaled(estimate.score, apart)
+    scaled = estimate.score.scaled(apart)
     sentence = f"{metric} of {system.name}: {scaled:+.2f} from {comparison.against}"
     if estimate.p_value is None:
         return f'<small title="{_text(sentence)}, not tested">{scaled:+.2f}</small>'
     p = f"p = {estimate.p_value:.2g}" if estimate.p_value >= 0.001 else "p &lt; 0.001"
     if estimate.difference_low is not None and estimate.difference_high is not None:
-        low, high = (_scaled(estimate.score, x) for x in (estimate.difference_low, estimate.difference_high))
+        low, high = (estimate.score.scaled(x) for x in (estimate.difference_low, estimate.difference_high))
         sentence += f" ({100 * comparison.confidence:g} % interval {low:+.2f} to {high:+.2f})"
-    certain = estimate.p_value < _CERTAIN and apart != 0
+    certain = estimate.p_value < CERTAIN and apart != 0
     sentence += f", {word}" if certain else ", within chance"
     kind = "" if not certain else f' class="{"apart" if metric in NEUTRAL else word}"'
     mark = f'{sign}<span class="unseen"> {word} by</span> ' if certain else ""
     return f'<small{kind} title="{_text(sentence)}, {p}">{mark}{scaled:+.2f}, {p}</small>'
-
-
-def _scaled(score: Score, number: float) -> float:
-    return 100 * number if score.percent else number
 
 
 def _absent(absent: Mapping[str, str]) -> str:
@@ -274,7 +268,7 @@ def _numbers(score: Score) -> list[float | None]:
     """Of each image, as printed; None for what is no number."""
     if score.per_image is None:
         return []
-    numbers = [_scaled(score, float(number)) for number in score.per_image]
+    numbers = [score.scaled(float(number)) for number in score.per_image]
     return [round(number, 1) if isfinite(number) else None for number in numbers]
 
 

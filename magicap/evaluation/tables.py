@@ -7,15 +7,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import fields
 
-from magicap.evaluation.comparison import FEWEST, Comparison, Estimate
+from magicap.evaluation.comparison import CERTAIN, FEWEST, Comparison, Estimate
 
 MAIN = (
     "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "CLIPScore", "RefCLIPScore",
     "distinct captions", "words", "unfinished",
 )  # fmt: skip
 """Columns of tables; CSV and report have all metrics."""
-
-_CERTAIN = 0.05
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -57,9 +55,9 @@ def _cell(estimate: Estimate | None) -> str:
         return "-"
     text = estimate.score.shown
     if estimate.low is not None and estimate.high is not None:
-        factor = 100 if estimate.score.percent else 1
-        text += f" ({factor * estimate.low:.2f} to {factor * estimate.high:.2f})"
-    if estimate.p_value is not None and estimate.p_value < _CERTAIN and estimate.difference:
+        low, high = map(estimate.score.scaled, (estimate.low, estimate.high))
+        text += f" ({low:.2f} to {high:.2f})"
+    if estimate.p_value is not None and estimate.p_value < CERTAIN and estimate.difference:
         text += " ▲" if estimate.difference > 0 else " ▼"
     return text
 
@@ -72,7 +70,7 @@ def comparison_notes(comparison: Comparison) -> str:
         how = (
             f"in brackets {100 * comparison.confidence:g} % intervals of a paired bootstrap "
             f"({comparison.resamples} resamples of images, seed {comparison.seed}); ▲ ▼: above or below "
-            f"{comparison.against} with p < {_CERTAIN}, each figure tested by itself."
+            f"{comparison.against} with p < {CERTAIN}, each figure tested by itself."
         )
     lines = [f"n = {len(comparison.images)}; {how}"]
     lines += [f"{name} is absent: {reason}" for name, reason in comparison.absent.items()]

@@ -99,11 +99,15 @@ class Score:
             raise BadSettings(f"{self.name}'s signature says {', '.join(taken)} already; use another key")
         return replace(self, signature={**self.signature, **more})
 
+    def scaled(self, number: float) -> float:
+        """A number on the metric's own scale, as papers print it."""
+        return 100 * number if self.percent else number
+
     @property
     def shown(self) -> str:
         """As papers print it."""
         if self.percent:
-            return f"{100 * self.value:.2f}"
+            return f"{self.scaled(self.value):.2f}"
         return f"{self.value:.0f}" if float(self.value).is_integer() else f"{self.value:.2f}"
 
     @property
