@@ -1,14 +1,22 @@
 """Train a CLIP-type scorer on captioned pictures: the visual-semantic embedding that steers magic search.
 
-Two stages. First the image trunk rests and its pooled features are computed once, while the projection and
-the text tower learn to meet them; then the upper trunk is tuned with them on augmented pictures. Starts from
-an ImageNet trunk (``--image_weights``, timm's names) or from any open_clip model (``--base``, ``--tag``); a
-tower without a trunk apart from its projection, such as CLIP's own, skips the first stage. The data set may
-be of any form that ``magicap.data.read_captions`` knows: captions.jsonl, Karpathy, Flickr8k, imagefolder.
+Three stages, each of which keeps the checkpoint that validates best and hands it to the next:
+
+1. *warm*: the text tower learns from text alone that captions of one picture mean the same (``--warm_text``);
+2. *align*: the image trunk rests, and projection and text tower meet its pooled features, computed once for
+   a few views of each picture;
+3. *tune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in all
+   but the last passes (FLIP, Li et al. 2023), with a running average of the weights.
+
+Starts from an ImageNet trunk (``--image_weights``, timm's names) or from any open_clip model (``--base``,
+``--tag``); a tower without a trunk apart from its projection, such as CLIP's own, skips the second stage. The
+data set may be of any form that ``magicap.data.read_captions`` knows: captions.jsonl, Karpathy, Flickr8k,
+imagefolder.
 
     python recipes/train_scorer.py --out runs/scorer --tokenizer runs/tokenizer/scorer \\
         --captions $MAGICAP_DATA/flickr8k/captions.jsonl \\
         --images $MAGICAP_DATA/flickr8k/images-train.tar $MAGICAP_DATA/flickr8k/images-dev.tar \\
+        --warm_text $MAGICAP_DATA/text/flickr30k.jsonl \\
         --image_weights $MAGICAP_DATA/../weights/vit_tiny_patch16_224.safetensors
 
 A second run of the same command resumes where the first one stopped.
@@ -17,8 +25,6 @@ A second run of the same command resumes where the first one stopped.
 from __future__ import annotations
 
 import math
-import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,27 +34,29 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from timm.layers import PatchDropout
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from magicap.data import CaptionedImage, ImageFiles, normalise_caption, read_captions
+from magicap.data import CaptionedImage, ImageFiles, normalise_caption
 from magicap.errors import BadModel
 from magicap.images import open_image
 from magicap.metrics.retrieval import retrieval_recall
 from magicap.models.scorer import ImageTextScorer
-from magicap.models.text_tower import CausalTextTower
-from magicap.training.checks import claim_folder, refuse_empty
+from magicap.training.checks import claim_folder
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import hardest_negative_hinge, info_nce
+from magicap.training.pairs import Pairs, augmentation, cached, captioned
+from magicap.training.parameter_groups import layerwise, split_by_decay
 
 MAY_CHANGE = (
     "out",
+    "warm_epochs",
     "align_epochs",
     "tune_epochs",
     "max_steps",
+    "warm_rate",
     "align_rate",
     "tune_rate",
     "trunk_rate",
@@ -82,18 +90,36 @@ class Config:
     loss: str = field(
         default="infonce", metadata={"help": "infonce, or vse++ for the hardest-negative hinge"}
     )
+    warm_text: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "data sets with several captions a picture, no picture needed, to warm the text up"
+        },
+    )
+    warm_epochs: int = field(default=4, metadata={"help": "passes over --warm_text"})
+    warm_batch_size: int = field(default=256, metadata={"help": "pairs of captions a step"})
+    warm_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of that"})
     captions_per_image: int = field(default=3, metadata={"help": "captions drawn for a picture each time"})
     align_epochs: int = field(default=12, metadata={"help": "passes with the trunk at rest"})
+    align_views: int = field(
+        default=2,
+        metadata={"help": "views of a picture whose features are kept; the first is the picture"},
+    )
     align_batch_size: int = field(default=256, metadata={"help": "pictures a step, trunk at rest"})
     align_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, trunk at rest"})
-    tune_epochs: int = field(default=4, metadata={"help": "passes with the upper trunk awake"})
+    tune_epochs: int = field(default=10, metadata={"help": "passes with the upper trunk awake"})
+    whole_epochs: int = field(default=1, metadata={"help": "the last of them, that see whole pictures"})
+    patch_dropout: float = field(
+        default=0.5, metadata={"help": "share of a picture's patches left out in the others"}
+    )
+    weight_average: float = field(default=0.99, metadata={"help": "decay of the running average of weights"})
     tune_batch_size: int = field(default=96, metadata={"help": "pictures a step, trunk awake"})
     tune_rate: float = field(
-        default=3e-4, metadata={"help": "peak learning rate of text tower and projection"}
+        default=2e-4, metadata={"help": "peak learning rate of text tower and projection"}
     )
-    trunk_rate: float = field(default=5e-5, metadata={"help": "peak learning rate of the trunk's last block"})
+    trunk_rate: float = field(default=1.5e-4, metadata={"help": "peak rate of the trunk's last block"})
     trunk_decay: float = field(default=0.8, metadata={"help": "factor on the rate, block by block downwards"})
-    trunk_blocks: int = field(default=6, metadata={"help": "how many upper blocks are tuned"})
+    trunk_blocks: int = field(default=8, metadata={"help": "how many upper blocks are tuned"})
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
     max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
     seed: int = field(default=1, metadata={"help": "of weights, order and augmentation"})
@@ -102,6 +128,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.loss not in ("infonce", "vse++"):
             raise SystemExit(f"--loss must be infonce or vse++, found {self.loss!r}")
+        if not 0 <= self.patch_dropout < 1:
+            raise SystemExit(f"--patch_dropout must be at least 0 and below 1, found {self.patch_dropout}")
+        if self.align_views < 1:
+            raise SystemExit(f"--align_views must be at least 1, found {self.align_views}")
 
 
 def main(config: Config) -> None:
@@ -110,25 +140,47 @@ def main(config: Config) -> None:
     scorer = start_scorer(config)
     train = captioned(config.captions, ("train",))
     dev = captioned(config.captions, ("dev", "val"))
+    warmed = bool(config.warm_text) and config.warm_epochs > 0
     aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
     if not aligned and not config.tune_epochs:
         raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
     with ImageFiles(config.images) as images:
         claim_folder(out, asdict(config), MAY_CHANGE)
+        if warmed:
+            warm(config, scorer, dev, out / "warm")
+            reload(scorer, out / "warm" / "best")
         if aligned:
             align(config, scorer, images, train, dev, out / "align")
-            scorer = reload(scorer, out / "align" / "best")
+            reload(scorer, out / "align" / "best")
         if config.tune_epochs:
             tune(config, scorer, images, train, dev, out / "tune")
     best = out / ("tune" if config.tune_epochs else "align") / "best"
     reload(scorer, best).save_pretrained(out / "best")
 
 
-def captioned(path: str, splits: Sequence[str]) -> list[CaptionedImage]:
-    """The pictures of these splits that have a caption; at least one."""
-    rows = [row for row in read_captions(path, splits) if row.captions]
-    refuse_empty(rows, path, splits)
-    return rows
+def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage], folder: Path) -> None:
+    """Text alone: two captions of a picture are each other's positive, all others of the batch are not."""
+    held_out = ("dev", "test")
+    groups = [row for path in config.warm_text for row in captioned(path, ("train",), held_out, at_least=2)]
+    text = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
+
+    def loss(_: nn.Module, batch: Batch) -> Tensor:
+        vectors = text_vectors(scorer, batch["texts"])
+        first, second = vectors[0::2], vectors[1::2]
+        return info_nce(
+            first, second, torch.arange(len(first), device=first.device), inverse_temperature(scorer)
+        )
+
+    fit(
+        scorer.model,
+        split_by_decay(text, config.warm_rate, config.weight_decay),
+        loader=lambda epoch: Pairs(groups, None, 2, config.seed + epoch).loader(config.warm_batch_size),
+        loss=loss,
+        validate=lambda _: text_recall(scorer, dev),
+        save_best=lambda _: scorer.save_pretrained(folder / "best"),
+        folder=folder,
+        config=LoopConfig(epochs=config.warm_epochs, max_steps=config.max_steps, cpu=config.cpu),
+    )
 
 
 def align(
@@ -141,15 +193,32 @@ def align(
 ) -> None:
     """Trunk at rest: projection and text tower learn on features that are computed once."""
     visual = scorer.model.visual
-    features = cached(folder / "train.pt", lambda: trunk_features(scorer, images, train))
-    dev_features = cached(folder / "dev.pt", lambda: trunk_features(scorer, images, dev))
+    augment = augmentation(scorer.config["preprocess_cfg"])
+
+    def augmented(row: CaptionedImage) -> Tensor:
+        return augment(open_image(images.read(row.image)), row.captions)
+
+    def plain(row: CaptionedImage) -> Tensor:
+        return scorer.pixels(images.read(row.image))
+
+    dev_features = cached(folder / "dev.pt", lambda: trunk_features(scorer, dev, plain))
+    views = torch.stack(
+        [
+            cached(
+                folder / f"train-{number}.pt",
+                lambda view=augmented if number else plain: trunk_features(scorer, train, view),
+            )
+            for number in range(config.align_views)
+        ]
+    )
 
     def pairs(epoch: int) -> Pairs:
-        return Pairs(
-            train, lambda number, _: features[number], config.captions_per_image, config.seed + epoch
-        )
+        def features(number: int, _: CaptionedImage) -> Tensor:
+            return views[torch.randint(len(views), ()), number]
 
-    def validate(_: torch.nn.Module) -> dict[str, float]:
+        return Pairs(train, features, config.captions_per_image, config.seed + epoch)
+
+    def validate(_: nn.Module) -> dict[str, float]:
         return recall(scorer, F.normalize(visual.head(dev_features.to(scorer.device)), dim=-1), dev)
 
     head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
@@ -159,7 +228,7 @@ def align(
         loader=lambda epoch: pairs(epoch).loader(config.align_batch_size),
         loss=lambda _, batch: pair_loss(config, scorer, visual.head(batch["images"]), batch),
         validate=validate,
-        save_best=lambda _: bounded(scorer).save_pretrained(folder / "best"),
+        save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(epochs=config.align_epochs, max_steps=config.max_steps, cpu=config.cpu),
     )
@@ -174,14 +243,19 @@ def tune(
     folder: Path,
 ) -> None:
     """Upper trunk awake: everything above the resting blocks learns, on augmented pictures."""
-    augment = augmentation(scorer)
-    mirror = v2.RandomHorizontalFlip(0.5)
+    augment = augmentation(scorer.config["preprocess_cfg"])
+    first_whole = config.tune_epochs - config.whole_epochs
+    visual = scorer.model.visual
+    dropout = patch_dropout(visual)
 
-    def picture(number: int, row: CaptionedImage) -> Tensor:
-        view: Tensor = augment(open_image(images.read(row.image)))
-        return view if names_a_side(row.captions) else mirror(view)
+    def picture(_: int, row: CaptionedImage) -> Tensor:
+        return augment(open_image(images.read(row.image)), row.captions)
 
-    def validate(_: torch.nn.Module) -> dict[str, float]:
+    def loss(_: nn.Module, batch: Batch) -> Tensor:
+        dropout.prob = config.patch_dropout if batch["epoch"] < first_whole else 0.0
+        return pair_loss(config, scorer, visual(batch["images"]), batch)
+
+    def validate(_: nn.Module) -> dict[str, float]:
         return recall(scorer, scorer.encode_images([images.read(row.image) for row in dev]), dev)
 
     def pairs(epoch: int) -> Pairs:
@@ -189,65 +263,42 @@ def tune(
 
     fit(
         scorer.model,
-        tuning_groups(config, scorer.model),
+        layerwise(
+            scorer.model,
+            rate=config.tune_rate,
+            trunk_rate=config.trunk_rate,
+            trunk_decay=config.trunk_decay,
+            trunk_blocks=config.trunk_blocks,
+            decay=config.weight_decay,
+        ),
         loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size),
-        loss=lambda _, batch: pair_loss(config, scorer, scorer.model.visual(batch["images"]), batch),
+        loss=loss,
         validate=validate,
-        save_best=lambda _: bounded(scorer).save_pretrained(folder / "best"),
+        save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
-        config=LoopConfig(epochs=config.tune_epochs, max_steps=config.max_steps, cpu=config.cpu),
+        config=LoopConfig(
+            epochs=config.tune_epochs,
+            validations_per_epoch=0.5,
+            average=config.weight_average,
+            max_steps=config.max_steps,
+            cpu=config.cpu,
+        ),
     )
 
 
-class Pairs(Dataset[Batch]):
-    """Pictures of one epoch, each with some of its captions.
-
-    Order, captions and augmentation follow from the seed and the row alone, so that a resumed run sees what
-    an uninterrupted one would have seen.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[CaptionedImage],
-        picture: Callable[[int, CaptionedImage], Tensor],
-        captions_per_image: int,
-        seed: int,
-    ) -> None:
-        self.rows, self.picture, self.captions_per_image = rows, picture, captions_per_image
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> Batch:
-        row = self.rows[number]
-        chance = random.Random(f"{self.seed}-{number}")
-        drawn = chance.sample(row.captions, min(self.captions_per_image, len(row.captions)))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(chance.getrandbits(63))  # of the CPU alone
-            picture = self.picture(number, row)
-        return {"image": picture, "texts": [normalise_caption(text) for text in drawn]}
-
-    def loader(self, batch_size: int) -> DataLoader[Any]:
-        """Whole batches; with fewer rows than one batch, a batch of all of them."""
-        order = torch.Generator().manual_seed(self.seed)
-        size = min(batch_size, len(self))
-        return DataLoader(self, size, shuffle=True, generator=order, collate_fn=collate, drop_last=True)
-
-
-def collate(rows: Sequence[Batch]) -> Batch:
-    return {
-        "images": torch.stack([row["image"] for row in rows]),
-        "texts": [text for row in rows for text in row["texts"]],
-        "owner": torch.tensor([number for number, row in enumerate(rows) for _ in row["texts"]]),
-    }
+def patch_dropout(visual: Any) -> PatchDropout:
+    """The image trunk's patch dropout, put in at rate 0; one that nobody asks where a trunk takes none."""
+    trunk = getattr(visual, "trunk", None)
+    dropout = PatchDropout(0.0, num_prefix_tokens=getattr(trunk, "num_prefix_tokens", 1))
+    if hasattr(trunk, "patch_drop"):
+        trunk.patch_drop = dropout
+    return dropout
 
 
 def pair_loss(config: Config, scorer: ImageTextScorer, features: Tensor, batch: Batch) -> Tensor:
-    tower = causal_tower(scorer)
-    texts = tower.encode([tower.cut(row) for row in scorer.tokenize(batch["texts"])])
+    texts = text_vectors(scorer, batch["texts"])
     images = F.normalize(features, dim=-1)
-    scale = bounded(scorer).model.logit_scale.exp()
+    scale = inverse_temperature(scorer)
     if config.loss == "vse++":
         # The hinge knows no temperature, but magic search's softmax needs one: it alone learns from InfoNCE.
         temper = info_nce(images.detach(), texts.detach(), batch["owner"], scale)
@@ -255,11 +306,33 @@ def pair_loss(config: Config, scorer: ImageTextScorer, features: Tensor, batch: 
     return info_nce(images, texts, batch["owner"], scale)
 
 
-def bounded(scorer: ImageTextScorer) -> ImageTextScorer:
-    """The scorer, its inverse temperature brought back to 100 where a step went beyond."""
+def text_vectors(scorer: ImageTextScorer, texts: Sequence[str]) -> Tensor:
+    """Unit vectors (N, D), differentiable."""
+    tower = scorer.text_tower
+    if tower is None:
+        raise BadModel("this recipe trains causal text towers; choose a base with one")
+    return tower.encode([tower.cut(row) for row in scorer.tokenize(texts)])
+
+
+def inverse_temperature(scorer: ImageTextScorer) -> Tensor:
+    """The trained factor on cosines, its parameter brought back to CLIP's bound where a step went beyond."""
     with torch.no_grad():
         scorer.model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
-    return scorer
+    scale: Tensor = scorer.model.logit_scale.exp()
+    return scale
+
+
+def text_recall(scorer: ImageTextScorer, rows: Sequence[CaptionedImage]) -> dict[str, float]:
+    """How well the first caption of a picture finds its others among all pictures', and they it."""
+    firsts = scorer.encode_texts([normalise_caption(row.captions[0]) for row in rows])
+    others = [[normalise_caption(text) for text in row.captions[1:]] for row in rows]
+    owner = torch.tensor([number for number, texts in enumerate(others) for _ in texts])
+    vectors = scorer.encode_texts([text for texts in others for text in texts])
+    figures = retrieval_recall(firsts.cpu() @ vectors.cpu().T, owner)
+    named = {
+        f"others_{name.rsplit('_', 1)[1]}": figures[name] for name in figures if name.startswith("image_to")
+    }
+    return {"score": figures["image_to_text_r1"] + figures["text_to_image_r1"], **named}
 
 
 def recall(
@@ -328,86 +401,17 @@ def reload(scorer: ImageTextScorer, folder: Path) -> ImageTextScorer:
     return scorer
 
 
-def causal_tower(scorer: ImageTextScorer) -> CausalTextTower:
-    if scorer.text_tower is None:
-        raise BadModel("this recipe trains causal text towers; choose a base with one")
-    return scorer.text_tower
-
-
-def augmentation(scorer: ImageTextScorer) -> Callable[[Any], Tensor]:
-    settings = scorer.config["preprocess_cfg"]
-    return v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.RandomResizedCrop(settings["size"], scale=(0.5, 1.0), ratio=(0.8, 1.25), antialias=True),
-            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(settings["mean"], settings["std"]),
-        ]
-    )
-
-
-def names_a_side(captions: Sequence[str]) -> bool:
-    """Whether mirroring the picture would make one of its captions false."""
-    return any(re.search(r"\b(left|right)\b", text, re.IGNORECASE) for text in captions)
-
-
-def trunk_features(scorer: ImageTextScorer, images: ImageFiles, rows: Sequence[CaptionedImage]) -> Tensor:
-    """(N, W) pooled features of the resting trunk, without augmentation."""
+def trunk_features(
+    scorer: ImageTextScorer, rows: Sequence[CaptionedImage], view: Callable[[CaptionedImage], Tensor]
+) -> Tensor:
+    """(N, W) pooled features of the resting trunk."""
     trunk = scorer.model.visual.trunk.eval()
     parts = []
     with torch.no_grad():
         for start in tqdm(range(0, len(rows), 32), desc="features", disable=None):
-            part = [scorer.preprocess(open_image(images.read(row.image))) for row in rows[start : start + 32]]
+            part = [view(row) for row in rows[start : start + 32]]
             parts.append(trunk(torch.stack(part).to(scorer.device)).cpu())
     return torch.cat(parts)
-
-
-def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        torch.save(compute(), new)
-        new.rename(path)
-    tensor: Tensor = torch.load(path, weights_only=True)
-    return tensor
-
-
-def tuning_groups(config: Config, model: torch.nn.Module) -> list[dict[str, Any]]:
-    """Text tower and projection at the full rate; trunk blocks slower the lower they lie, or at rest.
-
-    A trunk without a list of blocks, such as a ResNet, is tuned as a whole at the trunk's rate, and so is an
-    image tower without a trunk.
-    """
-    trunk = getattr(model.visual, "trunk", None)
-    blocks = len(getattr(trunk, "blocks", ()))
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        rate = config.tune_rate
-        if name.startswith("visual.trunk.") and blocks:
-            found = re.search(r"\.blocks\.(\d+)\.", name)
-            above = blocks - 1 - int(found[1]) if found else (0 if ".norm." in name else blocks)
-            rate = config.trunk_rate * config.trunk_decay**above if above < config.trunk_blocks else 0.0
-        elif name.startswith("visual." if trunk is None else "visual.trunk."):
-            rate = config.trunk_rate
-        parameter.requires_grad_(rate > 0)
-        if rate > 0:
-            groups.setdefault(rate, []).append(parameter)
-    return [
-        group
-        for rate, members in groups.items()
-        for group in split_by_decay(members, rate, config.weight_decay)
-    ]
-
-
-def split_by_decay(
-    parameters: Sequence[torch.nn.Parameter], rate: float, decay: float
-) -> list[dict[str, Any]]:
-    """Matrices decay, vectors and the temperature do not."""
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "lr": rate, "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "lr": rate, "weight_decay": 0.0},
-    ]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ shape. No picture is read. The checkpoint is chosen on validation text.
         --tokenizer runs/tokenizer/language_model \\
         --text $MAGICAP_DATA/flickr8k/captions.jsonl $MAGICAP_DATA/text/flickr30k.jsonl \\
                $MAGICAP_DATA/text/coco_restval.txt \\
+        --domain_text $MAGICAP_DATA/flickr8k/captions.jsonl $MAGICAP_DATA/text/flickr30k.jsonl \\
         --validation_text $MAGICAP_DATA/flickr8k/captions.jsonl
 
 A second run of the same command resumes where the first one stopped.
@@ -30,8 +31,9 @@ from magicap.models.language_model import LanguageModel
 from magicap.training.checks import claim_folder, refuse_empty
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
+from magicap.training.parameter_groups import split_by_decay
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "cpu")
+MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "cpu")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Config:
     width: int = field(default=256, metadata={"help": "embedding width of a fresh model"})
     heads: int = field(default=8, metadata={"help": "attention heads of a fresh model"})
     positions: int = field(default=64, metadata={"help": "longest sentence of a fresh model, in tokens"})
-    epochs: int = field(default=2, metadata={"help": "passes over the text"})
+    epochs: int = field(default=1, metadata={"help": "passes over all of the text"})
+    domain_text: list[str] = field(
+        default_factory=list, metadata={"help": "those of --text, or others, that are read last: the domain"}
+    )
+    domain_epochs: int = field(default=2, metadata={"help": "passes over --domain_text after those"})
     batch_size: int = field(default=128, metadata={"help": "sentences a step"})
     learning_rate: float = field(default=2e-3, metadata={"help": "peak rate; 2e-5 suits a pretrained base"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on matrices only"})
@@ -79,19 +85,20 @@ class Config:
 def main(config: Config) -> None:
     set_seed(config.seed)
     language_model = start_model(config)
-    sentences: list[str] = []
-    for path in config.text:
-        found = read_sentences(path, splits=("train",))
-        refuse_empty(found, path, ("train",))
-        sentences += found
+    texts = {path: encode_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
+    every = [row for path in config.text for row in texts[path]]
+    domain = [row for path in config.domain_text for row in texts[path]]
     validation = read_sentences(config.validation_text, splits=("dev", "val"), held_out=())
     refuse_empty(validation, config.validation_text, ("dev", "val"))
-    train = encode(language_model, sentences, config.max_tokens)
     held_out = encode(language_model, validation, config.max_tokens)
     characters = sum(len(text) + 1 for text in validation)
 
     def batches(data: list[list[int]], order: list[list[int]]) -> DataLoader[list[int]]:
         return DataLoader(data, batch_sampler=order, collate_fn=lambda rows: pad(rows, language_model.pad_id))  # type: ignore[arg-type]
+
+    def epoch_batches(epoch: int) -> DataLoader[list[int]]:
+        train = every if epoch < config.epochs else domain
+        return batches(train, by_length(train, config.batch_size, shuffle=config.seed + epoch))
 
     def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         output = model(
@@ -123,20 +130,20 @@ def main(config: Config) -> None:
     claim_folder(out, asdict(config), MAY_CHANGE)
     progress = fit(
         language_model.model,
-        weight_groups(language_model.model, config.learning_rate, config.weight_decay),
-        loader=lambda epoch: batches(train, by_length(train, config.batch_size, shuffle=config.seed + epoch)),
+        split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),
+        loader=epoch_batches,
         loss=loss,
         validate=validate,
         save_best=lambda _: language_model.save_pretrained(out / "best"),
         folder=out,
         config=LoopConfig(
-            epochs=config.epochs,
+            epochs=config.epochs + (config.domain_epochs if domain else 0),
             validations_per_epoch=config.validations_per_epoch,
             max_steps=config.max_steps,
             cpu=config.cpu,
         ),
     )
-    print(json.dumps({"sentences": len(train), **progress.state_dict()}))
+    print(json.dumps({"sentences": len(every), **progress.state_dict()}))
 
 
 def start_model(config: Config) -> LanguageModel:
@@ -159,6 +166,13 @@ def start_model(config: Config) -> LanguageModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     return LanguageModel(GPT2LMHeadModel(shape), tokenizer)
+
+
+def encode_file(language_model: LanguageModel, path: str, config: Config) -> list[list[int]]:
+    """Token ids of the train split of a data set, or of a text file."""
+    sentences = read_sentences(path, splits=("train",))
+    refuse_empty(sentences, path, ("train",))
+    return encode(language_model, sentences, config.max_tokens)
 
 
 def encode(language_model: LanguageModel, sentences: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -189,16 +203,6 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     return {"ids": ids, "mask": mask}
-
-
-def weight_groups(model: torch.nn.Module, rate: float, decay: float) -> list[dict[str, object]]:
-    """Matrices decay, vectors (biases, layer norms) do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return [
-        {"params": matrices, "lr": rate, "weight_decay": decay},
-        {"params": vectors, "lr": rate, "weight_decay": 0.0},
-    ]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SPACE = re.compile(r"\s+")
-_BEFORE_STOP = re.compile(r"\s+([.,;:!?])")
+_BEFORE_STOP = re.compile(r"\s+([.,;:!?]|'s\b|n't\b)")
 _QUOTES = "\"'`“”‘’ "
 _STOPS_AND_QUOTES_AT_END = re.compile(rf"[.,;:{_QUOTES}]+$")
 
@@ -13,7 +13,7 @@ _STOPS_AND_QUOTES_AT_END = re.compile(rf"[.,;:{_QUOTES}]+$")
 def normalise_caption(text: str) -> str:
     """A caption as one tidy sentence: 'a dog runs .' becomes 'A dog runs.'
 
-    White space is folded, spaces before punctuation and quotes at either end are dropped, the
+    White space is folded, spaces before punctuation, "'s" and "n't" and quotes at either end are dropped, the
     first letter is a capital, sentences in capitals are lowered, and one full stop ends it (unless
     it ends with '!' or '?'). Text without a letter or digit becomes the empty string.
     """

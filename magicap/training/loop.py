@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from magicap.training.averaging import WeightAverage
+
 Batch = dict[str, Any]
 
 
@@ -35,8 +37,11 @@ class LoopConfig:
     checkpoint_minutes: float = 5.0
     """A checkpoint to resume from is written this often."""
 
-    validations_per_epoch: int = 1
-    """How often an epoch is held against the validation data."""
+    validations_per_epoch: float = 1.0
+    """How often an epoch is held against the validation data, on average; 0.5 for every other one."""
+
+    average: float = 0.0
+    """Decay of an exponential average of the weights, which is what is then validated and kept; 0: none."""
 
     max_steps: int | None = None
     """Stop early after this many steps; for trying a recipe out."""
@@ -77,7 +82,8 @@ def fit(
         parameter_groups: AdamW groups, each with its own ``lr`` and ``weight_decay``. A resumed run takes
             the ``lr`` given now.
         loader: the batches of an epoch; the same number must give the same batches in the same order.
-        loss: the scalar to minimise.
+            Epochs may differ in length.
+        loss: the scalar to minimise, of the model and a batch; ``batch["epoch"]`` is the number of the epoch.
         validate: figures on held-out data; ``"score"`` is the one to maximise.
         save_best: called after each validation that beats all before.
         folder: gets ``log.jsonl`` and ``checkpoint/``.
@@ -88,31 +94,35 @@ def fit(
             f"expected one process, found {accelerator.num_processes}, which training cannot share among "
             "yet; start the recipe with python, not with accelerate launch or torchrun"
         )
-    steps_per_epoch = len(loader(0))
-    total = min(config.epochs * steps_per_epoch, config.max_steps or math.inf)
+    lengths = [len(loader(epoch)) for epoch in range(config.epochs)]
+    total = min(sum(lengths), config.max_steps or math.inf)
     rates = [group["lr"] for group in parameter_groups]
-    optimizer = torch.optim.AdamW(list(parameter_groups))
+    optimizer = torch.optim.AdamW(list(parameter_groups), fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(int(total), config.warmup_share))
     accelerator.register_for_checkpointing(schedule)
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
+    average = WeightAverage(accelerator.unwrap_model(model), config.average)
+    accelerator.register_for_checkpointing(average)
     checkpoint = folder / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
     whole = next((path for path in (checkpoint, _old(checkpoint)) if path.is_dir()), None)
     if whole is not None:
         accelerator.load_state(str(whole))
         _set_rates(schedule, rates)
-    validate_every = max(1, steps_per_epoch // config.validations_per_epoch)
+    validate_every = max(1, int(sum(lengths) / (config.epochs * config.validations_per_epoch)))
     started = saved = time.monotonic()
     earlier = progress.seconds
 
     bar = tqdm(total=int(total), initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
     while progress.step < total:
-        epoch, done = divmod(progress.step, steps_per_epoch)
+        epoch, done = _position(progress.step, lengths)
         batches: Iterable[Batch] = accelerator.skip_first_batches(accelerator.prepare(loader(epoch)), done)
         for batch in batches:
+            batch["epoch"] = epoch
             value = _step(accelerator, model, optimizer, schedule, loss, batch, config.clip_norm)
+            average.update()
             progress.step += 1
             progress.seconds = earlier + time.monotonic() - started
             bar.update()
@@ -121,7 +131,8 @@ def fit(
                 _log(folder, progress, {"epoch": epoch, "loss": value, "lr": schedule.get_last_lr()[-1]})
             last = progress.step >= total
             if last or progress.step % validate_every == 0:
-                _validate(accelerator.unwrap_model(model), validate, save_best, folder, progress)
+                with average.in_place():
+                    _validate(accelerator.unwrap_model(model), validate, save_best, folder, progress)
             if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 _save_checkpoint(accelerator, checkpoint)
                 saved = time.monotonic()
@@ -129,6 +140,15 @@ def fit(
                 break
     bar.close()
     return progress
+
+
+def _position(step: int, lengths: Sequence[int]) -> tuple[int, int]:
+    """The epoch in which a step falls, and how many steps of that epoch lie before it."""
+    for epoch, length in enumerate(lengths):
+        if step < length:
+            return epoch, step
+        step -= length
+    raise ValueError(f"step {step} beyond the last epoch")
 
 
 def _step(

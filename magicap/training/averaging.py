@@ -1,0 +1,62 @@
+"""A running average of the weights: what a long, slow schedule would have arrived at, without its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Exponential moving average of a model's trained weights (Polyak averaging).
+
+    The decay rises from 0.1 to its full value, as ``(1 + n) / (10 + n)`` after n steps, so that the random
+    weights of the start are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """
+        Args:
+            model: the model being trained; weights that do not ask for a gradient are left as they are.
+            decay: in [0, 1); 0 switches averaging off.
+        """
+        if not 0 <= decay < 1:
+            raise ValueError(f"expected a decay of at least 0 and below 1, found {decay}")
+        self.decay, self.steps = decay, 0
+        self.live = [p for p in model.parameters() if p.requires_grad] if decay else []
+        self.mean = [p.detach().clone() for p in self.live]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights as they are after one more step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        if self.mean:
+            torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model holds the average inside, and its own weights again afterwards."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        for mean, saved in zip(self.mean, state["mean"], strict=True):
+            mean.copy_(saved)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for number, (parameter, mean) in enumerate(zip(self.live, self.mean, strict=True)):
+            kept: Tensor = parameter.detach().clone()
+            parameter.copy_(mean)
+            self.mean[number] = kept

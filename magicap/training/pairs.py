@@ -1,0 +1,134 @@
+"""Pictures with some of their captions, as batches that a scorer learns from."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from magicap.data import CaptionedImage, normalise_caption, read_captions
+from magicap.data.captions import leave_out
+from magicap.training.checks import refuse_empty
+from magicap.training.loop import Batch
+
+
+def captioned(
+    path: str | Path, splits: Collection[str], held_out: Collection[str] = (), at_least: int = 1
+) -> list[CaptionedImage]:
+    """The pictures of these splits that have enough captions; at least one picture.
+
+    Args:
+        path: a data set of any form that :func:`magicap.data.read_captions` knows.
+        splits: the splits to read.
+        held_out: Flickr8k splits whose pictures are left out wherever a row names one.
+        at_least: how many captions a picture must have.
+    """
+    rows = [row for row in leave_out(read_captions(path, splits), held_out) if len(row.captions) >= at_least]
+    refuse_empty(rows, path, splits)
+    return rows
+
+
+class Pairs(Dataset[Batch]):
+    """Pictures of one epoch, each with some of its captions.
+
+    Order, captions and augmentation follow from the seed and the row alone, so that a resumed run sees what
+    an uninterrupted one would have seen.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[CaptionedImage],
+        picture: Callable[[int, CaptionedImage], Tensor] | None,
+        captions_per_image: int,
+        seed: int,
+    ) -> None:
+        """
+        Args:
+            rows: the pictures.
+            picture: what a batch is to hold of a picture, given its number and row; None for captions alone.
+            captions_per_image: how many captions are drawn for a picture, fewer where it has fewer.
+            seed: of this epoch.
+        """
+        self.rows, self.picture, self.captions_per_image = rows, picture, captions_per_image
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Batch:
+        row = self.rows[number]
+        chance = random.Random(f"{self.seed}-{number}")
+        drawn = chance.sample(row.captions, min(self.captions_per_image, len(row.captions)))
+        item: Batch = {"texts": [normalise_caption(text) for text in drawn]}
+        if self.picture is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(chance.getrandbits(63))  # of the CPU alone
+                item["image"] = self.picture(number, row)
+        return item
+
+    def loader(self, batch_size: int) -> DataLoader[Any]:
+        """Whole batches; with fewer rows than one batch, a batch of all of them."""
+        order = torch.Generator().manual_seed(self.seed)
+        size = min(batch_size, len(self))
+        return DataLoader(self, size, shuffle=True, generator=order, collate_fn=collate, drop_last=True)
+
+
+def collate(rows: Sequence[Batch]) -> Batch:
+    """``texts`` of all rows, ``owner`` (N,) the row of each, and ``images`` (B, ...) where there are any."""
+    batch: Batch = {
+        "texts": [text for row in rows for text in row["texts"]],
+        "owner": torch.tensor([number for number, row in enumerate(rows) for _ in row["texts"]]),
+    }
+    if "image" in rows[0]:
+        batch["images"] = torch.stack([row["image"] for row in rows])
+    return batch
+
+
+def augmentation(preprocess: dict[str, Any]) -> Callable[[Any, Sequence[str]], Tensor]:
+    """Random views of a picture: crops, colours, and mirror images where no caption names a side.
+
+    Args:
+        preprocess: ``preprocess_cfg`` of an open_clip config: ``size``, ``mean``, ``std``.
+
+    Returns:
+        A function of a picture (RGB, PIL) and its captions that gives (3, size, size).
+    """
+    view = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.RandomResizedCrop(preprocess["size"], scale=(0.5, 1.0), ratio=(0.8, 1.25), antialias=True),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocess["mean"], preprocess["std"]),
+        ]
+    )
+    mirror = v2.RandomHorizontalFlip(0.5)
+
+    def augment(image: Any, captions: Sequence[str]) -> Tensor:
+        tensor: Tensor = view(image)
+        return tensor if names_a_side(captions) else mirror(tensor)
+
+    return augment
+
+
+def names_a_side(captions: Sequence[str]) -> bool:
+    """Whether mirroring the picture would make one of its captions false."""
+    return any(re.search(r"\b(left|right)\b", text, re.IGNORECASE) for text in captions)
+
+
+def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """The tensor in a file, computed and written whole if there is none yet."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        torch.save(compute(), new)
+        new.rename(path)
+    tensor: Tensor = torch.load(path, weights_only=True)
+    return tensor

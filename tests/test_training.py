@@ -1,0 +1,236 @@
+"""The loop, the averages, the groups and the losses that recipes share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch.utils.data import DataLoader
+
+from magicap.data import CaptionedImage
+from magicap.training import loop
+from magicap.training.averaging import WeightAverage
+from magicap.training.loop import LoopConfig, fit
+from magicap.training.losses import (
+    hardest_negative_hinge,
+    info_nce,
+    next_token_cross_entropy,
+    simctg_contrastive,
+)
+from magicap.training.pairs import Pairs
+from magicap.training.parameter_groups import layerwise
+
+
+def test_what_is_drawn_for_a_picture_follows_from_seed_and_row():
+    rows = [CaptionedImage(f"{n}.jpg", "train", tuple("abcdefgh")) for n in range(2)]
+
+    def draw(seed: int, row: int) -> tuple[list[str], float]:
+        item = Pairs(rows, lambda *_: torch.rand(()), 3, seed)[row]
+        return item["texts"], item["image"].item()
+
+    before = torch.get_rng_state()
+    assert draw(1, 0) == draw(1, 0)
+    assert len({str(draw(seed, row)) for seed in (1, 2) for row in (0, 1)}) == 4
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Interrupted(Exception):
+    pass
+
+
+def losses_of(
+    folder: Path, stop_at: int | None = None, rate: float = 0.01, epochs: int = 3, average: float = 0.0
+) -> list[float]:
+    """Train a small network on noise, killed at a step if asked, and give the loss of every step taken.
+
+    Its third epoch has fewer batches than the others.
+    """
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    data = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    losses = []
+
+    def loss(model, batch):
+        if len(losses) == stop_at:
+            raise Interrupted
+        value = (model(batch["x"]) - batch["x"].sum(dim=1, keepdim=True)).square().mean()
+        losses.append(value.item())
+        return value
+
+    def loader(epoch):
+        order = torch.Generator().manual_seed(epoch)
+        rows = [{"x": row} for row in data[: 40 if epoch != 2 else 32]]
+        return DataLoader(rows, batch_size=8, shuffle=True, generator=order)
+
+    fit(
+        model,
+        [{"params": list(model.parameters()), "lr": rate, "weight_decay": 0.0}],
+        loader=loader,
+        loss=loss,
+        validate=lambda model: {"score": sum(p.sum().item() for p in model.parameters())},
+        save_best=lambda _: None,
+        folder=folder,
+        config=LoopConfig(epochs=epochs, average=average, checkpoint_minutes=0, cpu=True),
+    )
+    return losses
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 12])
+def test_a_killed_run_resumes_on_the_same_curve(tmp_path, stop_at):
+    whole = losses_of(tmp_path / "whole")
+    assert len(whole) == 14
+    with pytest.raises(Interrupted):
+        losses_of(tmp_path / "killed", stop_at)
+    assert losses_of(tmp_path / "killed") == pytest.approx(whole[stop_at:], rel=1e-6)
+
+
+def last_validation(folder: Path) -> float:
+    return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["validation"]["score"]
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_survives_a_kill(tmp_path):
+    losses = losses_of(tmp_path / "live"), losses_of(tmp_path / "whole", average=0.9)
+    assert losses[0] == losses[1]  # averaging changes nothing in training itself
+    with pytest.raises(Interrupted):
+        losses_of(tmp_path / "killed", 7, average=0.9)
+    losses_of(tmp_path / "killed", average=0.9)
+    assert last_validation(tmp_path / "killed") == pytest.approx(
+        last_validation(tmp_path / "whole"), rel=1e-5
+    )
+    assert last_validation(tmp_path / "whole") != pytest.approx(last_validation(tmp_path / "live"), rel=1e-3)
+
+
+def test_the_average_equals_its_definition_and_leaves_resting_weights_alone():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    average, expected = WeightAverage(model, 0.5), model.weight.detach().clone()
+    for step in range(1, 9):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        average.update()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    live, bias = model.weight.detach().clone(), model.bias.clone()
+    with average.in_place():
+        assert torch.allclose(model.weight, expected, atol=1e-6)
+        assert torch.equal(model.bias, bias)
+    assert torch.equal(model.weight, live)
+    with pytest.raises(ValueError, match="found 1"):
+        WeightAverage(model, 1.0)
+
+
+def test_validation_may_come_every_other_epoch(tmp_path):
+    torch.manual_seed(0)
+    model, steps = torch.nn.Linear(1, 1), []
+    fit(
+        model,
+        [{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.0}],
+        loader=lambda _: DataLoader([{"x": torch.ones(1)}] * 3, batch_size=1),
+        loss=lambda model, batch: steps.append(batch["epoch"]) or model(batch["x"]).square().mean(),
+        validate=lambda _: {"score": len(steps)},
+        save_best=lambda _: None,
+        folder=tmp_path,
+        config=LoopConfig(epochs=4, validations_per_epoch=0.5, cpu=True),
+    )
+    assert steps == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert [row["step"] for row in rows if "validation" in row] == [6, 12]
+
+
+def test_lower_blocks_learn_slower_and_the_lowest_rest():
+    model = tiny.scorer().model
+    model.visual = torch.nn.Module()
+    model.visual.trunk = torch.nn.Module()
+    model.visual.trunk.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+    model.visual.trunk.norm = torch.nn.LayerNorm(2)
+    model.visual.trunk.patch_embed = torch.nn.Linear(2, 2)
+    model.visual.head = torch.nn.Linear(2, 2)
+    groups = layerwise(model, rate=1.0, trunk_rate=0.1, trunk_decay=0.5, trunk_blocks=2, decay=0.3)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    trunk = model.visual.trunk
+    assert [rate.get(id(block.weight)) for block in trunk.blocks] == [None, 0.05, 0.1]
+    assert not trunk.blocks[0].weight.requires_grad
+    assert not trunk.patch_embed.weight.requires_grad
+    assert rate[id(trunk.norm.weight)] == 0.1
+    assert rate[id(model.visual.head.weight)] == rate[id(model.token_embedding.weight)] == 1.0
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays[id(trunk.blocks[2].weight)] == 0.3
+    assert decays[id(trunk.blocks[2].bias)] == 0.0
+
+
+def test_a_run_killed_while_a_checkpoint_changes_places_resumes(tmp_path, monkeypatch):
+    whole, folder = losses_of(tmp_path / "whole"), tmp_path / "killed"
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == "checkpoint.new" and (folder / "checkpoint.old").is_dir():
+            raise Interrupted
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Interrupted):
+            losses_of(folder)
+    assert not (folder / "checkpoint").exists()
+    assert losses_of(folder) == pytest.approx(whole[1:], rel=1e-6)
+    assert not (folder / "checkpoint.old").exists()
+
+
+def test_a_resumed_run_takes_the_rate_given_now(tmp_path):
+    losses_of(tmp_path / "slow", rate=0.001, epochs=5)
+    with pytest.raises(Interrupted):
+        losses_of(tmp_path / "slowed", stop_at=14, epochs=5)
+    losses_of(tmp_path / "slowed", rate=0.001, epochs=5)
+    slow, slowed = (
+        [json.loads(line)["lr"] for line in (tmp_path / name / "log.jsonl").open() if '"lr"' in line]
+        for name in ("slow", "slowed")
+    )
+    assert len(slow) == 1
+    assert slowed == pytest.approx(slow)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Accelerator, "num_processes", 2)
+    with pytest.raises(SystemExit, match="expected one process, found 2"):
+        losses_of(tmp_path)
+
+
+def test_contrastive_losses_prefer_true_pairs():
+    images, owner = torch.eye(3), torch.tensor([0, 1, 2])
+    wrong = images[torch.tensor([1, 2, 0])]
+    for loss in (
+        lambda t: info_nce(images, t, owner, 10.0),
+        lambda t: hardest_negative_hinge(images, t, owner),
+    ):
+        assert loss(images) < 1e-3 < loss(wrong)
+
+
+def test_a_pictures_own_texts_do_not_compete_with_each_other():
+    """With two texts that fit alike, each can have half of the picture's probability and no more."""
+    images, owner = torch.eye(2), torch.tensor([0, 0, 1])
+    half = torch.log(torch.tensor(2.0)) / 4  # one of two pictures pays ln 2, in one of two directions
+    assert info_nce(images, images[owner], owner, 50.0) == pytest.approx(half.item(), abs=1e-4)
+    assert hardest_negative_hinge(images, images[owner], owner) == 0
+
+
+def test_info_nce_of_one_text_a_picture_is_clips_loss():
+    torch.manual_seed(0)
+    images, texts = (torch.nn.functional.normalize(torch.randn(5, 7), dim=1) for _ in range(2))
+    from open_clip import ClipLoss
+
+    expected = ClipLoss()(images, texts, torch.tensor(14.0))
+    assert info_nce(images, texts, torch.arange(5), 14.0) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_padding_does_not_count():
+    torch.manual_seed(0)
+    logits, ids, hidden = torch.randn(2, 6, 9), torch.randint(0, 9, (2, 6)), torch.randn(2, 6, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    changed, hidden_changed = logits.clone(), hidden.clone()
+    changed[1, 3:], hidden_changed[1, 3:] = 99.0, 1.0
+    assert next_token_cross_entropy(logits, ids, mask) == next_token_cross_entropy(changed, ids, mask)
+    assert simctg_contrastive(hidden, mask) == simctg_contrastive(hidden_changed, mask)
