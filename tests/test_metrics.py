@@ -14,7 +14,18 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 import magicap
 from magicap.errors import BadSettings, MetricUnavailable
-from magicap.metrics import METRICS, Score, bleu, cider_d, diversity, evaluate, lengths, rouge_l, unfinished
+from magicap.metrics import (
+    METRICS,
+    Score,
+    bleu,
+    broken,
+    cider_d,
+    diversity,
+    evaluate,
+    lengths,
+    rouge_l,
+    unfinished,
+)
 from magicap.metrics.cider import TfIdf
 from magicap.metrics.ngrams import words
 from magicap.metrics.tokenizer import PTB
@@ -195,6 +206,28 @@ def test_diversity_counts_what_is_said():
 def test_unfinished_captions_are_told_by_their_end():
     said = ["A dog runs.", 'He says "stop!"', "A dog runs on the", "", "Why (not?)", "A dog."]
     assert unfinished(said)["unfinished"].per_image.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_broken_captions_stutter_or_stop_short():
+    whole = [
+        "A dog runs.",
+        "Two women look on.",
+        "He gives her another ball.",
+        "It is very very big",
+        "Dogs.",
+    ]
+    wrong = [
+        "A dog on the.",
+        "A dog with",
+        "A dog dog runs.",
+        "On the a beach",
+        "",
+        "...",
+        "A man and a woman and",
+    ]
+    assert broken(whole + wrong)["broken"].per_image.tolist() == [0] * len(whole) + [1] * len(wrong)
+    with pytest.raises(BadSettings, match="broken: expected a list"):
+        broken("A dog runs.")
 
 
 def test_signatures_say_how_a_figure_came_about():

@@ -11,7 +11,7 @@ from magicap.evaluation.comparison import CERTAIN, FEWEST, Comparison, Estimate
 
 MAIN = (
     "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "CLIPScore", "RefCLIPScore",
-    "distinct captions", "words", "unfinished",
+    "distinct captions", "words", "unfinished", "broken",
 )  # fmt: skip
 """Columns of tables; CSV and report have all metrics."""
 

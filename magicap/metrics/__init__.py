@@ -3,7 +3,8 @@
 from magicap.metrics.bleu import bleu
 from magicap.metrics.cider import cider_d
 from magicap.metrics.clipscore import ClipScore
-from magicap.metrics.diversity import diversity, lengths, unfinished
+from magicap.metrics.diversity import diversity, lengths
+from magicap.metrics.fluency import broken, unfinished
 from magicap.metrics.meteor import meteor
 from magicap.metrics.retrieval import retrieval_recall
 from magicap.metrics.rouge import rouge_l
@@ -21,6 +22,7 @@ __all__ = [
     "Report",
     "Score",
     "bleu",
+    "broken",
     "cider_d",
     "diversity",
     "evaluate",

@@ -1,4 +1,4 @@
-"""How much captions differ among themselves, how long they are, and whether they come to an end."""
+"""How much captions differ among themselves, and how long they are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from magicap.errors import BadSettings
+from magicap.metrics.fluency import refuse_none
 from magicap.metrics.score import Score, Tokenizer, sign
 from magicap.metrics.tokenizer import PTB
-
-_STOPS = (".", "!", "?", "…")
-_CLOSERS = "\"'”’)]"
 
 
 def diversity(
@@ -32,7 +29,7 @@ def diversity(
     Raises:
         BadSettings: no captions.
     """
-    _refuse_none(candidates, "diversity")
+    refuse_none(candidates, "diversity")
     spoken = [tokenizer(text) for text in candidates]
     words = list(chain.from_iterable(spoken))
     pairs = [pair for caption in spoken for pair in pairwise(caption)]
@@ -63,31 +60,7 @@ def lengths(
     Raises:
         BadSettings: no captions.
     """
-    _refuse_none(candidates, "words")
+    refuse_none(candidates, "words")
     per_image = np.array([len(tokenizer(text)) for text in candidates], dtype=np.float64)
     signature = sign("words", candidates, references, tok=tokenizer.name)
     return {"words": Score.mean("words", per_image, signature, percent=False)}
-
-
-def unfinished(candidates: Sequence[str], references: Sequence[Sequence[str]] = ()) -> dict[str, Score]:
-    """Share of captions that are empty or do not end in '.', '!' or '?' (before closing quotes or brackets).
-
-    It judges the text alone: where captions are written without full stops, all are unfinished.
-
-    Args:
-        candidates: N captions, at least one.
-        references: not looked at.
-
-    Raises:
-        BadSettings: no captions.
-    """
-    _refuse_none(candidates, "unfinished")
-    per_image = np.array(
-        [not text.rstrip().rstrip(_CLOSERS).endswith(_STOPS) for text in candidates], dtype=np.float64
-    )
-    return {"unfinished": Score.mean("unfinished", per_image, sign("unfinished", candidates, references))}
-
-
-def _refuse_none(candidates: Sequence[str], metric: str) -> None:
-    if isinstance(candidates, str) or not len(candidates):
-        raise BadSettings(f"{metric}: expected a list of captions, found {candidates!r:.60}")

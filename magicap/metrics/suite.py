@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from magicap.errors import BadSettings, MetricUnavailable
 from magicap.metrics.bleu import bleu
 from magicap.metrics.cider import cider_d
-from magicap.metrics.diversity import diversity, lengths, unfinished
+from magicap.metrics.diversity import diversity, lengths
+from magicap.metrics.fluency import broken, unfinished
 from magicap.metrics.meteor import meteor
 from magicap.metrics.rouge import rouge_l
 from magicap.metrics.score import Metric, Score, Tokenizer, check_pairs
@@ -37,6 +38,7 @@ METRICS = {
     "diversity": Entry(diversity, "diversity"),
     "lengths": Entry(lengths, "words"),
     "unfinished": Entry(unfinished, "unfinished", tokenized=False),
+    "broken": Entry(broken, "broken"),
 }
 """Metrics by the names that commands take, in the order of tables."""
 
