@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from magicap import (
 from magicap.data import CaptionedImage, ImageFiles, read_captions, read_sentences
 from magicap.metrics import evaluate
 
-METRICS = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "distinct captions", "words")
+METRICS = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "distinct captions", "words", "broken")
 COLUMNS = (*METRICS, "finished", "score", "s/picture")
 
 
@@ -49,7 +50,10 @@ class Config:
         default_factory=list, metadata={"help": "only these, and what is asked below"}
     )
     alphas: list[float] = field(default_factory=list, metadata={"help": "more magic rows: these alphas ..."})
-    betas: list[float] = field(default_factory=list, metadata={"help": "... times these betas"})
+    betas: list[float] = field(default_factory=list, metadata={"help": "... times these betas ..."})
+    top_ks: list[int] = field(
+        default_factory=list, metadata={"help": "... times these numbers of candidates"}
+    )
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
     seed: int = field(default=0, metadata={"help": "for the rows that draw"})
     out: str | None = field(default=None, metadata={"help": "JSON lines of every caption"})
@@ -85,9 +89,11 @@ def chosen_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
     }
     if config.decodings:
         decodings = {name: decodings[name] for name in config.decodings}
-    for alpha in config.alphas:
-        for beta in config.betas:
-            decodings[f"magic a={alpha:g} b={beta:g}"] = replace(own, alpha=alpha, beta=beta)
+    if config.alphas or config.betas or config.top_ks:
+        asked = config.top_ks or [own.top_k], config.alphas or [own.alpha], config.betas or [own.beta]
+        for top_k, alpha, beta in product(*asked):
+            name = f"magic k={top_k} a={alpha:g} b={beta:g}"
+            decodings[name] = replace(own, top_k=top_k, alpha=alpha, beta=beta)
     if config.memory:
         texts = [text for path in config.memory for text in read_sentences(path)]
         decodings["nearest caption"] = NearestCaption(CaptionMemory.from_texts(captioner.scorer, texts))
@@ -95,7 +101,7 @@ def chosen_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
 
 
 def figures(captions: Sequence[Any], rows: Sequence[CaptionedImage]) -> list[str]:
-    names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths"]
+    names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths", "broken"]
     scores = evaluate(captions, [row.captions for row in rows], metrics=names).scores
     return [
         *(scores[name].shown for name in METRICS),

@@ -306,3 +306,47 @@ def test_language_models_are_judged_beside_an_n_gram_of_their_tokens(preset, alb
     assert 0 < ngrams < neural  # random weights know less than four sentences
     with pytest.raises(SystemExit, match="no captions of the split"):
         judge.main(judge.Config(validation_text=text, split="dev"))
+
+
+def test_decodings_are_tried_in_every_asked_combination(album, preset, capsys):
+    trial = script("evaluate_decodings")
+    trial.main(
+        trial.Config(
+            captions=str(album / "captions.jsonl"),
+            images=[str(album)],
+            split="test",
+            preset=preset,
+            decodings=["greedy"],
+            betas=[0.5, 2.0],
+            top_ks=[2, 3],
+        )
+    )
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split("|")[1].strip() for line in lines[3:]]
+    assert lines[0].endswith("test, n = 4, seed 0")
+    assert names == ["greedy", *(f"magic k={k} a=0.2 b={b}" for k in (2, 3) for b in ("0.5", "2"))]
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_learning_curves_are_drawn_from_logs(tmp_path, suffix):
+    curves = script("learning_curves")
+    rows = [
+        {"step": 20, "seconds": 60, "loss": 3.0},
+        {"step": 20, "seconds": 61, "validation": {"r1": 5.0}},
+        {"step": 40, "seconds": 120, "validation": {"r1": 70.0}},  # told again after a kill
+        {"step": 30, "seconds": 90, "validation": {"r1": 9.0}},
+        {"step": 40, "seconds": 125, "loss": 2.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["step"] for row in curves.read_log(tmp_path)] == [20, 20, 30, 40]
+    out = tmp_path / f"curve.{suffix}"
+    config = curves.Config([f"a={tmp_path}", str(tmp_path)], ["loss", "r1"], str(out))
+    curves.main(config)
+    first = out.read_bytes()
+    assert len(first) > 2000
+    curves.main(config)
+    assert out.read_bytes() == first
+    with pytest.raises(SystemExit, match="no run has logged 'r5'; they have loss, r1"):
+        curves.main(curves.Config([str(tmp_path)], ["r5"], str(out)))
+    with pytest.raises(SystemExit, match="log.jsonl, which training writes; found none"):
+        curves.main(curves.Config([str(tmp_path / "nowhere")], ["loss"], str(out)))
