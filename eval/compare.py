@@ -25,7 +25,6 @@ from magicap.data import CaptionedImage, ImageFiles
 from magicap.decoding.settings import Decoding
 from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.comparison import Comparison, System, compare
-from magicap.evaluation.files import refuse_unwritable, write_whole
 from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
 from magicap.evaluation.predictions import (
     Predictions,
@@ -39,6 +38,7 @@ from magicap.evaluation.predictions import (
 from magicap.evaluation.report import html_report
 from magicap.evaluation.systems import captioned, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
+from magicap.files import refuse_unwritable, write_whole
 from magicap.metrics import METRICS, Metric, Report, evaluate
 from magicap.presets import DEFAULT, PRESETS
 

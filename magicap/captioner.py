@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -69,39 +70,13 @@ class Captioner:
         """
         place = _device(device)
         precision = _dtype(dtype)
-        preset = PRESETS.get(str(source))
-        if preset is None:
-            return cls._from_folder(Path(source), place, precision)
-        if preset.folder is not None:
-            return cls._from_folder(preset.folder, place, precision)
-        try:
+        parts = _parts(source)
+        with _naming_downloads(source):
             return cls(
-                LanguageModel.from_pretrained(preset.language_model, device=place, dtype=precision),
-                ImageTextScorer.from_pretrained(
-                    preset.scorer, preset.scorer_tag, device=place, dtype=precision
-                ),
-                preset.decoding,
+                LanguageModel.from_pretrained(parts.language_model, device=place, dtype=precision),
+                ImageTextScorer.from_pretrained(*parts.scorer, device=place, dtype=precision),
+                parts.decoding,
             )
-        except ModelNotFound as error:
-            commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
-            raise ModelNotFound(
-                f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
-                f"where there is a network run '{commands}' once, or let this command fetch it"
-            ) from error
-
-    @classmethod
-    def _from_folder(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> Captioner:
-        if not folder.is_dir():
-            raise ModelNotFound(
-                f"no captioner {str(folder)!r}: expected a preset ({', '.join(PRESETS)}) "
-                f"or a folder with {SETTINGS_FILE}"
-            )
-        decoding = from_dict(_read_settings(folder)["decoding"])
-        return cls(
-            LanguageModel.from_pretrained(folder / LANGUAGE_MODEL, device=device, dtype=dtype),
-            ImageTextScorer.from_pretrained(folder / SCORER, device=device, dtype=dtype),
-            decoding,
-        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -237,6 +212,63 @@ def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption
 
 _loading = Lock()
 _loaded = lru_cache(maxsize=2)(Captioner.from_pretrained)
+
+
+def load_scorer(
+    source: str | Path = DEFAULT,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> ImageTextScorer:
+    """The scorer of a captioner alone, for what needs no words written.
+
+    Args:
+        source, device, dtype: as of :meth:`Captioner.from_pretrained`.
+
+    Raises:
+        ModelNotFound, BadModel: as from there.
+    """
+    place, precision = _device(device), _dtype(dtype)
+    with _naming_downloads(source):
+        return ImageTextScorer.from_pretrained(*_parts(source).scorer, device=place, dtype=precision)
+
+
+class _Parts(NamedTuple):
+    """Where a captioner's parts are."""
+
+    language_model: str | Path
+    scorer: tuple[str | Path, str | None]  # name and tag
+    decoding: Decoding | None
+
+
+def _parts(source: str | Path) -> _Parts:
+    preset = PRESETS.get(str(source))
+    if preset is not None and preset.folder is None:
+        return _Parts(preset.language_model, (preset.scorer, preset.scorer_tag), preset.decoding)
+    folder = Path(source) if preset is None or preset.folder is None else preset.folder
+    if not folder.is_dir():
+        raise ModelNotFound(
+            f"no captioner {str(folder)!r}: expected a preset ({', '.join(PRESETS)}) "
+            f"or a folder with {SETTINGS_FILE}"
+        )
+    decoding = from_dict(_read_settings(folder)["decoding"])
+    return _Parts(folder / LANGUAGE_MODEL, (folder / SCORER, None), decoding)
+
+
+@contextmanager
+def _naming_downloads(source: str | Path) -> Iterator[None]:
+    """Say of a preset how its parts are to be had where they could not be."""
+    preset = PRESETS.get(str(source))
+    try:
+        yield
+    except ModelNotFound as error:
+        if preset is None or not preset.downloads:
+            raise
+        commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
+        raise ModelNotFound(
+            f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
+            f"where there is a network run '{commands}' once, or let this command fetch it"
+        ) from error
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

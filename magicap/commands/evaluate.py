@@ -9,7 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from magicap.commands.shared import SOME_FAILED, load_captioner
+from magicap.commands.shared import SOME_FAILED, load_scorer
 from magicap.errors import BadSettings
 from magicap.presets import DEFAULT, PRESETS
 
@@ -41,7 +41,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--metrics",
         metavar="A,B,...",
-        help="some of bleu, meteor, rouge_l, cider_d, spice, clipscore, diversity, lengths, unfinished (all)",
+        help="some of bleu, meteor, rouge_l, cider_d, spice, clipscore, diversity, lengths, unfinished, "
+        "broken (all)",
     )
     parser.add_argument(
         "--images", action="append", metavar="TAR|FOLDER", help="the pictures, for CLIPScore; may be repeated"
@@ -64,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
     The exit code is 2 if a metric that was asked for by name cannot be computed.
     """
     # Here and not above: they bring numpy, and the other commands start without it.
-    from magicap.evaluation.files import refuse_unwritable, write_whole
     from magicap.evaluation.predictions import choose_references, match, read_predictions
+    from magicap.files import refuse_unwritable, write_whole
     from magicap.metrics import evaluate
 
     if options.per_image:
@@ -112,7 +113,7 @@ def _clip_score(scored: Scored, names: list[str] | None, options: argparse.Names
     from magicap.evaluation.systems import clip_score, open_pictures
 
     with open_pictures(scored.images, options.images) as pictures:
-        scorer = load_captioner(options.judge or DEFAULT, options.device).scorer
+        scorer = load_scorer(options.judge or DEFAULT, options.device)
         return {"CLIPScore": clip_score(scorer, scored.images, pictures)}
 
 

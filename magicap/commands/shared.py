@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from magicap.captioner import Captioner
+    from magicap.models.scorer import ImageTextScorer
 
 SOME_FAILED = 2
 INTERRUPTED = 130
@@ -17,13 +19,27 @@ _T = TypeVar("_T")
 
 def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> Captioner:
     """A preset's or folder's captioner, as :meth:`Captioner.from_pretrained` gives it."""
+    with _no_garbage_collection():
+        from magicap.captioner import Captioner
+
+        return Captioner.from_pretrained(preset, device=device, dtype=dtype)
+
+
+def load_scorer(preset: str, device: str | None = None) -> ImageTextScorer:
+    """The scorer of a preset's or folder's captioner alone."""
+    with _no_garbage_collection():
+        from magicap import captioner
+
+        return captioner.load_scorer(preset, device=device)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
     # Importing the model libraries makes millions of objects that all stay: looking for garbage among them
     # takes an eighth of a cold start.
     gc.disable()
     try:
-        from magicap.captioner import Captioner
-
-        return Captioner.from_pretrained(preset, device=device, dtype=dtype)
+        yield
     finally:
         gc.enable()
 

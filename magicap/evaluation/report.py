@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
@@ -13,15 +11,15 @@ from math import isfinite
 from string import Template
 from typing import Any
 
-from magicap.errors import BadImage, BadSettings, MagicapError
+from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.comparison import CERTAIN, Comparison, Estimate, System
 from magicap.evaluation.plots import COLOURS, Plot, histograms, metric_plots
-from magicap.images import REASONS, open_image
 from magicap.metrics.score import Score
+from magicap.pages import escaped, small_jpeg, whole, why_unreadable
 
 Picture = Callable[[str], bytes | None]
 
-NEUTRAL = frozenset({"words", "most frequent caption", "unfinished"})
+NEUTRAL = frozenset({"words", "most frequent caption", "unfinished", "broken"})
 """Metrics of which more is neither better nor worse."""
 
 
@@ -46,7 +44,7 @@ def html_report(
     script = _asset("report.js")
     secret = set() if grid else _texts(comparison)
     return Template(_asset("report.html")).substitute(
-        title=_text(comparison.title.strip() or "Comparison"),
+        title=escaped(comparison.title.strip() or "Comparison"),
         style=_asset("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -54,7 +52,7 @@ def html_report(
         captions_link='<a href="#captions">Captions</a>' if grid else "",
         table=_table(comparison),
         confidence=f"{100 * comparison.confidence:g} %",
-        against=_text(comparison.against),
+        against=escaped(comparison.against),
         neutral=", ".join(sorted(NEUTRAL)),
         certain=CERTAIN,
         absent=_absent(comparison.absent),
@@ -69,16 +67,6 @@ def _asset(name: str) -> str:
     return resources.files("magicap.evaluation").joinpath(name).read_text(encoding="utf-8")
 
 
-def _text(text: str) -> str:
-    """Outside text as HTML, also within attributes."""
-    return html.escape(_whole(text))
-
-
-def _whole(text: str) -> str:
-    """Question marks for halves of surrogate pairs, of which UTF-8 and some browsers' tools know nothing."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _facts(comparison: Comparison) -> str:
     """What holds for the whole page, and what all signatures say alike."""
     facts = {
@@ -89,7 +77,7 @@ def _facts(comparison: Comparison) -> str:
         "seed": str(comparison.seed),
         "compared against": comparison.against,
     }
-    texts = ((_text(name), _text(value)) for name, value in facts.items())
+    texts = ((escaped(name), escaped(value)) for name, value in facts.items())
     return "\n".join(f"<div><dt>{name}</dt><dd><bdi>{value}</bdi></dd></div>" for name, value in texts)
 
 
@@ -115,7 +103,7 @@ def _table(comparison: Comparison) -> str:
     metrics = comparison.metrics
     best = {metric: _best(comparison, metric) for metric in metrics}
     head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{_text(name)}</button></th>'
+        f'<th scope="col" aria-sort="none"><button type="button">{escaped(name)}</button></th>'
         for name in ["system", *metrics]
     )
     rows = "\n".join(_row(comparison, i, best) for i in range(len(comparison.systems)))
@@ -127,13 +115,12 @@ def _row(comparison: Comparison, i: int, best: Mapping[str, float | None]) -> st
     tags = (["floor"] if system.floor else []) + (
         ["compared against"] if system.name == comparison.against else []
     )
-    label = (
-        f'<span class="swatch" style="--colour: var(--s{i % COLOURS})"></span><bdi>{_text(system.name)}</bdi>'
-    )
+    swatch = f'<span class="swatch" style="--colour: var(--s{i % COLOURS})"></span>'
+    label = f"{swatch}<bdi>{escaped(system.name)}</bdi>"
     label += "".join(f' <span class="tag">{tag}</span>' for tag in tags)
     cells = "".join(_cell(comparison, system, *column) for column in best.items())
     kind = ' class="floor"' if system.floor else ""
-    return f'<tr{kind}><th scope="row" data-value="{_text(system.name)}">{label}</th>{cells}</tr>'
+    return f'<tr{kind}><th scope="row" data-value="{escaped(system.name)}">{label}</th>{cells}</tr>'
 
 
 def _best(comparison: Comparison, metric: str) -> float | None:
@@ -168,7 +155,7 @@ def _difference(comparison: Comparison, system: System, metric: str, estimate: E
     scaled = estimate.score.scaled(apart)
     sentence = f"{metric} of {system.name}: {scaled:+.2f} from {comparison.against}"
     if estimate.p_value is None:
-        return f'<small title="{_text(sentence)}, not tested">{scaled:+.2f}</small>'
+        return f'<small title="{escaped(sentence)}, not tested">{scaled:+.2f}</small>'
     p = f"p = {estimate.p_value:.2g}" if estimate.p_value >= 0.001 else "p &lt; 0.001"
     if estimate.difference_low is not None and estimate.difference_high is not None:
         low, high = (estimate.score.scaled(x) for x in (estimate.difference_low, estimate.difference_high))
@@ -177,11 +164,11 @@ def _difference(comparison: Comparison, system: System, metric: str, estimate: E
     sentence += f", {word}" if certain else ", within chance"
     kind = "" if not certain else f' class="{"apart" if metric in NEUTRAL else word}"'
     mark = f'{sign}<span class="unseen"> {word} by</span> ' if certain else ""
-    return f'<small{kind} title="{_text(sentence)}, {p}">{mark}{scaled:+.2f}, {p}</small>'
+    return f'<small{kind} title="{escaped(sentence)}, {p}">{mark}{scaled:+.2f}, {p}</small>'
 
 
 def _absent(absent: Mapping[str, str]) -> str:
-    items = "".join(f"<li><b>{_text(name)}</b>: {_text(reason)}</li>" for name, reason in absent.items())
+    items = "".join(f"<li><b>{escaped(name)}</b>: {escaped(reason)}</li>" for name, reason in absent.items())
     return f'<h3>Not measured</h3>\n<ul class="note">{items}</ul>' if items else ""
 
 
@@ -194,16 +181,16 @@ def _plots(comparison: Comparison) -> str:
 
 
 def _figure(plot: Plot) -> str:
-    note = f'<p class="note">{_text(plot.note)}</p>' if plot.note else ""
-    return f"<figure><figcaption><h3>{_text(plot.title)}</h3></figcaption>{plot.svg}{note}</figure>"
+    note = f'<p class="note">{escaped(plot.note)}</p>' if plot.note else ""
+    return f"<figure><figcaption><h3>{escaped(plot.title)}</h3></figcaption>{plot.svg}{note}</figure>"
 
 
 def _grid_note(comparison: Comparison) -> str:
     note = 'Words <span class="new">underlined</span> in a caption stand in none of the image\'s references.'
     if lead := _lead(_by_image(comparison)):
         note = (
-            f"Beside each caption stands its {_text(lead)}, with the other figures on hover. “Disagree most” "
-            f"puts images first on which the systems shown lie furthest apart. {note}"
+            f"Beside each caption stands its {escaped(lead)}, with the other figures on hover. “Disagree "
+            f"most” puts images first on which the systems shown lie furthest apart. {note}"
         )
     return note
 
@@ -230,8 +217,8 @@ def _signatures(comparison: Comparison, system: System, secret: set[str]) -> str
         said = {k: "(left out)" if v in secret else v for k, v in estimate.score.signature.items()}
         lines.append(f"{name} {estimate.score.shown}  " + "|".join(f"{k}:{v}" for k, v in said.items()))
     return (
-        f'<details class="signature"><summary><bdi>{_text(system.name)}</bdi></summary>'
-        f'<pre tabindex="0">{_text(chr(10).join(lines))}</pre>'
+        f'<details class="signature"><summary><bdi>{escaped(system.name)}</bdi></summary>'
+        f'<pre tabindex="0">{escaped(chr(10).join(lines))}</pre>'
         '<button type="button" class="copy">Copy</button></details>'
     )
 
@@ -261,7 +248,7 @@ def _data(comparison: Comparison, picture: Picture | None, thumbnail: int) -> st
     text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     for sign in "<\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return f'<script type="application/json" id="data">{_whole(text)}</script>'
+    return f'<script type="application/json" id="data">{whole(text)}</script>'
 
 
 def _numbers(score: Score) -> list[float | None]:
@@ -278,14 +265,9 @@ def _thumbnail(picture: Picture, name: str, side: int) -> dict[str, Any]:
         encoded = picture(name)
         if encoded is None:
             return {"why": "no picture"}
-        image = open_image(encoded)
+        jpeg, size = small_jpeg(encoded, side)
     except KeyError:
         return {"why": "no picture of that name"}
-    except BadImage as error:
-        return {"why": f"cannot be read: {REASONS.get(error.code, error.code)}"}
     except (MagicapError, OSError) as error:
-        return {"why": f"cannot be read ({type(error).__name__})"}
-    out = io.BytesIO()
-    image.thumbnail((side, side))
-    image.save(out, format="JPEG", quality=80, optimize=True)
-    return {"jpeg": base64.b64encode(out.getvalue()).decode("ascii"), "size": image.size}
+        return {"why": why_unreadable(error)}
+    return {"jpeg": jpeg, "size": size}

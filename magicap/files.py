@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from magicap.errors import BadSettings
@@ -34,12 +35,33 @@ def write_whole(path: str | Path, text: str) -> None:
         BadSettings: it cannot be written.
     """
     path = Path(path)
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device has no name to be put under
+    if path.exists() and not path.is_file():  # a pipe or a device has no name to be put under
+        with _explaining(path):
             path.write_text(text, encoding="utf-8", newline="")
-            return
-        part = path.with_name(f".{path.name}.{os.getpid()}")
+        return
+    with put_in_place(path) as part:
         part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path)
+
+
+@contextmanager
+def put_in_place(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write under; what stands there at the end of the block becomes ``path``.
+
+    Raises:
+        BadSettings: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with _explaining(path):
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise BadSettings(f"{path} cannot be written: {error.strerror}; name another file") from error
