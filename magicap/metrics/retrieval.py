@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def retrieval_recall(
-    similarity: Tensor, owner: Tensor, ranks: Sequence[int] = (1, 5, 10)
+    similarity: Tensor,
+    owner: Tensor,
+    ranks: Sequence[int] = (1, 5, 10),
+    *,
+    text_to_image: Tensor | None = None,
 ) -> dict[str, float]:
     """Recall at each rank in percent, and the median rank; picture to text and text to picture.
 
@@ -21,15 +25,18 @@ def retrieval_recall(
     Args:
         similarity: (B, N) of B pictures and N texts.
         owner: (N,) the picture each text belongs to; every picture must own at least one.
+        text_to_image: (B, N) what ranks the pictures of each text, where that is not ``similarity``, as after
+            re-ranking.
     """
     own = owner[None, :] == owner.new_tensor(range(similarity.shape[0]))[:, None]
     if not bool(own.any(dim=1).all()):
         raise ValueError("every picture must own at least one text")
     best_own = similarity.masked_fill(~own, -float("inf")).max(dim=1).values
-    true = similarity.gather(0, owner[None, :]).squeeze(0)
+    columns = similarity if text_to_image is None else text_to_image
+    true = columns.gather(0, owner[None, :]).squeeze(0)
     # "Not below" instead of "at least": a NaN must not count as found either.
     image_rank = (~own & ~(similarity < best_own[:, None])).sum(dim=1)
-    text_rank = (~own & ~(similarity < true[None, :])).sum(dim=0)
+    text_rank = (~own & ~(columns < true[None, :])).sum(dim=0)
     figures = {f"image_to_text_r{k}": 100 * (image_rank < k).float().mean().item() for k in ranks}
     figures |= {f"text_to_image_r{k}": 100 * (text_rank < k).float().mean().item() for k in ranks}
     medians = {"image_to_text": image_rank, "text_to_image": text_rank}

@@ -188,7 +188,7 @@ class ImageTextScorer:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Unit vectors (N, D) of whole texts. Special tokens that stand in a text are dropped."""
-        plain = [self._without_specials(text) for text in texts]
+        plain = [self.without_specials(text) for text in texts]
         batches = [plain[start : start + batch_size] for start in range(0, len(plain), batch_size)]
         vectors = [self._encode_batch(batch) for batch in batches]
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
@@ -218,8 +218,8 @@ class ImageTextScorer:
         """D, the embedding width."""
         return int(self.config["model_cfg"]["embed_dim"])
 
-    def _without_specials(self, text: str) -> str:
-        """The text with what would read as a special token dropped, however often it was escaped."""
+    def without_specials(self, text: str) -> str:
+        """The text as towers read it: what would read as a special token dropped, however often escaped."""
         before = None
         while text != before:
             before, text = text, self._specials.sub(" ", self.tokenizer.clean_fn(text))

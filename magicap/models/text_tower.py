@@ -5,7 +5,7 @@ Shapes: B rows, Q new tokens a row, P cached tokens a row, W tower width, D embe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +76,21 @@ class CausalTextTower:
         return vectors[back.to(vectors.device)]
 
     def _encode_padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        return self.pool(self.hidden_states(rows)[-1], rows)
+
+    def hidden_states(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """What each block gives for rows of ids: (B, Q, W) a block, Q the longest row, padding behind."""
         width = max(map(len, rows))
         device = self.part.positional_embedding.device
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
         causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
         positions = torch.arange(width, device=device).expand_as(ids)
-        hidden, _ = self.run(ids, positions, (), causal)
-        return self.project(hidden[torch.arange(len(rows), device=device), last])
+        return [hidden for hidden, _ in self._blocks(ids, positions, (), causal)]
+
+    def pool(self, hidden: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Unit vectors (B, D) of the last block's hidden states (B, Q, W) of rows that :meth:`cut` made."""
+        last = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
+        return self.project(hidden[torch.arange(len(rows), device=hidden.device), last])
 
     def run(
         self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor
@@ -99,15 +106,20 @@ class CausalTextTower:
         Returns:
             Hidden states (B, Q, W), and keys and values of the P + Q tokens a block.
         """
+        blocks = list(self._blocks(ids, positions, past, mask))
+        return blocks[-1][0], tuple(cache for _, cache in blocks)
+
+    def _blocks(
+        self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor
+    ) -> Iterator[tuple[Tensor, KeysAndValues]]:
+        """Hidden states (B, Q, W), and keys and values of P + Q tokens, block by block."""
         dtype = self.part.transformer.get_cast_dtype()
         x = self.part.token_embedding(ids).to(dtype) + self.part.positional_embedding.to(dtype)[positions]
-        grown = []
         for number, block in enumerate(self.part.transformer.resblocks):
             attended, cache = _attend(block.attn, block.ln_1(x), past[number] if past else None, mask)
             x = x + block.ls_1(attended)
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
-            grown.append(cache)
-        return x, tuple(grown)
+            yield x, cache
 
     def project(self, hidden: Tensor) -> Tensor:
         """Unit vectors (..., D) in float32 of pooled hidden states (..., W)."""

@@ -1,0 +1,251 @@
+"""A second scorer of the same verbs that matches words with patches, to re-rank what the global score found.
+
+The towers of an :class:`ImageTextScorer` rest. Two small projections read what the towers know of single
+patches and words, and the score is their late interaction (many to many, in the manner of SCAN, Lee et al.
+2018, and FILIP, Yao et al. 2022) beside the global cosine (one to one).
+
+Shapes: N pictures of L patches, M texts of T words, D width of the global space, E of the local one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from magicap.errors import BadModel, BadSettings, ModelNotFound
+from magicap.images import ImageSource
+from magicap.models.late_interaction import candidates_first, late_interaction, late_interaction_of_pairs
+from magicap.models.loading import explain_loading_errors
+from magicap.models.local_features import (
+    FineGrainedSettings,
+    LocalHeads,
+    LocalImages,
+    LocalTexts,
+    TowerStates,
+    padded,
+)
+from magicap.models.scorer import ImageTextScorer
+
+FORMAT = 1
+SETTINGS_FILE = "fine_grained.json"
+WEIGHTS_FILE = "fine_grained.safetensors"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The first few answers of the global score to every picture and every text, scored again locally."""
+
+    cosines: Tensor
+    """(N, M) the global score."""
+
+    texts: Tensor
+    """(N, K) the texts nearest to each picture."""
+
+    texts_local: Tensor
+    """(N, K) their local scores."""
+
+    images: Tensor
+    """(M, K) the pictures nearest to each text; K is smaller where there are fewer pictures."""
+
+    images_local: Tensor
+    """(M, K) their local scores."""
+
+    def ranked(self, weight: float) -> tuple[Tensor, Tensor]:
+        """Candidates by cosine plus weighted local score, and behind them all others by cosine.
+
+        Returns:
+            Two (N, M) in float64: in the first a row ranks the texts for a picture, in the second a column
+            ranks the pictures for a text.
+        """
+        texts = self.cosines.gather(1, self.texts) + weight * self.texts_local
+        images = self.cosines.T.gather(1, self.images) + weight * self.images_local
+        return (
+            candidates_first(self.cosines, self.texts, texts),
+            candidates_first(self.cosines.T, self.images, images).T,
+        )
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where in a picture each word of a text finds itself."""
+
+    words: tuple[str, ...]
+    """The text, parted at white space."""
+
+    cosines: Tensor
+    """(words, rows, columns) of each word with each place of the picture, in [-1, 1]."""
+
+
+class FineGrainedScorer:
+    """Pictures and texts by their parts.
+
+    Attributes:
+        scorer: whose towers are read; shared, not copied.
+        heads: the local projections.
+        settings: what they read, and how much their score counts.
+    """
+
+    def __init__(
+        self,
+        scorer: ImageTextScorer,
+        settings: FineGrainedSettings | None = None,
+        heads: LocalHeads | None = None,
+    ) -> None:
+        """
+        Args:
+            scorer: one whose towers show patches and words.
+            heads: trained projections of the settings' shape; None makes fresh ones, for recipes.
+
+        Raises:
+            BadModel: the scorer's towers are of another kind.
+        """
+        self.scorer = scorer
+        self.settings = settings or FineGrainedSettings()
+        self.states = TowerStates(scorer, self.settings)
+        self.heads = (heads or self._fresh_heads()).to(scorer.device).eval()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, scorer: ImageTextScorer) -> FineGrainedScorer:
+        """What :meth:`save_pretrained` wrote, with the scorer that it was trained on.
+
+        Raises:
+            ModelNotFound: nothing there.
+            BadModel: of another scorer, of another format, or damaged.
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        if not (folder / SETTINGS_FILE).is_file():
+            raise ModelNotFound(
+                f"{folder}: expected a fine-grained scorer with {SETTINGS_FILE}, found none; "
+                "train one with recipes/train_fine_grained.py"
+            )
+        with explain_loading_errors("fine-grained scorer", str(folder)):
+            stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+            _refuse_other(folder, stored, scorer)
+            fine = cls(scorer, FineGrainedSettings(**stored["settings"]))
+            fine.heads.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return fine
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write settings, projections and the scorer's fingerprint, but not the scorer."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = {"format": FORMAT, "scorer": self.scorer.fingerprint, "settings": asdict(self.settings)}
+        (folder / SETTINGS_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        state = {name: tensor.detach().contiguous() for name, tensor in self.heads.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> LocalImages:
+        """Global and local vectors of pictures, each anything that :func:`magicap.images.open_image` takes.
+
+        Raises:
+            BadImage: a picture cannot be read.
+            ValueError: no picture is given.
+        """
+        if not images:
+            raise ValueError("expected at least one picture, found none")
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        parts = [self.encode_pixels(torch.stack([self.scorer.pixels(i) for i in batch])) for batch in batches]
+        vectors, patches = torch.cat([p.vectors for p in parts]), torch.cat([p.patches for p in parts])
+        return LocalImages(vectors, patches, parts[0].grid)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor) -> LocalImages:
+        """Global and local vectors of pictures as the scorer's ``pixels`` gives them, (N, 3, H, W)."""
+        vectors, states = self.states.of_pixels(pixels)
+        patches = self.heads.patches(states.flatten(2).transpose(1, 2))
+        return LocalImages(vectors, patches, (states.shape[2], states.shape[3]))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> LocalTexts:
+        """Global and local vectors of texts. Special tokens that stand in a text are dropped."""
+        vectors, states, counts = self.states.of_texts(texts, batch_size)
+        return LocalTexts(vectors, *padded(self.heads.words(states), counts))
+
+    def similarity(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Tensor:
+        """Global cosine plus weighted local score, (number of pictures, number of texts)."""
+        return self.compare(self.encode_images(images), self.encode_texts(texts))
+
+    @torch.inference_mode()
+    def compare(self, images: LocalImages, texts: LocalTexts) -> Tensor:
+        """:meth:`similarity` of what is encoded already, (N, M)."""
+        local = late_interaction(images.patches, texts.words, texts.mask)
+        return images.vectors @ texts.vectors.T + self.settings.weight * local
+
+    def rerank(self, images: LocalImages, texts: LocalTexts, top: int = 20) -> tuple[Tensor, Tensor]:
+        """Rank by the global cosine, then the first of each query anew by :meth:`compare`'s score.
+
+        Args:
+            top: how many texts of each picture, and pictures of each text, are scored anew.
+
+        Returns:
+            Two (N, M) in float64: in the first a row ranks the texts for a picture, in the second a column
+            ranks the pictures for a text. All others stand behind these candidates, by their cosines.
+        """
+        return self.candidates(images, texts, top).ranked(self.settings.weight)
+
+    @torch.inference_mode()
+    def candidates(self, images: LocalImages, texts: LocalTexts, top: int = 20) -> Candidates:
+        """The ``top`` nearest of each query by the global cosine, with their local scores."""
+        if top < 1:
+            raise BadSettings(f"expected at least 1 candidate to re-rank, found {top}")
+        local = partial(late_interaction_of_pairs, images.patches, texts.words, texts.mask)
+        cosines = images.vectors @ texts.vectors.T
+        near_texts = cosines.topk(min(top, cosines.shape[1]), dim=1).indices
+        near_images = cosines.T.topk(min(top, cosines.shape[0]), dim=1).indices
+        picture = torch.arange(len(near_texts), device=cosines.device)[:, None].expand_as(near_texts)
+        text = torch.arange(len(near_images), device=cosines.device)[:, None].expand_as(near_images)
+        return Candidates(
+            cosines, near_texts, local(picture, near_texts), near_images, local(near_images, text)
+        )
+
+    @torch.inference_mode()
+    def align(self, image: ImageSource, text: str) -> Alignment:
+        """How well each word fits each place of a picture; a word of several tokens is their mean.
+
+        Raises:
+            BadImage: the picture cannot be read.
+        """
+        pictures, texts = self.encode_images([image]), self.encode_texts([text])
+        cosines = texts.words[0] @ pictures.patches[0].T
+        spelled = self.states.spelled(text)
+        rows = [cosines[tokens].mean(dim=0).view(pictures.grid) for _, tokens in spelled]
+        empty = cosines.new_empty(0, *pictures.grid)
+        return Alignment(tuple(word for word, _ in spelled), torch.stack(rows) if rows else empty)
+
+    def _fresh_heads(self) -> LocalHeads:
+        blank = self.scorer.preprocess(Image.new("RGB", (8, 8)))
+        try:
+            image_width = self.states.of_pixels(blank[None])[1].shape[1]
+        except AssertionError as error:  # how timm and open_clip say that there is no such block
+            raise BadModel(
+                f"expected at least {-self.settings.image_block} blocks in the image tower, found fewer "
+                f"({error}); set image_block closer to -1"
+            ) from error
+        text_width = int(self.states.text_tower.part.positional_embedding.shape[1])
+        return LocalHeads(image_width, text_width, self.settings)
+
+
+def _refuse_other(folder: Path, stored: dict[str, Any], scorer: ImageTextScorer) -> None:
+    if stored.get("format") != FORMAT:
+        raise BadModel(
+            f"{folder / SETTINGS_FILE}: expected format {FORMAT}, found {stored.get('format')!r}; "
+            "use the version of magicap that wrote it, or train it anew"
+        )
+    if stored["scorer"] != scorer.fingerprint:
+        raise BadModel(
+            f"{folder}: expected the scorer {stored['scorer']} that it was trained on, "
+            f"found {scorer.fingerprint}; load that scorer, in float32, or train anew with "
+            "recipes/train_fine_grained.py"
+        )

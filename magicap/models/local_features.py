@@ -1,0 +1,217 @@
+"""What an image-text model's towers know of single patches and words, as vectors of one local space.
+
+Shapes: N pictures of L patches, M texts of T words, D width of the global space, E of the local one, W of a
+tower. A word is a token between start and end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magicap.errors import BadModel, BadSettings
+from magicap.models.scorer import ImageTextScorer
+
+
+@dataclass(frozen=True)
+class FineGrainedSettings:
+    """What the local projections read, and how much their score counts."""
+
+    width: int = 64
+    """E, of the local space."""
+
+    hidden: int = 256
+    """Width of the layer between a tower's states and the local space."""
+
+    dropout: float = 0.1
+    """In front of both layers, while training."""
+
+    region: int = 2
+    """A patch of ours is the mean of a square of the tower's patches, so many a side."""
+
+    image_block: int = -2
+    """Which block's states a patch has, counted from behind. Where the class token is pooled, no loss has
+    taught the last block what to make of patches."""
+
+    text_block: int = -2
+    """Which block's states a word has, counted from behind; likewise where the end token is pooled."""
+
+    weight: float = 1.0
+    """What the local score counts beside the global cosine."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.hidden, self.region) < 1:
+            raise BadSettings(
+                "expected width, hidden and region to be at least 1, "
+                f"found {self.width}, {self.hidden} and {self.region}"
+            )
+        if max(self.image_block, self.text_block) > -1:
+            raise BadSettings(
+                "expected blocks counted from behind, -1 for the last, "
+                f"found {self.image_block} for the picture and {self.text_block} for the text"
+            )
+        if not 0 <= self.dropout < 1:
+            raise BadSettings(f"expected a dropout of at least 0 and below 1, found {self.dropout}")
+
+
+@dataclass(frozen=True)
+class LocalImages:
+    """What a fine-grained scorer knows of N pictures."""
+
+    vectors: Tensor
+    """(N, D) global unit vectors."""
+
+    patches: Tensor
+    """(N, L, E) local unit vectors, row by row of the grid."""
+
+    grid: tuple[int, int]
+    """Rows and columns of patches, L together."""
+
+
+@dataclass(frozen=True)
+class LocalTexts:
+    """What a fine-grained scorer knows of M texts."""
+
+    vectors: Tensor
+    """(M, D) global unit vectors."""
+
+    words: Tensor
+    """(M, T, E) local unit vectors, zero at padding."""
+
+    mask: Tensor
+    """(M, T) true at words, false at padding."""
+
+
+class LocalHeads(nn.Module):
+    """The part that is trained: projections of patches and words, and the temperature of their contrast."""
+
+    def __init__(self, image_width: int, text_width: int, settings: FineGrainedSettings) -> None:
+        """
+        Args:
+            image_width: W of the image tower.
+            text_width: W of the text tower.
+        """
+        super().__init__()
+        self.image = _projection(image_width, settings)
+        self.text = _projection(text_width, settings)
+        self.logit_scale = nn.Parameter(torch.tensor(20.0).log())
+
+    def patches(self, states: Tensor) -> Tensor:
+        """Unit vectors (..., E) of the image tower's states (..., W)."""
+        return F.normalize(self.image(states.float()), dim=-1)
+
+    def words(self, states: Tensor) -> Tensor:
+        """Unit vectors (..., E) of the text tower's states (..., W)."""
+        return F.normalize(self.text(states.float()), dim=-1)
+
+
+def _projection(width: int, settings: FineGrainedSettings) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Dropout(settings.dropout),
+        nn.Linear(width, settings.hidden),
+        nn.GELU(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(settings.hidden, settings.width),
+    )
+
+
+class TowerStates:
+    """The two towers of a scorer, asked for more than their pooled vectors."""
+
+    def __init__(self, scorer: ImageTextScorer, settings: FineGrainedSettings) -> None:
+        """
+        Raises:
+            BadModel: the towers are of a kind that does not show its patches or words.
+        """
+        visual = scorer.model.visual
+        if not hasattr(getattr(visual, "trunk", visual), "forward_intermediates"):
+            raise BadModel(
+                "expected an image tower that shows its patches (forward_intermediates, as those of timm and "
+                f"open_clip do), found {type(visual).__name__}; take another scorer"
+            )
+        if scorer.text_tower is None:
+            raise BadModel(
+                "expected a causal text tower, whose words can be read one by one, found one of another "
+                "kind; take a scorer of CLIP's kind"
+            )
+        blocks = len(scorer.text_tower.part.transformer.resblocks)
+        if blocks < -settings.text_block:
+            raise BadModel(
+                f"expected at least {-settings.text_block} blocks in the text tower, found {blocks}; "
+                f"set text_block to {-blocks} or above"
+            )
+        self.scorer, self.settings, self.text_tower = scorer, settings, scorer.text_tower
+        tokenizer: Any = getattr(scorer.tokenizer, "tokenizer", scorer.tokenizer)
+        self._decode, self._specials = tokenizer.decode, set(tokenizer.all_special_ids)
+
+    @torch.no_grad()
+    def of_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Global unit vectors (N, D), and states (N, W, rows, columns), of pictures (N, 3, H, W)."""
+        visual = self.scorer.model.visual
+        dtype = next(visual.parameters()).dtype
+        out = visual.forward_intermediates(
+            pixels.to(self.scorer.device, dtype), indices=[self.settings.image_block], output_fmt="NCHW"
+        )
+        states = out["image_intermediates"][0].float()
+        regions = F.avg_pool2d(states, self.settings.region, ceil_mode=True)
+        return F.normalize(out["image_features"].float(), dim=-1), regions
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+        """Global unit vectors of texts, and the states of their words, one text behind the other.
+
+        Special tokens that stand in a text are dropped. Texts of about equal length run together.
+
+        Returns:
+            Unit vectors (M, D), states (words of all texts, W), and how many words each text has (M,).
+        """
+        rows = self._ids(texts)
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        vectors = torch.empty(len(rows), self.scorer.width, device=self.scorer.device)
+        states: list[Tensor] = [torch.empty(0)] * len(rows)
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            hidden = self.text_tower.hidden_states([rows[number] for number in part])
+            vectors[part] = self.text_tower.pool(hidden[-1], [rows[number] for number in part])
+            for number, state in zip(part, hidden[self.settings.text_block].float(), strict=True):
+                states[number] = state[self._words(rows[number])]
+        width = int(self.text_tower.part.positional_embedding.shape[1])
+        counts = torch.tensor([len(state) for state in states], dtype=torch.long, device=vectors.device)
+        return vectors, torch.cat([vectors.new_empty(0, width), *states]), counts
+
+    def spelled(self, text: str) -> list[tuple[str, list[int]]]:
+        """The words of a text as people part them, each with the numbers of its tokens."""
+        row = self._ids([text])[0]
+        ids = [row[place] for place in self._words(row)]
+        # Whole prefixes are decoded: a token may be but a part of a letter.
+        homes = [max(0, len(self._decode(ids[: n + 1]).split()) - 1) for n in range(len(ids))]
+        return [
+            (word, [n for n, home in enumerate(homes) if home == number])
+            for number, word in enumerate(self._decode(ids).split())
+        ]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        plain = [self.scorer.without_specials(text) for text in texts]
+        return [self.text_tower.cut(row) for row in self.scorer.tokenize(plain)]
+
+    def _words(self, row: Sequence[int]) -> list[int]:
+        return [place for place, number in enumerate(row) if number not in self._specials]
+
+
+def padded(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """What lies one behind the other as (M, T, E), filled up with zeros, and a mask (M, T) true elsewhere.
+
+    Args:
+        rows: (K, E) of M texts.
+        counts: (M,) how many rows each text has; K together.
+    """
+    longest = max(1, int(counts.max()) if len(counts) else 0)
+    mask = torch.arange(longest, device=counts.device) < counts[:, None]
+    filled = rows.new_zeros(*mask.shape, rows.shape[1])
+    return filled.index_put((mask,), rows), mask
