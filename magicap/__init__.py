@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from magicap.decoding.settings import TopK as TopK
     from magicap.errors import BadData as BadData
     from magicap.errors import BadImage as BadImage
+    from magicap.errors import BadIndex as BadIndex
     from magicap.errors import BadModel as BadModel
     from magicap.errors import BadSettings as BadSettings
     from magicap.errors import ImageNotFound as ImageNotFound
     from magicap.errors import MagicapError as MagicapError
     from magicap.errors import MetricUnavailable as MetricUnavailable
+    from magicap.errors import MissingPackage as MissingPackage
     from magicap.errors import ModelNotFound as ModelNotFound
     from magicap.models.language_model import LanguageModel as LanguageModel
     from magicap.models.scorer import ImageTextScorer as ImageTextScorer
     from magicap.results import Caption as Caption
     from magicap.results import Step as Step
+    from magicap.retrieval.index import RetrievalIndex as RetrievalIndex
+    from magicap.retrieval.items import Item as Item
+    from magicap.retrieval.items import Match as Match
 
 __version__ = "0.1.0"
 
@@ -43,16 +48,20 @@ _HOMES = {
     "magicap.errors": (
         "BadData",
         "BadImage",
+        "BadIndex",
         "BadModel",
         "BadSettings",
         "ImageNotFound",
         "MagicapError",
         "MetricUnavailable",
+        "MissingPackage",
         "ModelNotFound",
     ),
     "magicap.models.language_model": ("LanguageModel",),
     "magicap.models.scorer": ("ImageTextScorer",),
     "magicap.results": ("Caption", "Step"),
+    "magicap.retrieval.index": ("RetrievalIndex",),
+    "magicap.retrieval.items": ("Item", "Match"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

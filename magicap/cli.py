@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from magicap import __version__
-from magicap.commands import caption, evaluate
+from magicap.commands import caption, evaluate, index, search
 from magicap.commands.shared import INTERRUPTED, SOME_FAILED
 from magicap.errors import MagicapError
 
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"magicap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for command in (caption, evaluate):
+    for command in (caption, evaluate, index, search):
         command.add(commands)
     return parser
 

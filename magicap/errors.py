@@ -45,6 +45,14 @@ class MetricUnavailable(MagicapError, RuntimeError):
     """A metric that cannot be computed on this machine; the message says what is missing."""
 
 
+class MissingPackage(MagicapError, ImportError):
+    """A package that only an optional extra brings; the message has the command that installs it."""
+
+
+class BadIndex(MagicapError, ValueError):
+    """A retrieval index that is not there, is damaged, or was made by another scorer."""
+
+
 class BadData(MagicapError, ValueError):
     """A data set that cannot be read: of no known form, damaged, or holding something twice."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from magicap.errors import BadImage
-from magicap.images import SUFFIXES, FilePath, describe_source, refusing
+from magicap.images import SUFFIXES, FilePath, describe_source, open_image, refusing
 
 
 def find_images(
@@ -27,6 +27,17 @@ def find_images(
     visited: set[tuple[int, int]] = set()
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         yield from _walk(Path(path), visited, on_error) if os.path.isdir(path) else [Path(path)]
+
+
+def is_picture(path: FilePath) -> bool:
+    """Whether a file is a picture: by its name, even if it is missing or broken, or else by its content."""
+    if Path(path).suffix.lower() in SUFFIXES:
+        return True
+    try:
+        open_image(path)
+    except BadImage:
+        return False
+    return True
 
 
 def _walk(

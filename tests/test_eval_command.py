@@ -348,5 +348,5 @@ def test_learning_curves_are_drawn_from_logs(tmp_path, suffix):
     assert out.read_bytes() == first
     with pytest.raises(SystemExit, match="no run has logged 'r5'; they have loss, r1"):
         curves.main(curves.Config([str(tmp_path)], ["r5"], str(out)))
-    with pytest.raises(SystemExit, match="log.jsonl, which training writes; found none"):
+    with pytest.raises(SystemExit, match=r"log\.jsonl, which training writes; found none"):
         curves.main(curves.Config([str(tmp_path / "nowhere")], ["loss"], str(out)))

@@ -105,6 +105,20 @@ def test_evaluation_as_in_the_readme_gives_figures(data_set):
     assert "hard attention" in run([sys.executable, str(ROOT / published[1]), *published[2:]]).stdout
 
 
+def test_indexing_and_searching_as_in_the_readme_finds_something(desk):
+    Path("captions.txt").write_text("A man stands.\nTwo dogs on a beach.\n")
+    said = [
+        run([sys.executable, "-m", "magicap.cli", *words[1:]]).stdout.splitlines()
+        for words in commands("magicap index") + commands("magicap search")
+    ]
+    assert [lines[0].rsplit(":", 1)[1] for lines in said[:2]] == [
+        " 1 picture (1 new, 0 unchanged, 0 dropped)",
+        " 2 sentences (2 new, 0 unchanged, 0 dropped)",
+    ]
+    assert [len(lines) for lines in said[2:]] == [2, 2, 3]
+    assert Path("sheet.html").stat().st_size > 2000
+
+
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -60,14 +60,14 @@ def read_captions(path: str | Path, splits: str | Collection[str] | None = None)
 
 def read_sentences(
     path: str | Path,
-    splits: str | Collection[str] = ("train",),
+    splits: str | Collection[str] | None = ("train",),
     held_out: Collection[str] = ("dev", "test"),
 ) -> list[str]:
     """Normalised captions of any data set that :func:`read_captions` reads, or of a text file, one a line.
 
     Args:
         path: the data set or the text file.
-        splits: the splits to read from a data set; a text file has none and is read whole.
+        splits: the splits to read from a data set, None reads all; a text file has none and is read whole.
         held_out: Flickr8k splits whose pictures are left out wherever a row names one, so that a
             model judged on Flickr8k never reads the captions it is judged by.
 

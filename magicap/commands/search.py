@@ -1,0 +1,134 @@
+"""``magicap search``: the pictures or sentences of an index that fit a sentence or a picture best."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicap.commands.shared import load_scorer, say
+from magicap.errors import BadSettings
+from magicap.folders import is_picture
+from magicap.images import SUFFIXES, open_image
+from magicap.presets import DEFAULT
+from magicap.retrieval.header import Header, index_folder
+from magicap.retrieval.items import Match
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "search",
+        help="find what a sentence or a picture is most like",
+        description="Search an index that 'magicap index' made. QUERY is a sentence, or a picture's file,\n"
+        "which finds pictures like it, or the sentences that fit it. Every item is looked at.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("query", metavar="QUERY", help="a sentence in quotes, or a picture's file")
+    reading = parser.add_mutually_exclusive_group()
+    reading.add_argument("--text", action="store_true", help="QUERY is a sentence, whatever file there is")
+    reading.add_argument("--image", action="store_true", help="QUERY is a picture's file")
+    parser.add_argument(
+        "--index", default=".", metavar="INDEX",
+        help="the index, or the folder or file that was indexed (default: the index of the current folder)",
+    )  # fmt: skip
+    parser.add_argument("--top", type=int, default=10, metavar="K", help="how many to show (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    parser.add_argument("--html", metavar="FILE", help="write a page with the pictures found, too")
+    parser.add_argument(
+        "--preset", metavar="NAME|FOLDER",
+        help="whose scorer reads the query (default: the preset that made the index)",
+    )  # fmt: skip
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check all that can be checked before a model is loaded, then print the matches, the best first."""
+    from magicap.files import refuse_unwritable, write_whole
+
+    if options.top < 1:
+        raise BadSettings(f"--top: expected at least 1, found {options.top}")
+    picture = _picture(options)
+    header = Header.read(index_folder(options.index))
+    if options.html:
+        refuse_unwritable(options.html, [options.query] if picture else [])
+    matches = _matches(header, picture, options)
+    _print(header, matches, options)
+    if options.html:
+        from magicap.retrieval.sheet import contact_sheet
+
+        names = [_inside(match, header) or str(match.item.path) for match in matches]
+        page = contact_sheet(options.query, matches, names, picture=picture, header=header)
+        write_whole(options.html, page)
+    return 0
+
+
+def _picture(options: argparse.Namespace) -> Image | None:
+    """The query as a picture; None if it is a sentence."""
+    query, named = options.query, Path(options.query).suffix.lower() in SUFFIXES
+    if options.image or (not options.text and os.path.isfile(query) and is_picture(query)):
+        return open_image(query)
+    if not query.strip():
+        raise BadSettings(
+            "expected a sentence or a picture's file, found an empty query; say what to look for"
+        )
+    if named and not options.text:
+        raise BadSettings(
+            f"no picture at {query}; check the path, or add --text if these are words to look for"
+        )
+    return None
+
+
+def _matches(header: Header, picture: Image | None, options: argparse.Namespace) -> list[Match]:
+    from magicap.retrieval.parquet import need_pyarrow
+
+    need_pyarrow()
+    scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device)
+    from magicap.retrieval.index import RetrievalIndex
+
+    index = RetrievalIndex.load(header.folder, scorer)
+    if picture is not None:
+        return index.search_images([picture], options.top)[0]
+    return index.search_texts([options.query], options.top)[0]
+
+
+def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace) -> None:
+    names = [_path(match, header) if match.item.text is None else match.item.text for match in matches]
+    gone = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
+    if not options.json:
+        say(f"rank  cosine  {header.holds}", sys.stdout)
+    for match, name, is_gone in zip(matches, names, gone, strict=True):
+        if options.json:
+            row = {"query": options.query, "rank": match.rank, "cosine": round(match.cosine, 6)}
+            say(json.dumps({**row, header.holds: name, **({"missing": True} if is_gone else {})}), sys.stdout)
+        else:
+            say(f"{match.rank:>4}  {match.cosine:>6.4f}  {_on_one_line(name)}", sys.stdout)
+    if any(gone):
+        advice = "run 'magicap index' again where they are now"
+        say(f"magicap: {sum(gone)} of these pictures are no longer there; {advice}", sys.stderr)
+
+
+def _path(match: Match, header: Header) -> str:
+    """A picture's path as seen from here, if the index was named so."""
+    inside = _inside(match, header)
+    return os.path.normpath(header.folder.parent / inside) if inside else str(match.item.path)
+
+
+def _inside(match: Match, header: Header) -> str:
+    """A picture's path from the folder that holds the index; empty for one that is elsewhere."""
+    path, above = str(match.item.path), os.path.join(os.path.dirname(os.path.abspath(header.folder)), "")
+    return path.removeprefix(above) if path.startswith(above) else ""
+
+
+def _on_one_line(name: str) -> str:
+    """White space and what a terminal would obey, escaped; bytes that are no text pass as they are."""
+    return re.sub("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]", lambda sign: ascii(sign[0])[1:-1], name)

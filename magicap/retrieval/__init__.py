@@ -1,0 +1,1 @@
+"""Search by what pictures show: an index of pictures or sentences as unit vectors, searched exactly."""

@@ -1,0 +1,157 @@
+"""``index.json``: what an index is, which scorer made it, and where the rest of it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from magicap.errors import BadIndex, BadSettings
+from magicap.files import write_whole
+from magicap.retrieval.items import IMAGE, TEXT
+
+FORMAT = 1
+INDEX_FILE = "index.json"
+ANEW = "make the index anew with 'magicap index --rebuild'"
+_HIDDEN = ".magicap-index"
+_OURS = re.compile(r"\.?(index\.json|vectors-[0-9a-f]+\.safetensors|items-[0-9a-f]+\.parquet)(\.\d+)?")
+
+
+def index_folder(source: str | Path) -> Path:
+    """Where the index of a folder or file is kept unless told otherwise.
+
+    Of a folder it is ``.magicap-index`` inside, which is hidden and so never searched for pictures; of a file
+    ``captions.txt`` it is ``captions.txt.magicap-index`` beside it. An index's own folder is its own.
+    """
+    source = Path(source)
+    if (source / INDEX_FILE).is_file() or source.name.endswith(_HIDDEN):
+        return source
+    return source / _HIDDEN if source.is_dir() else source.with_name(source.name + _HIDDEN)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Check before the work that an index may be written to a folder.
+
+    Raises:
+        BadIndex: the folder holds something that is not of an index.
+        BadSettings: it is a file, or cannot be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BadSettings(f"{folder} cannot be written; name a folder that is open to you with --out")
+    foreign = (
+        sorted(name for name in os.listdir(folder) if not _OURS.fullmatch(name)) if there == folder else []
+    )
+    if foreign:
+        raise BadIndex(
+            f"{folder}: expected an index or an empty folder, found {foreign[0]!r} in it; "
+            "name another folder with --out"
+        )
+
+
+def remove_others(folder: Path, *kept: str) -> None:
+    """Remove what older indexes, and runs that were stopped, left in an index's folder."""
+    for name in os.listdir(folder):
+        if _OURS.fullmatch(name) and name not in (INDEX_FILE, *kept):
+            (folder / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The content of ``index.json``."""
+
+    folder: Path
+
+    scorer: str
+    """The fingerprint of the scorer that made the vectors."""
+
+    preset: str
+    """What people call that scorer: a preset or a captioner's folder; may be empty."""
+
+    holds: str
+    """``"image"`` or ``"text"``."""
+
+    count: int
+    """N, the number of items."""
+
+    width: int
+    """D, the embedding width."""
+
+    vectors: str
+    """Name of the file of vectors."""
+
+    items: str
+    """Name of the file of items."""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Header:
+        """The header of the index in a folder.
+
+        Raises:
+            BadIndex: there is no index, or none that this version can read.
+        """
+        folder = Path(folder)
+        path = folder / INDEX_FILE
+        if not path.exists():
+            raise BadIndex(f"no index at {folder}; make one with 'magicap index {_source(folder)}'")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise damaged(path, f"{type(error).__name__}: {error}") from error
+        if not isinstance(found, dict) or "magicap_index" not in found:
+            raise BadIndex(
+                f"{path}: expected the header of an index, found another file; name another folder"
+            )
+        if (version := found["magicap_index"]) != FORMAT:
+            raise BadIndex(f"{path}: expected format {FORMAT}, found {version!r}; update magicap, or {ANEW}")
+        _check(path, found)
+        return cls(folder, **{name: found[name] for name in _KINDS})
+
+    def write(self) -> None:
+        """Put ``index.json`` in place."""
+        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
+        write_whole(self.folder / INDEX_FILE, json.dumps({"magicap_index": FORMAT, **said}, indent=2) + "\n")
+
+    def refuse_other(self, scorer: str) -> None:
+        """Check that vectors of the scorer with this fingerprint can be compared with the index's.
+
+        Raises:
+            BadIndex: another scorer made them.
+        """
+        if scorer != self.scorer:
+            made = f" (preset {self.preset})" if self.preset else ""
+            raise BadIndex(
+                f"{self.folder}: expected an index by the scorer {scorer}, found one by {self.scorer}{made}; "
+                f"name the preset that made it with --preset, or {ANEW}"
+            )
+
+
+_KINDS = {
+    "scorer": str, "preset": str, "holds": str, "count": int, "width": int, "vectors": str, "items": str,
+}  # fmt: skip
+
+
+def damaged(path: Path, reason: str) -> BadIndex:
+    """What to raise where a file of an index cannot be read."""
+    return BadIndex(
+        f"{path}: expected a whole file of an index, found a damaged one ({' '.join(reason.split())}); {ANEW}"
+    )
+
+
+def _check(path: Path, found: dict[str, Any]) -> None:
+    for name, kind in _KINDS.items():
+        if type(found.get(name)) is not kind:
+            raise damaged(path, f"{name} is {found.get(name)!r:.80}")
+    if found["holds"] not in (IMAGE, TEXT):
+        raise damaged(path, f"holds is {found['holds']!r:.80}")
+    for name in ("vectors", "items"):
+        if not _OURS.fullmatch(found[name]):  # which may not lead out of the folder
+            raise damaged(path, f"{name} is {found[name]!r:.80}")
+
+
+def _source(folder: Path) -> Path:
+    """The folder or file whose index would be here."""
+    return folder.parent if folder.name == _HIDDEN else folder.with_name(folder.name.removesuffix(_HIDDEN))

@@ -1,0 +1,257 @@
+"""RetrievalIndex: pictures or sentences in, unit vectors kept, the nearest out.
+
+Shapes: N items, Q queries, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from magicap.errors import BadImage, BadSettings
+from magicap.images import FilePath, ImageSource
+from magicap.retrieval.header import Header
+from magicap.retrieval.items import IMAGE, PLURAL, TEXT, Item, Match, OnError, items_of_files
+from magicap.retrieval.nearest import nearest
+from magicap.retrieval.storage import read_index, write_index
+
+if TYPE_CHECKING:
+    from magicap.models.scorer import ImageTextScorer
+
+Progress = Callable[[Sequence[Item]], Iterable[Item]]
+Encode = Callable[[Sequence[Item]], tuple[list[Item], Tensor]]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an update did."""
+
+    added: int
+    """Items that were encoded."""
+
+    kept: int
+    """Items that stood in the index already, and were not encoded again."""
+
+    dropped: int
+    """Items that are gone, or were changed since and stand among the added."""
+
+    failed: int
+    """Pictures that cannot be read; the next update tries them again."""
+
+
+class RetrievalIndex:
+    """Pictures, or sentences, as unit vectors of one scorer; every search looks at all of them.
+
+    Attributes:
+        scorer: encodes items and queries.
+        items: N pictures' files or sentences, in the order in which they were given.
+        vectors: (N, D) their unit vectors, float32, on the CPU.
+        preset: what people call the scorer; kept with the index.
+    """
+
+    def __init__(self, scorer: ImageTextScorer, *, preset: str = "") -> None:
+        self.scorer = scorer
+        self.items: list[Item] = []
+        self.vectors = torch.empty(0, scorer.width)
+        self.preset = preset
+
+    @classmethod
+    def load(cls, folder: str | Path, scorer: ImageTextScorer) -> Self:
+        """Read an index that :meth:`save` wrote.
+
+        Raises:
+            BadIndex: there is none, it is damaged, or another scorer made it.
+            MissingPackage: pyarrow is not installed.
+        """
+        header = Header.read(folder)
+        header.refuse_other(scorer.fingerprint)
+        index = cls(scorer, preset=header.preset)
+        index.items, index.vectors = read_index(header)
+        return index
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index as vectors (safetensors), items (Parquet) and ``index.json``.
+
+        The index that stood there is replaced whole: who reads, and who stops this, never has half of one.
+
+        Raises:
+            BadIndex: the folder holds something else.
+            BadSettings: it cannot be written, or the index is empty.
+            MissingPackage: pyarrow is not installed.
+        """
+        if not self.items:
+            raise BadSettings("expected an index of at least one item, found an empty one; update it first")
+        write_index(folder, self.items, self.vectors, scorer=self.scorer.fingerprint, preset=self.preset)
+
+    @property
+    def kind(self) -> str | None:
+        """What the index holds, ``"image"`` or ``"text"``; None as long as it is empty."""
+        return self.items[0].kind if self.items else None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"RetrievalIndex({len(self)} items, scorer {self.scorer.fingerprint})"
+
+    def update_images(
+        self,
+        paths: Iterable[FilePath],
+        *,
+        batch_size: int = 32,
+        on_error: OnError | None = None,
+        progress: Progress = iter,
+    ) -> Changes:
+        """Make the index hold these pictures and no others; only new and changed ones are encoded.
+
+        A picture is known by its absolute path, size and time of last change. Interrupted or refused on the
+        way, the index holds what stood there and what was encoded so far: another update goes on from that.
+
+        Args:
+            paths: pictures' files; what stands twice is kept once.
+            batch_size: pictures encoded together.
+            on_error: told of each picture that cannot be read, and the rest go on; None raises instead.
+            progress: given the items to encode, an iterable that shows how far they are.
+
+        Raises:
+            BadImage: a picture cannot be read, and there is no ``on_error``.
+            BadSettings: the index holds sentences.
+        """
+        self._refuse_other_kind(IMAGE)
+        errors: list[BadImage] = []
+
+        def told(error: BadImage) -> None:
+            if on_error is None:
+                raise error
+            errors.append(error)
+            on_error(error)
+
+        wanted = list(items_of_files(paths, told))
+        changes = self._update(wanted, batch_size, progress, lambda batch: self._encode_files(batch, told))
+        return Changes(changes.added, changes.kept, changes.dropped, len(errors))
+
+    def update_texts(
+        self, texts: Iterable[str], *, batch_size: int = 256, progress: Progress = iter
+    ) -> Changes:
+        """Make the index hold these sentences and no others; only new ones are encoded.
+
+        Args:
+            texts: sentences; one that stands twice is kept once.
+            batch_size: sentences encoded together.
+            progress: as in :meth:`update_images`.
+
+        Raises:
+            BadSettings: the index holds pictures, or a sentence is empty.
+        """
+        self._refuse_other_kind(TEXT)
+        wanted = [Item(text=text) for text in dict.fromkeys(_sentences(texts))]
+        return self._update(wanted, batch_size, progress, self._encode_sentences)
+
+    def search(self, queries: Tensor, top_k: int = 10) -> list[list[Match]]:
+        """The items most like each query, best first; of equals the earlier.
+
+        Args:
+            queries: (Q, D) unit vectors of the same scorer.
+            top_k: how many of each; all, if the index has fewer.
+
+        Raises:
+            BadSettings: ``top_k`` is below 1, or the vectors are of another width.
+
+        Returns:
+            Q lists.
+        """
+        if top_k < 1:
+            raise BadSettings(f"top_k must be at least 1, found {top_k}")
+        if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
+            expected = f"(queries, {self.vectors.shape[1]})"
+            raise BadSettings(
+                f"expected vectors {expected}, found {tuple(queries.shape)}; encode them with the same scorer"
+            )
+        cosines, positions = nearest(queries.float(), self.vectors, top_k)
+        return [
+            [
+                Match(self.items[position], cosine, rank, position)
+                for rank, (cosine, position) in enumerate(zip(*row, strict=True), start=1)
+            ]
+            for row in zip(cosines.tolist(), positions.tolist(), strict=True)
+        ]
+
+    def search_texts(self, texts: Sequence[str], top_k: int = 10) -> list[list[Match]]:
+        """:meth:`search` by what sentences say.
+
+        Raises:
+            BadSettings: as from there, or a sentence is empty.
+        """
+        return self.search(self.scorer.encode_texts(_sentences(texts)), top_k)
+
+    def search_images(self, images: Sequence[ImageSource], top_k: int = 10) -> list[list[Match]]:
+        """:meth:`search` by what pictures show, each anything that ``open_image`` takes.
+
+        Raises:
+            BadImage: a picture cannot be read.
+            BadSettings: as from :meth:`search`.
+        """
+        return self.search(self.scorer.encode_images(images), top_k)
+
+    def _refuse_other_kind(self, kind: str) -> None:
+        if self.kind not in (None, kind):
+            raise BadSettings(
+                f"expected an index of {PLURAL[kind]}, found one of {PLURAL[str(self.kind)]}; "
+                "keep the two in two folders"
+            )
+
+    def _update(self, wanted: list[Item], batch_size: int, progress: Progress, encode: Encode) -> Changes:
+        if batch_size < 1:
+            raise BadSettings(f"batch_size must be at least 1, found {batch_size}")
+        row = {item: i for i, item in enumerate(self.items)}
+        new = [item for item in wanted if item not in row]
+        kept, dropped = len(wanted) - len(new), len(row) - len(wanted) + len(new)
+        vectors = [self.vectors]
+        try:
+            for batch in _batches(progress(new), batch_size):
+                items, encoded = encode(batch)
+                vectors.append(encoded.float().cpu())
+                row.update(zip(items, range(len(row), len(row) + len(items)), strict=True))
+        finally:  # also when interrupted: what was encoded is not lost
+            self.items = [item for item in wanted if item in row]
+            self.vectors = torch.cat(vectors)[[row[item] for item in self.items]]
+        return Changes(len(self.items) - kept, kept, dropped, failed=0)
+
+    def _encode_files(self, batch: Sequence[Item], on_error: OnError) -> tuple[list[Item], Tensor]:
+        pixels: dict[Item, Tensor] = {}
+        for item in batch:
+            try:
+                pixels[item] = self.scorer.pixels(str(item.path))
+            except BadImage as error:
+                on_error(error)
+        if not pixels:
+            return [], torch.empty(0, self.scorer.width)
+        return list(pixels), self.scorer.encode_pixels(torch.stack(list(pixels.values())))
+
+    def _encode_sentences(self, batch: Sequence[Item]) -> tuple[list[Item], Tensor]:
+        return list(batch), self.scorer.encode_texts([str(item.text) for item in batch])
+
+
+def _sentences(texts: Iterable[str]) -> list[str]:
+    """Refused here, before a tokenizer stumbles over them."""
+    if isinstance(texts, str):
+        raise BadSettings("expected a list of sentences, found one alone; put it into a list")
+    texts = list(texts)
+    for text in texts:
+        if not text.strip():
+            raise BadSettings("expected sentences, found an empty one; leave it out")
+        if text != text.encode("utf-8", "replace").decode():
+            raise BadSettings(f"expected sentences, found half a character in {text!r:.80}; write it again")
+    return texts
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -1,0 +1,83 @@
+"""What an index holds and what a search gives: pictures' files, or sentences."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from magicap.errors import BadImage
+from magicap.images import FilePath, open_image
+
+IMAGE, TEXT = "image", "text"
+PLURAL = {IMAGE: "pictures", TEXT: "sentences"}
+
+OnError = Callable[[BadImage], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture's file as it was when it was encoded, or a sentence."""
+
+    path: str | None = None
+    """A picture's absolute path; None for a sentence."""
+
+    text: str | None = None
+    """The sentence; None for a picture."""
+
+    size: int = 0
+    """A picture's bytes."""
+
+    mtime_ns: int = 0
+    """When a picture was last changed, in nanoseconds."""
+
+    @property
+    def kind(self) -> str:
+        """``"image"`` or ``"text"``."""
+        return TEXT if self.path is None else IMAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An item that a search found."""
+
+    item: Item
+
+    cosine: float
+    """Of query and item in the scorer's space, -1 to 1."""
+
+    rank: int
+    """1 for the best."""
+
+    position: int
+    """Where the item stands in the index, from 0."""
+
+
+def items_of_files(paths: Iterable[FilePath], on_error: OnError | None = None) -> Iterator[Item]:
+    """Pictures' files as items, each once, in order, whatever they hold.
+
+    Args:
+        on_error: told of each that is no file; None raises instead.
+
+    Raises:
+        BadImage: no file at a path.
+    """
+    for path in dict.fromkeys(os.path.abspath(os.fsdecode(path)) for path in paths):
+        try:
+            yield _item(path)
+        except BadImage as error:
+            if on_error is None:
+                raise
+            on_error(error)
+
+
+def _item(path: str) -> Item:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        info = None
+    if info is None or not stat.S_ISREG(info.st_mode):
+        open_image(path)  # which says what is wrong with it
+        raise BadImage("missing", "expected a file, found it changing; index again", source=path)
+    return Item(path=path, size=info.st_size, mtime_ns=info.st_mtime_ns)

@@ -1,0 +1,59 @@
+"""The exact nearest neighbours of unit vectors.
+
+Shapes: Q queries, N items, D embedding width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_COSINES = 1 << 24  # held at a time, 64 MiB
+_DOUBLES = 1 << 22  # numbers made double at a time, 32 MiB
+
+
+@torch.inference_mode()
+def nearest(queries: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The items most like each query, best first; of equals the earlier.
+
+    Every cosine of the full matrix product is looked at. Single precision only proposes: whatever its
+    rounding leaves in the running is compared in double precision, so that the outcome does not depend on
+    how the product was cut into pieces.
+
+    Args:
+        queries: (Q, D) unit vectors, float32.
+        vectors: (N, D) unit vectors of the items, float32.
+        count: how many are wanted of each query; N if there are fewer.
+
+    Returns:
+        Cosines (Q, count) and positions (Q, count), on the device of ``vectors``.
+    """
+    queries, count = queries.to(vectors.device), min(count, len(vectors))
+    cosines = vectors.new_empty(len(queries), count)
+    positions = torch.empty(len(queries), count, dtype=torch.long, device=vectors.device)
+    if not count:
+        return cosines, positions
+    rows = max(1, _COSINES // len(vectors))
+    for start in range(0, len(queries), rows):
+        block = queries[start : start + rows]
+        for row, candidates in enumerate(_candidates(block, vectors, count), start):
+            exact = _exact_cosines(queries[row], vectors, candidates)
+            best = exact.sort(descending=True, stable=True).indices[:count]
+            cosines[row], positions[row] = exact[best], candidates[best]
+    return cosines, positions
+
+
+def _candidates(queries: Tensor, vectors: Tensor, count: int) -> list[Tensor]:
+    """Of each query the positions, in order, that may be among its ``count`` nearest."""
+    cosine = queries @ vectors.T
+    # A sum of D products of unit vectors is off by less than D roundings, whatever their order: twice that
+    # for the two that are compared, and twice again for vectors that are not quite of length one.
+    margin = 4 * vectors.shape[1] * torch.finfo(torch.float32).eps
+    last = cosine.topk(count).values[:, -1:]
+    return [row.nonzero()[:, 0] for row in cosine >= last - margin]
+
+
+def _exact_cosines(query: Tensor, vectors: Tensor, positions: Tensor) -> Tensor:
+    """Cosines (C,) of one query (D,) with the items at C positions, summed in double precision."""
+    pieces = positions.split(max(1, _DOUBLES // vectors.shape[1]))
+    return torch.cat([vectors[piece].double() @ query.double() for piece in pieces]).float()

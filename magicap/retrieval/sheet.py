@@ -1,0 +1,67 @@
+"""What a search found as one page that needs nothing else: pictures or sentences, ranks and cosines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from magicap.errors import BadImage
+from magicap.images import ImageSource
+from magicap.pages import escaped, small_jpeg, why_unreadable
+from magicap.retrieval.header import Header
+from magicap.retrieval.items import PLURAL, Match
+
+_SIDE = 320  # of a picture, in pixels: twice what is shown, for screens with two to a point
+
+
+def contact_sheet(
+    query: str,
+    matches: Sequence[Match],
+    names: Sequence[str],
+    *,
+    header: Header,
+    picture: ImageSource | None = None,
+) -> str:
+    """The matches of one query as an HTML page without scripts, which loads nothing.
+
+    Args:
+        query: the sentence, or the picture's path.
+        matches: K items, the best first.
+        names: K names to show below pictures; those of sentences are not looked at.
+        header: of the index that was searched.
+        picture: the query, if it is a picture.
+    """
+    kind = PLURAL[header.holds]
+    # A captioner's folder by its last name alone: pages are passed on.
+    scorer = f"{Path(header.preset).name} {header.scorer}".strip()
+    facts = {"shown": f"{len(matches):,}", f"{kind} searched": f"{header.count:,}", "scorer": scorer}
+    shown = query if picture is None else Path(query).name
+    page = resources.files("magicap.retrieval").joinpath("sheet.html").read_text(encoding="utf-8")
+    return Template(page).substitute(
+        query=escaped(shown),
+        picture="" if picture is None else f'<p class="asked">{_image(picture, shown)}</p>',
+        facts="\n".join(
+            f"<div><dt>{escaped(name)}</dt><dd><bdi>{escaped(value)}</bdi></dd></div>"
+            for name, value in facts.items()
+        ),
+        kind=kind,
+        matches="\n".join(map(_match, matches, names)),
+    )
+
+
+def _match(match: Match, name: str) -> str:
+    figures = f'<span class="rank">{match.rank}</span> <span class="cosine">{match.cosine:.4f}</span>'
+    if match.item.text is not None:
+        return f"<li>{figures}<p><bdi>{escaped(match.item.text)}</bdi></p></li>"
+    return f"<li>{_image(str(match.item.path), name)}<p>{figures} <bdi>{escaped(name)}</bdi></p></li>"
+
+
+def _image(source: ImageSource, name: str) -> str:
+    try:
+        jpeg, (width, height) = small_jpeg(source, _SIDE)
+    except BadImage as error:
+        return f'<span class="missing">{escaped(why_unreadable(error))}</span>'
+    size = f'width="{width}" height="{height}"'
+    return f'<img src="data:image/jpeg;base64,{jpeg}" alt="{escaped(name)}" {size}>'

@@ -1,0 +1,97 @@
+"""An index as a folder: vectors as safetensors, items as Parquet, and ``index.json``, which names the two.
+
+The two files carry digits of their content in their names, and ``index.json`` is put in place last: what it
+names belongs together, whenever a run is stopped.
+
+Shapes: N items, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from magicap.errors import BadSettings
+from magicap.files import put_in_place
+from magicap.retrieval.header import Header, damaged, refuse_foreign, remove_others
+from magicap.retrieval.items import Item
+from magicap.retrieval.parquet import items_table, need_pyarrow, read_items
+
+_VECTORS = "vectors"
+_TOLERANCE = 1e-3  # of a squared length: bfloat16 models give vectors that are not quite of length one
+
+
+def write_index(
+    folder: str | Path, items: Sequence[Item], vectors: Tensor, *, scorer: str, preset: str
+) -> None:
+    """Write an index, and remove the files of the one that stood there.
+
+    Args:
+        items: N items of one kind.
+        vectors: (N, D) float32.
+        scorer: the fingerprint of what made the vectors.
+        preset: what people call it.
+
+    Raises:
+        BadIndex: the folder holds something else.
+        BadSettings: it cannot be written.
+        MissingPackage: pyarrow is not installed.
+    """
+    parquet = need_pyarrow().parquet
+    folder = Path(folder)
+    refuse_foreign(folder)
+    table = items_table(items, folder)
+    vectors = vectors.contiguous()
+    digest = hashlib.blake2b(repr(items).encode(), digest_size=6)
+    digest.update(vectors.numpy().data)
+    header = Header(
+        folder,
+        scorer=scorer,
+        preset=preset,
+        holds=items[0].kind,
+        count=vectors.shape[0],
+        width=vectors.shape[1],
+        vectors=f"vectors-{digest.hexdigest()}.safetensors",
+        items=f"items-{digest.hexdigest()}.parquet",
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with put_in_place(folder / header.vectors) as part:
+            save_file({_VECTORS: vectors}, part, metadata={"format": "pt"})
+        with put_in_place(folder / header.items) as part:
+            parquet.write_table(table, part)
+    except (OSError, SafetensorError) as error:
+        raise BadSettings(f"{folder} cannot be written ({error}); name another folder") from error
+    header.write()
+    remove_others(folder, header.vectors, header.items)
+
+
+def read_index(header: Header) -> tuple[list[Item], Tensor]:
+    """The items of an index, and their vectors (N, D).
+
+    Raises:
+        BadIndex: a file is missing or damaged.
+        MissingPackage: pyarrow is not installed.
+    """
+    vectors = _read_vectors(header)
+    return read_items(header), vectors
+
+
+def _read_vectors(header: Header) -> Tensor:
+    path = header.folder / header.vectors
+    try:
+        vectors = load_file(path)[_VECTORS]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+    if vectors.shape != (header.count, header.width) or vectors.dtype != torch.float32:
+        raise damaged(path, f"{vectors.dtype} vectors {tuple(vectors.shape)}")
+    # Not "above": a NaN must not pass either.
+    if not bool(((vectors.square().sum(dim=1) - 1).abs() <= _TOLERANCE).all()):
+        raise damaged(path, "vectors that are not of length one")
+    return vectors
