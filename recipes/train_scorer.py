@@ -39,16 +39,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from magicap.data import CaptionedImage, ImageFiles, normalise_caption
+from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadModel
 from magicap.images import open_image
-from magicap.metrics.retrieval import retrieval_recall
 from magicap.models.scorer import ImageTextScorer
-from magicap.training.checks import claim_folder
+from magicap.training.checks import claim_folder, refuse_empty
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import hardest_negative_hinge, info_nce
 from magicap.training.pairs import Pairs, augmentation, cached, captioned
 from magicap.training.parameter_groups import layerwise, split_by_decay
+from magicap.training.validation import recall, text_recall
 
 MAY_CHANGE = (
     "out",
@@ -162,6 +162,8 @@ def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage],
     """Text alone: two captions of a picture are each other's positive, all others of the batch are not."""
     held_out = ("dev", "test")
     groups = [row for path in config.warm_text for row in captioned(path, ("train",), held_out, at_least=2)]
+    judges = [row for row in dev if len(row.captions) > 1]
+    refuse_empty(judges, config.captions, ("dev", "val with two captions a picture"))
     text = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
 
     def loss(_: nn.Module, batch: Batch) -> Tensor:
@@ -176,7 +178,7 @@ def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage],
         split_by_decay(text, config.warm_rate, config.weight_decay),
         loader=lambda epoch: Pairs(groups, None, 2, config.seed + epoch).loader(config.warm_batch_size),
         loss=loss,
-        validate=lambda _: text_recall(scorer, dev),
+        validate=lambda _: text_recall(scorer, judges),
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(epochs=config.warm_epochs, max_steps=config.max_steps, cpu=config.cpu),
@@ -320,28 +322,6 @@ def inverse_temperature(scorer: ImageTextScorer) -> Tensor:
         scorer.model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
     scale: Tensor = scorer.model.logit_scale.exp()
     return scale
-
-
-def text_recall(scorer: ImageTextScorer, rows: Sequence[CaptionedImage]) -> dict[str, float]:
-    """How well the first caption of a picture finds its others among all pictures', and they it."""
-    firsts = scorer.encode_texts([normalise_caption(row.captions[0]) for row in rows])
-    others = [[normalise_caption(text) for text in row.captions[1:]] for row in rows]
-    owner = torch.tensor([number for number, texts in enumerate(others) for _ in texts])
-    vectors = scorer.encode_texts([text for texts in others for text in texts])
-    figures = retrieval_recall(firsts.cpu() @ vectors.cpu().T, owner)
-    named = {
-        f"others_{name.rsplit('_', 1)[1]}": figures[name] for name in figures if name.startswith("image_to")
-    }
-    return {"score": figures["image_to_text_r1"] + figures["text_to_image_r1"], **named}
-
-
-def recall(
-    scorer: ImageTextScorer, image_vectors: Tensor, rows: Sequence[CaptionedImage]
-) -> dict[str, float]:
-    owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.captions])
-    texts = scorer.encode_texts([normalise_caption(text) for row in rows for text in row.captions])
-    figures = retrieval_recall(image_vectors.cpu() @ texts.cpu().T, owner)
-    return {"score": figures["image_to_text_r1"] + figures["text_to_image_r1"], **figures}
 
 
 def start_scorer(config: Config) -> ImageTextScorer:

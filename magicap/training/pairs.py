@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from magicap.data import CaptionedImage, normalise_caption, read_captions
 from magicap.data.captions import leave_out
 from magicap.training.checks import refuse_empty
 from magicap.training.loop import Batch
+
+Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, ...])
 
 
 def captioned(
@@ -123,12 +125,12 @@ def names_a_side(captions: Sequence[str]) -> bool:
     return any(re.search(r"\b(left|right)\b", text, re.IGNORECASE) for text in captions)
 
 
-def cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
-    """The tensor in a file, computed and written whole if there is none yet."""
+def cached(path: Path, compute: Callable[[], Tensors]) -> Tensors:
+    """What a file holds, a tensor or several, computed and written whole if there is none yet."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         torch.save(compute(), new)
         new.rename(path)
-    tensor: Tensor = torch.load(path, weights_only=True)
-    return tensor
+    tensors: Tensors = torch.load(path, weights_only=True)
+    return tensors
