@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from magicap.errors import BadSettings
@@ -57,6 +57,14 @@ def put_in_place(path: Path) -> Iterator[Path]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def open_to_readers(folder: str | Path) -> None:
+    """Let whoever may read a folder read its safetensors too, which are written for their owner alone."""
+    folder = Path(folder)
+    for path in folder.glob("*.safetensors"):
+        with suppress(OSError):  # where files have no modes
+            path.chmod(folder.stat().st_mode & 0o666)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
+from magicap.files import open_to_readers
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class LanguageModel:
         model = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         with no_loading_bar():
             model.save_pretrained(str(folder))
+        open_to_readers(folder)
         self.tokenizer.save_pretrained(str(folder))
 
     @property

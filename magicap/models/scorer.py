@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
+from magicap.files import open_to_readers
 from magicap.images import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.models.loading import explain_loading_errors
@@ -142,6 +143,7 @@ class ImageTextScorer:
         if dtype is not None:
             state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        open_to_readers(folder)
 
     @property
     def logit_scale(self) -> float:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magicap.errors import BadSettings
-from magicap.files import put_in_place
+from magicap.files import open_to_readers, put_in_place
 from magicap.retrieval.header import Header, damaged, refuse_foreign, remove_others
 from magicap.retrieval.items import Item
 from magicap.retrieval.parquet import items_table, need_pyarrow, read_items
@@ -66,6 +66,7 @@ def write_index(
             save_file({_VECTORS: vectors}, part, metadata={"format": "pt"})
         with put_in_place(folder / header.items) as part:
             parquet.write_table(table, part)
+        open_to_readers(folder)
     except (OSError, SafetensorError) as error:
         raise BadSettings(f"{folder} cannot be written ({error}); name another folder") from error
     header.write()
