@@ -116,10 +116,27 @@ def test_the_table_has_rank_cosine_and_a_path_that_opens_from_here(indexed, run,
     header, *rows = run("search", "a dog", "--index", "album", "--top", 3)[0].splitlines()
     assert header.split() == ["rank", "cosine", "image"]
     for rank, row in enumerate(rows, start=1):
-        assert re.fullmatch(rf" +{rank}  -?0\.\d{{4}}  (album/\S+)", row)
+        assert re.fullmatch(rf" +{rank}  [ -]0\.\d{{4}}  (album/\S+)", row)
         assert os.path.isfile(row.split()[2])
     monkeypatch.chdir(indexed)
     assert os.path.isfile(run("search", "a dog")[0].splitlines()[1].split()[2])
+
+
+def test_paths_open_from_within_an_index_too(indexed, run, monkeypatch):
+    monkeypatch.chdir(indexed / ".magicap-index")
+    for index in (".", "../.magicap-index", ".."):
+        rows = found(run("search", "a dog", "--index", index, "--json")[0])
+        assert all(os.path.isfile(row["image"]) and "missing" not in row for row in rows)
+
+
+def test_pictures_may_have_an_index_json_of_their_own(album, preset, run):
+    (album / "index.json").write_text("{}")
+    assert "album/.magicap-index: 4 pictures" in run("index", "album", "--preset", preset)[0]
+    assert len(found(run("search", "a dog", "--index", "album", "--json")[0])) == 4
+    os.mkdir("site")
+    shutil.copy(album / "index.json", "site")
+    for more in ([], ["--rebuild"]):
+        assert "found 'index.json' in it" in run("index", "album", "--out", "site", *more, code=2)[1]
 
 
 def test_a_query_is_a_picture_if_it_is_one_unless_told_otherwise(indexed, run):

@@ -282,6 +282,14 @@ def test_an_index_by_another_scorer_is_refused_with_both_names_and_the_fix(kept)
         assert word in str(refused.value)
 
 
+def test_what_was_indexed_is_enough_to_load_its_index(scorer, album, kept):
+    assert RetrievalIndex.load(album, scorer).items == RetrievalIndex.load(kept, scorer).items
+
+
+def test_who_may_read_one_file_of_an_index_may_read_them_all(kept):
+    assert len({path.stat().st_mode for path in kept.iterdir()}) == 1
+
+
 def test_pictures_and_sentences_are_kept_apart(scorer, kept):
     index = RetrievalIndex.load(kept, scorer)
     with pytest.raises(BadSettings, match="expected an index of sentences, found one of pictures"):
@@ -349,14 +357,17 @@ def test_what_is_no_index_is_neither_read_nor_written_over(scorer, tmp_path):
     with pytest.raises(BadIndex, match=f"magicap index {tmp_path}"):
         RetrievalIndex.load(tmp_path / ".magicap-index", scorer)
     (tmp_path / "index.json").write_text('{"name": "a package of another language"}')
-    with pytest.raises(BadIndex, match="another file"):
+    with pytest.raises(BadIndex, match="no index at"):
         RetrievalIndex.load(tmp_path, scorer)
+    with pytest.raises(BadIndex, match=r"an empty folder, found 'index\.json' in it"):
+        index.save(tmp_path)
+    os.rename(tmp_path / "index.json", tmp_path / "package.json")
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadIndex, match=r"thesis\.txt"):
+    with pytest.raises(BadIndex, match=r"package\.json"):
         index.save(tmp_path)
     with pytest.raises(BadSettings, match="cannot be written"):
         index.save(tmp_path / "thesis.txt")
-    assert sorted(os.listdir(tmp_path)) == ["index.json", "thesis.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["package.json", "thesis.txt"]
 
 
 def test_a_save_that_is_stopped_leaves_the_index_that_was_there(scorer, album, kept, monkeypatch):

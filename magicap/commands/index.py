@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         if index.items != before or options.rebuild:
             _save(index, out)
     if not index.items:
-        say(f"magicap: none of the {len(found)} pictures can be read, so there is no index", sys.stderr)
+        say(f"magicap: none of the {len(found)} pictures can be read, so no index is written", sys.stderr)
         return SOME_FAILED
     told = f"{changes.added} new, {changes.kept} unchanged, {changes.dropped} dropped"
     things = PLURAL[kind] if len(index) > 1 else PLURAL[kind].removesuffix("s")

@@ -105,13 +105,13 @@ def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace
     names = [_path(match, header) if match.item.text is None else match.item.text for match in matches]
     gone = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
     if not options.json:
-        say(f"rank  cosine  {header.holds}", sys.stdout)
+        say(f"rank   cosine  {header.holds}", sys.stdout)
     for match, name, is_gone in zip(matches, names, gone, strict=True):
         if options.json:
             row = {"query": options.query, "rank": match.rank, "cosine": round(match.cosine, 6)}
             say(json.dumps({**row, header.holds: name, **({"missing": True} if is_gone else {})}), sys.stdout)
         else:
-            say(f"{match.rank:>4}  {match.cosine:>6.4f}  {_on_one_line(name)}", sys.stdout)
+            say(f"{match.rank:>4}  {match.cosine:>7.4f}  {_on_one_line(name)}", sys.stdout)
     if any(gone):
         advice = "run 'magicap index' again where they are now"
         say(f"magicap: {sum(gone)} of these pictures are no longer there; {advice}", sys.stderr)
@@ -120,7 +120,8 @@ def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace
 def _path(match: Match, header: Header) -> str:
     """A picture's path as seen from here, if the index was named so."""
     inside = _inside(match, header)
-    return os.path.normpath(header.folder.parent / inside) if inside else str(match.item.path)
+    # Not the folder's parent: of "." that is "." again.
+    return os.path.normpath(header.folder / os.pardir / inside) if inside else str(match.item.path)
 
 
 def _inside(match: Match, header: Header) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ FORMAT = 1
 INDEX_FILE = "index.json"
 ANEW = "make the index anew with 'magicap index --rebuild'"
 _HIDDEN = ".magicap-index"
+_KEY = b'"magicap_index"'
 _OURS = re.compile(r"\.?(index\.json|vectors-[0-9a-f]+\.safetensors|items-[0-9a-f]+\.parquet)(\.\d+)?")
 
 
@@ -27,7 +29,7 @@ def index_folder(source: str | Path) -> Path:
     ``captions.txt`` it is ``captions.txt.magicap-index`` beside it. An index's own folder is its own.
     """
     source = Path(source)
-    if (source / INDEX_FILE).is_file() or source.name.endswith(_HIDDEN):
+    if source.name.endswith(_HIDDEN) or _has_header(source):
         return source
     return source / _HIDDEN if source.is_dir() else source.with_name(source.name + _HIDDEN)
 
@@ -42,14 +44,31 @@ def refuse_foreign(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise BadSettings(f"{folder} cannot be written; name a folder that is open to you with --out")
-    foreign = (
-        sorted(name for name in os.listdir(folder) if not _OURS.fullmatch(name)) if there == folder else []
-    )
-    if foreign:
+    if there == folder and (foreign := _foreign(folder)):
         raise BadIndex(
             f"{folder}: expected an index or an empty folder, found {foreign[0]!r} in it; "
             "name another folder with --out"
         )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What a folder holds that is not of an index; other programs write ``index.json`` too."""
+    headed = _has_header(folder)
+    return sorted(
+        name
+        for name in os.listdir(folder)
+        if not _OURS.fullmatch(name) or (name == INDEX_FILE and not headed)
+    )
+
+
+def _has_header(folder: Path) -> bool:
+    """Whether ``index.json`` begins as :meth:`Header.write` lets it, even if the rest is damaged."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        return _KEY in file.read(64)
+    return True
 
 
 def remove_others(folder: Path, *kept: str) -> None:

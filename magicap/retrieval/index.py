@@ -16,7 +16,7 @@ from torch import Tensor
 
 from magicap.errors import BadImage, BadSettings
 from magicap.images import FilePath, ImageSource
-from magicap.retrieval.header import Header
+from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import IMAGE, PLURAL, TEXT, Item, Match, OnError, items_of_files
 from magicap.retrieval.nearest import nearest
 from magicap.retrieval.storage import read_index, write_index
@@ -63,13 +63,13 @@ class RetrievalIndex:
 
     @classmethod
     def load(cls, folder: str | Path, scorer: ImageTextScorer) -> Self:
-        """Read an index that :meth:`save` wrote.
+        """Read an index that :meth:`save` wrote, or ``magicap index``, from its folder or what was indexed.
 
         Raises:
             BadIndex: there is none, it is damaged, or another scorer made it.
             MissingPackage: pyarrow is not installed.
         """
-        header = Header.read(folder)
+        header = Header.read(index_folder(folder))
         header.refuse_other(scorer.fingerprint)
         index = cls(scorer, preset=header.preset)
         index.items, index.vectors = read_index(header)
