@@ -28,6 +28,7 @@ from magicap.metrics.retrieval import retrieval_recall
 from magicap.models.fine_grained import FineGrainedScorer
 from magicap.models.late_interaction import candidates_first, late_interaction, late_interaction_of_pairs
 from magicap.models.local_features import FineGrainedSettings, LocalTexts, padded
+from magicap.models.scorer import ImageTextScorer
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = FineGrainedSettings(width=6, hidden=8, region=1, image_block=-1, text_block=-2, weight=0.7)
@@ -174,6 +175,12 @@ def test_what_is_saved_loads_again_with_its_scorer_only(fine, tmp_path):
         FineGrainedScorer.from_pretrained(tmp_path, other)
 
 
+def test_who_may_read_one_saved_file_may_read_them_all(fine, tmp_path):
+    fine.save_pretrained(tmp_path / "fine_grained")
+    tiny.captioner().save_pretrained(tmp_path / "captioner")
+    assert len({path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}) == 1
+
+
 def test_folders_that_hold_none_are_refused(fine, tmp_path):
     with pytest.raises(ModelNotFound, match=r"expected a fine-grained scorer .* found none"):
         FineGrainedScorer.from_pretrained(tmp_path, fine.scorer)
@@ -211,6 +218,21 @@ def test_words_are_aligned_as_people_part_them(fine, text):
     assert "".join(alignment.words) == "".join(fine.scorer.tokenizer.clean_fn(text).lower().split())
     assert alignment.cosines.shape == (len(alignment.words), 2, 2)
     assert alignment.cosines.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "seen"),
+    [("shortest", (1 / 3, 0, 2 / 3, 1)), ("longest", (0, -1, 1, 2)), ("squash", (0, 0, 1, 1))],
+)
+def test_an_alignment_says_what_of_the_picture_was_seen(mode, seen, tmp_path):
+    tiny.scorer().save_pretrained(tmp_path)
+    file = tmp_path / "open_clip_config.json"
+    stored = json.loads(file.read_text())
+    stored["preprocess_cfg"]["resize_mode"] = mode
+    file.write_text(json.dumps(stored))
+    fine = FineGrainedScorer(ImageTextScorer.from_pretrained(tmp_path), SETTINGS)
+    alignment = fine.align(np.zeros((20, 60, 3), np.uint8), "a dog")
+    assert alignment.seen == pytest.approx(seen)
 
 
 def test_an_alignment_is_drawn(fine, tmp_path):

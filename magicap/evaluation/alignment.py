@@ -25,6 +25,7 @@ _LARGEST = 448  # pixels of the picture's longer side: sharper than a panel is d
 def draw_alignment(image: ImageSource, alignment: Alignment, path: str | Path) -> None:
     """Write the picture once as it is, then once a word, bright where that word fits and dark elsewhere.
 
+    What the scorer's own cut leaves out of the picture stays as it is.
     Each word has its own scale from its worst to its best place, so brightness says where, not how well; the
     number beside the word is the cosine at its best place.
 
@@ -58,13 +59,22 @@ def draw_alignment(image: ImageSource, alignment: Alignment, path: str | Path) -
         panels[0].imshow(np.asarray(picture))
         heats = alignment.cosines.cpu().numpy()
         for panel, word, heat in zip(panels[1:], alignment.words, heats, strict=False):
-            _draw_word(panel, np.asarray(picture), word, heat)
+            _draw_word(panel, np.asarray(picture), word, heat, alignment.seen)
         figure.savefig(path, dpi=120, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
 
 
-def _draw_word(panel: Axes, picture: NDArray[Any], word: str, heat: NDArray[Any]) -> None:
+def _draw_word(
+    panel: Axes,
+    picture: NDArray[Any],
+    word: str,
+    heat: NDArray[Any],
+    seen: tuple[float, float, float, float],
+) -> None:
     low, high = float(heat.min()), float(heat.max())
-    box = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
+    height, width = picture.shape[:2]
+    left, top, right, bottom = seen
+    box = (left * width - 0.5, right * width - 0.5, bottom * height - 0.5, top * height - 0.5)
     panel.imshow(picture)
+    panel.autoscale(False)  # to show the whole picture, also around what was seen
     panel.imshow(heat, cmap="inferno", alpha=0.6, vmin=low, vmax=high, extent=box, interpolation="bilinear")
     panel.set_title(f"{word}  {high:.2f}", fontsize=9, parse_math=False)

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.images import ImageSource
+from magicap.files import open_to_readers
+from magicap.images import ImageSource, open_image
 from magicap.models.late_interaction import candidates_first, late_interaction, late_interaction_of_pairs
 from magicap.models.loading import explain_loading_errors
 from magicap.models.local_features import (
@@ -82,6 +83,10 @@ class Alignment:
 
     cosines: Tensor
     """(words, rows, columns) of each word with each place of the picture, in [-1, 1]."""
+
+    seen: tuple[float, float, float, float]
+    """Left, top, right and bottom of these places in widths and heights of the picture: 0, 0, 1, 1 where the
+    scorer sees it whole. It may cut the sides off, or pad them."""
 
 
 class FineGrainedScorer:
@@ -145,6 +150,7 @@ class FineGrainedScorer:
         (folder / SETTINGS_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
         state = {name: tensor.detach().contiguous() for name, tensor in self.heads.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        open_to_readers(folder)
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> LocalImages:
         """Global and local vectors of pictures, each anything that :func:`magicap.images.open_image` takes.
@@ -217,12 +223,14 @@ class FineGrainedScorer:
         Raises:
             BadImage: the picture cannot be read.
         """
-        pictures, texts = self.encode_images([image]), self.encode_texts([text])
+        picture = open_image(image)
+        pictures, texts = self.encode_images([picture]), self.encode_texts([text])
         cosines = texts.words[0] @ pictures.patches[0].T
         spelled = self.states.spelled(text)
         rows = [cosines[tokens].mean(dim=0).view(pictures.grid) for _, tokens in spelled]
         empty = cosines.new_empty(0, *pictures.grid)
-        return Alignment(tuple(word for word, _ in spelled), torch.stack(rows) if rows else empty)
+        seen = _seen(self.scorer.config["preprocess_cfg"], picture.size)
+        return Alignment(tuple(word for word, _ in spelled), torch.stack(rows) if rows else empty, seen)
 
     def _fresh_heads(self) -> LocalHeads:
         blank = self.scorer.preprocess(Image.new("RGB", (8, 8)))
@@ -235,6 +243,18 @@ class FineGrainedScorer:
             ) from error
         text_width = int(self.states.text_tower.part.positional_embedding.shape[1])
         return LocalHeads(image_width, text_width, self.settings)
+
+
+def _seen(preprocess: dict[str, Any], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Where in a picture of a width and height lies what open_clip's transform makes of it."""
+    mode, sides = preprocess.get("resize_mode") or "shortest", preprocess["size"]
+    if mode == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    height, width = (sides, sides) if isinstance(sides, int) else sides[-2:]
+    ratios = size[0] / width, size[1] / height
+    scale = min(ratios) if mode == "shortest" else max(ratios)
+    across, down = scale * width / size[0], scale * height / size[1]
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
 
 
 def _refuse_other(folder: Path, stored: dict[str, Any], scorer: ImageTextScorer) -> None:
