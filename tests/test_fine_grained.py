@@ -206,7 +206,9 @@ def test_towers_of_another_kind_are_refused(fine):
         FineGrainedScorer(fine.scorer, replace(SETTINGS, image_block=-3))
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"region": 0}, {"image_block": 1}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"width": 0}, {"region": 0}, {"image_block": 1}, {"dropout": 1.0}, {"weight": float("nan")}]
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(BadSettings, match=r"expected .* found"):
         FineGrainedSettings(**wrong)

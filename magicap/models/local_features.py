@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ class FineGrainedSettings:
             )
         if not 0 <= self.dropout < 1:
             raise BadSettings(f"expected a dropout of at least 0 and below 1, found {self.dropout}")
+        if not isfinite(self.weight):
+            raise BadSettings(f"expected a finite weight of the local score, found {self.weight}")
 
 
 @dataclass(frozen=True)
