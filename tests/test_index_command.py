@@ -112,6 +112,14 @@ def test_all_directions_agree_with_the_scorer(indexed, preset, run):
     assert [row["text"] for row in rows] == [sentences[i] for i in cosine[1].argsort(descending=True)]
 
 
+def test_a_sentence_is_found_however_it_is_spaced_and_ended(album, preset, run):
+    run("index", "sentences.txt", "--preset", preset)
+    first = Path("sentences.txt").read_text(encoding="utf-8").splitlines()[0]
+    for query in (first, first.rstrip(".") + " .", "  " + first.rstrip(".")):
+        found_first = found(run("search", query, "--index", "sentences.txt", "--json")[0])[0]
+        assert found_first["cosine"] == pytest.approx(1, abs=1e-5)
+
+
 def test_the_table_has_rank_cosine_and_a_path_that_opens_from_here(indexed, run, monkeypatch):
     header, *rows = run("search", "a dog", "--index", "album", "--top", 3)[0].splitlines()
     assert header.split() == ["rank", "cosine", "image"]
@@ -247,7 +255,7 @@ def test_pictures_that_are_gone_are_marked(indexed, run):
     (indexed / "10.png").unlink()
     out, err = run("search", "a dog", "--index", "album", "--json", "--html", "sheet.html")
     assert [row["image"] for row in found(out) if row.get("missing")] == ["album/10.png"]
-    assert "1 of these pictures" in err
+    assert "no longer there: 1 of these pictures" in err
     page = Path("sheet.html").read_text(encoding="utf-8")
     assert "no file at that path" in page
     assert page.count("<img ") == 3

@@ -93,12 +93,14 @@ def _matches(header: Header, picture: Image | None, options: argparse.Namespace)
 
     need_pyarrow()
     scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device)
+    from magicap.data import normalise_caption
     from magicap.retrieval.index import RetrievalIndex
 
     index = RetrievalIndex.load(header.folder, scorer)
     if picture is not None:
         return index.search_images([picture], options.top)[0]
-    return index.search_texts([options.query], options.top)[0]
+    # Written as the sentences of an index are: a stray space before the full stop costs recall.
+    return index.search_texts([normalise_caption(options.query) or options.query], options.top)[0]
 
 
 def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace) -> None:
@@ -114,7 +116,7 @@ def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace
             say(f"{match.rank:>4}  {match.cosine:>7.4f}  {_on_one_line(name)}", sys.stdout)
     if any(gone):
         advice = "run 'magicap index' again where they are now"
-        say(f"magicap: {sum(gone)} of these pictures are no longer there; {advice}", sys.stderr)
+        say(f"magicap: no longer there: {sum(gone)} of these pictures; {advice}", sys.stderr)
 
 
 def _path(match: Match, header: Header) -> str:
