@@ -78,9 +78,9 @@ def _equals_the_reference(captioner: Captioner, pictures: list[bytes]) -> None:
 
 
 def test_a_batch_gives_each_picture_what_it_gets_alone(captioner, test_pictures):
-    together = captioner.caption(test_pictures[:12], batch_size=12)
-    assert [captioner.caption(picture) for picture in test_pictures[:12]] == together
-    assert len(set(together)) > 6
+    together = captioner.caption(test_pictures[:8], batch_size=8)
+    assert [captioner.caption(picture) for picture in test_pictures[:8]] == together
+    assert len(set(together)) > 4
 
 
 def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, data_dir):

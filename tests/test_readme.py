@@ -73,6 +73,7 @@ def data_set(desk) -> Path:
     return desk
 
 
+@pytest.mark.slow
 def test_every_recipe_of_the_readme_explains_itself():
     recipes = commands("python recipes/")
     assert len(recipes) == len(list((ROOT / "recipes").glob("*.py")))
@@ -92,6 +93,7 @@ def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
         assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_evaluation_as_in_the_readme_gives_figures(data_set):
     assert len(commands("magicap eval")) == 1
     for words in commands("magicap eval"):
@@ -105,6 +107,7 @@ def test_evaluation_as_in_the_readme_gives_figures(data_set):
     assert "hard attention" in run([sys.executable, str(ROOT / published[1]), *published[2:]]).stdout
 
 
+@pytest.mark.slow
 def test_indexing_and_searching_as_in_the_readme_finds_something(desk):
     Path("captions.txt").write_text("A man stands.\nTwo dogs on a beach.\n")
     said = [
