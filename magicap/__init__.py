@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magicap.captioner import Captioner as Captioner
-    from magicap.captioner import caption as caption
     from magicap.decoding.memory import CaptionMemory as CaptionMemory
     from magicap.decoding.memory import ConsensusCaption as ConsensusCaption
     from magicap.decoding.memory import NearestCaption as NearestCaption
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from magicap.errors import MetricUnavailable as MetricUnavailable
     from magicap.errors import MissingPackage as MissingPackage
     from magicap.errors import ModelNotFound as ModelNotFound
+    from magicap.load import caption as caption
+    from magicap.load import load_captioner as load_captioner
     from magicap.models.language_model import LanguageModel as LanguageModel
     from magicap.models.scorer import ImageTextScorer as ImageTextScorer
     from magicap.results import Caption as Caption
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
     from magicap.retrieval.index import RetrievalIndex as RetrievalIndex
     from magicap.retrieval.items import Item as Item
     from magicap.retrieval.items import Match as Match
+    from magicap.supervised.captioner import SupervisedCaptioner as SupervisedCaptioner
+    from magicap.supervised.settings import BeamSearch as BeamSearch
+    from magicap.supervised.settings import Sampling as Sampling
 
 __version__ = "0.1.0"
 
 # Where each public name lives. They are imported on first use: importing magicap alone loads no torch.
 _HOMES = {
-    "magicap.captioner": ("Captioner", "caption"),
+    "magicap.captioner": ("Captioner",),
     "magicap.decoding.memory": ("CaptionMemory", "ConsensusCaption", "NearestCaption"),
     "magicap.decoding.settings": ("ContrastiveSearch", "Greedy", "MagicSearch", "Nucleus", "TopK"),
     "magicap.errors": (
@@ -57,11 +61,14 @@ _HOMES = {
         "MissingPackage",
         "ModelNotFound",
     ),
+    "magicap.load": ("caption", "load_captioner"),
     "magicap.models.language_model": ("LanguageModel",),
     "magicap.models.scorer": ("ImageTextScorer",),
     "magicap.results": ("Caption", "Step"),
     "magicap.retrieval.index": ("RetrievalIndex",),
     "magicap.retrieval.items": ("Item", "Match"),
+    "magicap.supervised.captioner": ("SupervisedCaptioner",),
+    "magicap.supervised.settings": ("BeamSearch", "Sampling"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -6,7 +6,7 @@ All have the same face, :class:`Decoding`: two models and picture vectors in, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,10 +56,10 @@ class MagicSearch:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _whole("top_k", self.top_k)
-        _number("alpha", self.alpha, lambda alpha: 0 <= alpha <= 1, "between 0 and 1")
-        _number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
-        _whole("max_new_tokens", self.max_new_tokens)
+        whole("top_k", self.top_k)
+        number("alpha", self.alpha, lambda alpha: 0 <= alpha <= 1, "between 0 and 1")
+        number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
+        whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -101,7 +101,7 @@ class Greedy:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens)
+        whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -123,9 +123,9 @@ class TopK:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _whole("top_k", self.top_k)
-        _number("temperature", self.temperature, lambda t: t > 0, "above 0")
-        _whole("max_new_tokens", self.max_new_tokens)
+        whole("top_k", self.top_k)
+        number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -151,9 +151,9 @@ class Nucleus:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        _number("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
-        _number("temperature", self.temperature, lambda t: t > 0, "above 0")
-        _whole("max_new_tokens", self.max_new_tokens)
+        number("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
+        number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        whole("max_new_tokens", self.max_new_tokens)
 
     def search(
         self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
@@ -179,19 +179,19 @@ SETTINGS = {
 """Decodings that a captioner's folder can name."""
 
 
-def to_dict(decoding: Decoding) -> dict[str, Any]:
-    """``{"kind": name, ...}`` for a decoding of :data:`SETTINGS`.
+def to_dict(decoding: object, table: Mapping[str, type] = SETTINGS) -> dict[str, Any]:
+    """``{"kind": name, ...}`` for a decoding of a table.
 
     Raises:
         BadSettings: the decoding is not one of the table (a memory cannot be written as settings).
     """
-    for kind, settings in SETTINGS.items():
+    for kind, settings in table.items():
         if type(decoding) is settings:
             return {"kind": kind, **asdict(decoding)}  # type: ignore[call-overload]
-    raise BadSettings(f"{type(decoding).__name__} cannot be saved; expected one of {', '.join(SETTINGS)}")
+    raise BadSettings(f"{type(decoding).__name__} cannot be saved; expected one of {', '.join(table)}")
 
 
-def from_dict(values: dict[str, Any]) -> Decoding:
+def from_dict(values: dict[str, Any], table: Mapping[str, type] = SETTINGS) -> Any:
     """The decoding that :func:`to_dict` described.
 
     Raises:
@@ -201,21 +201,22 @@ def from_dict(values: dict[str, Any]) -> Decoding:
         raise BadSettings(f"expected a decoding as an object with 'kind' and its settings, found {values!r}")
     values = dict(values)
     kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in SETTINGS:
-        raise BadSettings(f"expected a decoding of kind {', '.join(SETTINGS)}, found {kind!r}")
-    known = {field.name for field in fields(SETTINGS[kind])}
+    if not isinstance(kind, str) or kind not in table:
+        raise BadSettings(f"expected a decoding of kind {', '.join(table)}, found {kind!r}")
+    known = {field.name for field in fields(table[kind])}
     if unknown := sorted(set(values) - known):
         raise BadSettings(f"{kind} knows {', '.join(sorted(known))}; found {', '.join(unknown)} besides")
-    decoding: Decoding = SETTINGS[kind](**values)
-    return decoding
+    return table[kind](**values)
 
 
-def _whole(name: str, value: Any) -> None:
+def whole(name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise BadSettings(f"{name} must be a whole number of at least 1, found {value!r}")
 
 
-def _number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not holds(value):
+def number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:
+    """Refuse what is no finite number, or one that does not hold."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not holds(value):
         raise BadSettings(f"{name} must be {expected}, found {value!r}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from magicap.errors import MetricUnavailable
-from magicap.metrics.ngrams import Integers, Ngrams, count_ngrams, look_up, words
+from magicap.metrics.ngrams import ORDERS, Integers, Ngrams, count_ngrams, look_up, words
 from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
@@ -57,6 +58,37 @@ def cider_d(
 
 
 @dataclass(frozen=True, eq=False)
+class DocumentFrequencies:
+    """In how many images each n-gram stands, so that captions of a few are weighed as those of all."""
+
+    images: int
+    """How many images were counted."""
+
+    counts: dict[tuple[str, ...], int]
+    """Of n-grams of one to four words; others stand in none."""
+
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[Sequence[str]]]) -> Self:
+        """Count the tokenized captions of N images."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        for image in captions:
+            counts.update(
+                {
+                    tuple(words[i : i + n])
+                    for words in image
+                    for n in range(1, ORDERS + 1)
+                    for i in range(len(words) - n + 1)
+                }
+            )
+        return cls(len(captions), dict(counts))
+
+    def rarity(self, grams: Iterable[tuple[str, ...]]) -> Numbers:
+        """Log of images over those that each n-gram stands in, at least one."""
+        found = np.array([self.counts.get(gram, 0) for gram in grams], dtype=float)
+        return np.asarray(np.log(self.images) - np.log(np.maximum(found, 1)))
+
+
+@dataclass(frozen=True, eq=False)
 class TfIdf:
     """Captions as vectors of n-gram weights (term frequency times inverse document frequency), sparse."""
 
@@ -73,16 +105,32 @@ class TfIdf:
     """(N,) what the length penalty compares: the number of a caption's bigrams, as in coco-caption."""
 
     @classmethod
-    def of(cls, captions: Sequence[list[str]], document: Integers) -> Self:
+    def of(
+        cls,
+        captions: Sequence[Sequence[str]],
+        document: Integers,
+        frequencies: DocumentFrequencies | None = None,
+    ) -> Self:
         """Weigh the n-grams of tokenized captions.
 
         Args:
             captions: N lists of words.
             document: (N,) the document (image) that a caption belongs to; captions with -1 are
                 weighed, but do not count in saying how many documents an n-gram stands in.
+            frequencies: what to weigh by instead of counting over these captions.
         """
         tables = count_ngrams(captions)
-        weights = [table.count * _rarity(table, document) for table in tables]
+        if frequencies is None:
+            weights = [table.count * _rarity(table, document) for table in tables]
+        else:
+            text = list(chain.from_iterable(captions))
+            grams = [
+                [tuple(text[i : i + n]) for i in table.first.tolist()] for n, table in enumerate(tables, start=1)
+            ]
+            rarities = map(frequencies.rarity, grams)
+            weights = [
+                table.count * rarity[table.gram] for table, rarity in zip(tables, rarities, strict=True)
+            ]
         norms = [
             np.sqrt(np.bincount(_captions(table), weights=weight**2, minlength=len(captions)))
             for table, weight in zip(tables, weights, strict=True)

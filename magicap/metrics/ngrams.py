@@ -28,8 +28,13 @@ class Ngrams:
     count: Integers
     """(M,) how often it stands in the caption."""
 
-    size: int
-    """How many different n-grams there are in all captions."""
+    first: Integers
+    """(size,) where each n-gram first begins in the running text of all captions' words."""
+
+    @property
+    def size(self) -> int:
+        """How many different n-grams there are in all captions."""
+        return len(self.first)
 
     def entries(self, captions: Integers) -> tuple[Integers, Integers]:
         """Rows of the table that belong to some captions, a caption may be asked for again.
@@ -71,11 +76,14 @@ def count_ngrams(captions: Sequence[Sequence[str]], orders: int = ORDERS) -> lis
             distinct, numbered = np.unique(gram[fits] * max(len(known), 1) + last, return_inverse=True)
             gram, size = np.zeros_like(ids), len(distinct)
             gram[fits] = numbered
-        keys = caption[room >= n] * max(size, 1) + gram[room >= n]
+        begins = np.flatnonzero(room >= n)
+        keys = caption[begins] * max(size, 1) + gram[begins]
         found, count = np.unique(keys, return_counts=True)
+        first = np.zeros(size, dtype=np.int64)
+        first[gram[begins][::-1]] = begins[::-1]  # of several, the last one written is the first in the text
         owner = found // max(size, 1)
         starts = np.searchsorted(owner, np.arange(len(captions) + 1))
-        tables.append(Ngrams(starts, found - owner * max(size, 1), count.astype(np.int64), size))
+        tables.append(Ngrams(starts, found - owner * max(size, 1), count.astype(np.int64), first))
     return tables
 
 

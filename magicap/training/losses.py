@@ -70,3 +70,63 @@ def hardest_negative_hinge(images: Tensor, texts: Tensor, owner: Tensor, margin:
     wrong_image = F.relu(margin - true + false.max(dim=1).values)
     wrong_text = F.relu(margin - true + false.max(dim=0).values[owner])
     return (wrong_image + wrong_text).mean()
+
+
+def caption_cross_entropy(logits: Tensor, words: Tensor, pad: int, smoothing: float = 0.0) -> Tensor:
+    """Mean negative log-likelihood of captions' words, in nats.
+
+    Args:
+        logits: (..., T, V) at every position.
+        words: (..., T) the words themselves, ``pad`` where there is none.
+        smoothing: share of probability that the target spreads over all words (Szegedy et al. 2016).
+    """
+    return F.cross_entropy(
+        logits.flatten(0, -2), words.flatten(), ignore_index=pad, label_smoothing=smoothing
+    )
+
+
+def doubly_stochastic(attention: Tensor, mask: Tensor) -> Tensor:
+    """Every place is to be looked at once in a caption: mean of (1 - sum_t attention)^2 (Xu et al. 2015, eq. 14).
+
+    Args:
+        attention: (..., T, L) summing to 1 over L.
+        mask: (..., T) true at words.
+    """
+    seen = (attention * mask[..., None]).sum(dim=-2)
+    return ((1 - seen) ** 2).mean(dim=-1)[mask.any(dim=-1)].mean()
+
+
+def reinforce_places(
+    attention: Tensor, looked: Tensor, mask: Tensor, advantage: Tensor, entropy_weight: float = 0.002
+) -> Tensor:
+    """What hard attention learns where to look from, REINFORCE (Xu et al. 2015, eq. 12), a word.
+
+    Args:
+        attention: (..., T, L) probabilities of places.
+        looked: (..., T, L) a one at the place drawn; other rows were weighed softly and are left out.
+        mask: (..., T) true at words.
+        advantage: (...,) the caption's log-likelihood less a baseline.
+        entropy_weight: lambda_e, as in the authors' code.
+    """
+    drawn = mask & (looked.amax(dim=-1) == 1)
+    log_place = (attention * looked).sum(dim=-1).clamp(min=1e-8).log()
+    entropy = -(attention * attention.clamp(min=1e-8).log()).sum(dim=-1)
+    gain = advantage.detach()[..., None] * log_place * drawn + entropy_weight * entropy * mask
+    return -gain.sum() / mask.sum()
+
+
+def self_critical(log_probability: Tensor, mask: Tensor, reward: Tensor) -> Tensor:
+    """Policy gradient of drawn captions, each held against the others of its picture.
+
+    Self-critical sequence training (Rennie et al. 2017) with the mean of the other draws as baseline (Luo 2020,
+    arXiv 2003.09971), which is closer than the greedy caption and costs no search.
+
+    Args:
+        log_probability: (B, C, T) of drawn words, C at least 2.
+        mask: (B, C, T) true at words.
+        reward: (B, C).
+    """
+    C = reward.shape[1]
+    others = (reward.sum(dim=1, keepdim=True) - reward) / (C - 1)
+    advantage = (reward - others)[:, :, None]
+    return -(advantage * log_probability * mask).sum() / mask.sum()

@@ -1,0 +1,111 @@
+"""What all captioners have in common: one picture, several or a stream of them in, captions in order out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from magicap.errors import BadImage, BadSettings
+from magicap.images import ImageSource
+from magicap.results import Caption
+
+DecodingT = TypeVar("DecodingT")
+
+
+class BaseCaptioner(ABC, Generic[DecodingT]):
+    """Captions pictures.
+
+    Attributes:
+        decoding: how captions are searched for, unless a call says otherwise.
+    """
+
+    decoding: DecodingT
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Twelve digits that tell these models from any others."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
+        """Write the whole captioner into one folder."""
+
+    @overload
+    def caption(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        decoding: DecodingT | None = ...,
+        *,
+        batch_size: int = ...,
+        seed: int = ...,
+    ) -> list[Caption]: ...
+    @overload
+    def caption(
+        self, images: ImageSource, decoding: DecodingT | None = ..., *, batch_size: int = ..., seed: int = ...
+    ) -> Caption: ...
+    @overload
+    def caption(
+        self,
+        images: Iterator[Any],
+        decoding: DecodingT | None = ...,
+        *,
+        batch_size: int = ...,
+        seed: int = ...,
+    ) -> Iterator[Caption]: ...
+    def caption(
+        self, images: Any, decoding: DecodingT | None = None, *, batch_size: int = 8, seed: int = 0
+    ) -> Caption | list[Caption] | Iterator[Caption]:
+        """Caption one picture, a list of them, or an iterator of them.
+
+        Args:
+            images: one picture (path, bytes, file object, PIL image, HWC array, CHW tensor), a list or tuple
+                of pictures, or an iterator of pictures. A list gives a list in the same order; an iterator
+                gives an iterator that reads ``batch_size`` pictures ahead and holds no more.
+            decoding: how to search; None takes the captioner's own.
+            batch_size: pictures that are searched together; it changes the speed, not the captions.
+            seed: for searches that draw; picture i of a call draws from its own ``seed + i``.
+
+        Raises:
+            BadImage: the one picture cannot be read. In a list or iterator such a picture gives an empty
+                caption whose ``error`` says why, and the rest go on.
+            BadSettings: the decoding does not fit the models.
+        """
+        if batch_size < 1:
+            raise BadSettings(f"batch_size must be at least 1, found {batch_size}")
+        search = self.decoding if decoding is None else decoding
+        if isinstance(images, list | tuple):
+            return list(self._captions(images, search, batch_size, seed))
+        if isinstance(images, Iterator) and not hasattr(images, "read"):
+            return self._captions(images, search, batch_size, seed)
+        return self._batch(self._pixels(images)[None], search, [seed])[0]
+
+    @abstractmethod
+    def _pixels(self, image: ImageSource) -> Tensor:
+        """One picture as the tensor (3, H, W) that the models read, of one size for all."""
+
+    @abstractmethod
+    def _batch(self, pixels: Tensor, decoding: DecodingT, seeds: list[int]) -> list[Caption]:
+        """Caption pictures (B, 3, H, W), B at least 1."""
+
+    def _captions(
+        self, images: Iterable[Any], decoding: DecodingT, batch_size: int, seed: int
+    ) -> Iterator[Caption]:
+        numbered = enumerate(images, start=seed)
+        while batch := list(islice(numbered, batch_size)):
+            pixels: dict[int, Tensor] = {}
+            captions: dict[int, Caption] = {}
+            for number, image in batch:
+                try:
+                    pixels[number] = self._pixels(image)
+                except BadImage as error:
+                    captions[number] = Caption("", error=error)
+            if pixels:
+                written = self._batch(torch.stack(list(pixels.values())), decoding, list(pixels))
+                captions |= zip(pixels, written, strict=True)
+            yield from (captions[number] for number, _ in batch)

@@ -1,0 +1,60 @@
+"""A captioner of either kind by its name, and caption(): everything at its default."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, overload
+
+import torch
+
+from magicap.captioner import Captioner
+from magicap.images import ImageSource
+from magicap.presets import DEFAULT
+from magicap.results import Caption
+from magicap.sources import SUPERVISED, kind_of
+from magicap.supervised.captioner import SupervisedCaptioner
+
+AnyCaptioner = Captioner | SupervisedCaptioner
+
+
+def load_captioner(
+    source: str | Path = DEFAULT,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> AnyCaptioner:
+    """A captioner of whatever kind a preset or folder holds.
+
+    Args:
+        source, device, dtype: as of :meth:`Captioner.from_pretrained`.
+
+    Raises:
+        ModelNotFound, BadModel: as from there.
+    """
+    kind = SupervisedCaptioner if kind_of(source) == SUPERVISED else Captioner
+    return kind.from_pretrained(source, device=device, dtype=dtype)
+
+
+@overload
+def caption(images: list[Any] | tuple[Any, ...], preset: str | Path = ...) -> list[Caption]: ...
+@overload
+def caption(images: ImageSource, preset: str | Path = ...) -> Caption: ...
+def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption]:
+    """Caption a picture, or a list of pictures in order, with everything at its default.
+
+    The captioner is loaded at the first call and kept. See :meth:`Captioner.caption` for what a picture may
+    be and what becomes of one that cannot be read.
+
+    Args:
+        preset: a preset's name or a captioner's folder.
+    """
+    with _loading:
+        captioner = _loaded(str(preset))
+    captions: Caption | list[Caption] = captioner.caption(images)
+    return captions
+
+
+_loading = Lock()
+_loaded = lru_cache(maxsize=2)(load_captioner)

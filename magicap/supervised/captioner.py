@@ -1,0 +1,111 @@
+"""SupervisedCaptioner: the trained baseline behind the face that every captioner has."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import exp
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from magicap.base import BaseCaptioner
+from magicap.decoding.settings import from_dict, to_dict
+from magicap.errors import BadModel, BadSettings
+from magicap.images import ImageSource
+from magicap.models.fingerprint import fingerprint
+from magicap.results import Caption, Step, added_text
+from magicap.sources import (
+    SUPERVISED,
+    as_device,
+    as_dtype,
+    captioner_folder,
+    read_settings,
+    require_kind,
+    write_settings,
+)
+from magicap.supervised.network import CaptionNetwork
+from magicap.supervised.settings import SUPERVISED_SETTINGS, BeamSearch, SupervisedDecoding
+from magicap.supervised.vocabulary import END, PAD
+
+BASELINE = "cnn-lstm"
+
+
+class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
+    """Captions pictures with a network that was trained on captioned pictures.
+
+    Attributes:
+        network: encoder, decoder and vocabulary.
+        decoding: how captions are searched for, unless a call says otherwise.
+    """
+
+    def __init__(self, network: CaptionNetwork, decoding: SupervisedDecoding | None = None) -> None:
+        self.network = network.eval()
+        self.decoding: SupervisedDecoding = decoding or BeamSearch()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = BASELINE,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = torch.float32,
+    ) -> SupervisedCaptioner:
+        """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
+
+        Args:
+            source: a name of :data:`magicap.presets.PRESETS` or a folder.
+            device: where to compute; None takes a GPU if there is one.
+            dtype: float32, bfloat16 or float16.
+
+        Raises:
+            ModelNotFound: no such preset or folder.
+            BadModel: a folder that cannot be used, or holds a captioner of another kind.
+        """
+        require_kind(source, SUPERVISED, "Captioner")
+        folder = captioner_folder(source)
+        if folder is None:
+            raise BadModel(f"{source} has no folder")
+        decoding = from_dict(read_settings(folder)["decoding"], SUPERVISED_SETTINGS)
+        network = CaptionNetwork.from_pretrained(folder, device=as_device(device), dtype=as_dtype(dtype))
+        return cls(network, decoding)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve digits that tell this network from any other, of its weights when first asked for."""
+        return fingerprint(self.network)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
+        """Write the whole captioner into one folder, weights as safetensors.
+
+        Args:
+            dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
+        """
+        decoding = to_dict(self.decoding, SUPERVISED_SETTINGS)
+        self.network.save_pretrained(folder, dtype=None if dtype is None else as_dtype(dtype))
+        write_settings(Path(folder), SUPERVISED, decoding)
+
+    def _pixels(self, image: ImageSource) -> Tensor:
+        return self.network.encoder.pixels(image)
+
+    def _batch(self, pixels: Tensor, decoding: SupervisedDecoding, seeds: list[int]) -> list[Caption]:
+        if not hasattr(decoding, "write"):
+            raise BadSettings(
+                f"expected BeamSearch or Sampling, found {decoding!r}, which is none of a supervised captioner"
+            )
+        weights = next(self.network.parameters())
+        with torch.no_grad():
+            grid = self.network(pixels.to(weights))
+        written = decoding.write(self.network.decoder, grid, seeds)
+        row = torch.arange(len(grid), device=grid.device), written.best(decoding.length_penalty)
+        ids, log_probability = written.ids[row].tolist(), written.log_probability[row].tolist()
+        return [self._caption(*each) for each in zip(ids, log_probability, strict=True)]
+
+    def _caption(self, ids: list[int], log_probability: list[float]) -> Caption:
+        tokens = [token for token in ids if token != PAD]
+        steps, before = [], ""
+        for count, (token, log_p) in enumerate(zip(tokens, log_probability, strict=False), start=1):
+            text = self.network.vocabulary.text(tokens[:count])
+            steps.append(Step(text, added_text(before, text), token, exp(log_p), 0.0, 0.0, token == END))
+            before = text
+        return Caption(before, score=sum(log_probability) / len(tokens), steps=tuple(steps))

@@ -1,0 +1,152 @@
+"""Any timm network as a grid of features: what the decoders look at.
+
+Shapes: B pictures, L = h * w places, D features of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from magicap.errors import BadModel
+from magicap.images import ImageSource, open_image
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Which network, and what pictures it reads."""
+
+    model: str = "mobilenetv2_100"
+    """timm's name."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """More arguments of ``timm.create_model``, such as ``pad_type``."""
+
+    size: int = 224
+    """Side in pixels of the square that a picture is squeezed into."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel, 0 to 1."""
+
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """What each channel is divided by then."""
+
+    interpolation: str = "bicubic"
+    """How pictures are resized."""
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """open_clip's ``preprocess_cfg``."""
+        own = {key: value for key, value in asdict(self).items() if key not in ("model", "options")}
+        return {**own, "mode": "RGB", "resize_mode": "squash"}
+
+
+class GridEncoder(nn.Module):
+    """Pictures to grids (B, L, D), by the last feature map or the patch tokens of a timm network."""
+
+    def __init__(self, config: GridConfig) -> None:
+        """
+        Raises:
+            BadModel: timm knows no such network, or it gives no grid.
+        """
+        super().__init__()
+        self.config = config
+        try:
+            network: Any = timm.create_model(config.model, num_classes=0, **config.options)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise BadModel(f"timm cannot make the network {config.model!r}: {error}") from error
+        self.network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        with torch.no_grad():
+            shape = self.eval()(torch.zeros(1, 3, config.size, config.size)).shape
+        self.places, self.width = shape[1], shape[2]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, size, size) to (B, L, D); places in reading order."""
+        features: Tensor = self.network.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        if features.ndim == 3:
+            return features[:, getattr(self.network, "num_prefix_tokens", 0) :]
+        if features.ndim == 4 and features.shape[1] == self.network.num_features:
+            return features.flatten(2).transpose(1, 2)
+        if features.ndim == 4 and features.shape[3] == self.network.num_features:
+            return features.flatten(1, 2)
+        raise BadModel(f"{self.config.model!r} gives no grid, but features of shape {tuple(features.shape)}")
+
+    def train(self, mode: bool = True) -> GridEncoder:
+        """As any module's, but batch norm keeps the statistics of its first training: batches here are small."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def pixels(self, image: ImageSource) -> Tensor:
+        """One picture as (3, size, size).
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+        pixels: Tensor = self._transform(open_image(image))
+        return pixels
+
+    @cached_property
+    def _transform(self) -> Callable[[Any], Tensor]:
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        transform: Callable[[Any], Tensor] = image_transform_v2(
+            PreprocessCfg(**self.config.preprocess), is_train=False
+        )
+        return transform
+
+
+def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
+    """Take over trained weights from a safetensors file.
+
+    The file's names may be timm's, those of an open_clip model with this network as its trunk
+    (``visual.trunk.``), or ``layers.N.weight`` and ``.bias``: convolutions in the network's order, batch norm
+    folded in. Folded biases become those of a batch norm that changes nothing else.
+
+    Raises:
+        BadModel: unreadable, or weights of another network.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+    except Exception as error:  # safetensors raises its own kind and the system's
+        raise BadModel(f"{path} cannot be read as safetensors: {error}") from error
+    trunk = "visual.trunk."
+    if any(name.startswith(trunk) for name in found):
+        found = {name.removeprefix(trunk): each for name, each in found.items() if name.startswith(trunk)}
+    if "layers.0.bias" in found:
+        found = _unfolded(encoder.network, found, path)
+    missing, _ = encoder.network.load_state_dict(found, strict=False)
+    if missing:
+        raise BadModel(
+            f"{path} does not hold the weights of {encoder.config.model!r}: {len(missing)} are missing, "
+            f"the first {missing[0]}"
+        )
+
+
+def _unfolded(network: nn.Module, folded: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    state = dict(network.state_dict())
+    convolutions = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    norms = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    for number, ((conv, module), (norm, after)) in enumerate(zip(convolutions, norms, strict=True)):
+        weight, bias = (folded.get(f"layers.{number}.{part}") for part in ("weight", "bias"))
+        if weight is None or bias is None or weight.shape != module.weight.shape:
+            shape = None if weight is None else tuple(weight.shape)
+            raise BadModel(
+                f"{path}: expected layers.{number}.weight for {conv}, {tuple(module.weight.shape)}, found {shape}"
+            )
+        state[f"{conv}.weight"], state[f"{norm}.bias"] = weight, bias
+        state[f"{norm}.weight"] = torch.ones_like(bias)
+        state[f"{norm}.running_mean"] = torch.zeros_like(bias)
+        state[f"{norm}.running_var"] = torch.ones_like(bias) - after.eps
+    return state

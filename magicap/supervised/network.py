@@ -1,0 +1,101 @@
+"""Encoder, decoder and vocabulary as one network, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from magicap.errors import BadSettings
+from magicap.files import open_to_readers
+from magicap.models.loading import explain_loading_errors
+from magicap.supervised.decoder import Decoder, DecoderConfig
+from magicap.supervised.grid import GridConfig, GridEncoder
+from magicap.supervised.recurrent import HardAttention, ShowAndTell, ShowAttendTell
+from magicap.supervised.transformer import TransformerDecoder
+from magicap.supervised.vocabulary import Vocabulary
+
+CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE = "network.json", "network.safetensors", "vocabulary.txt"
+
+DECODERS: dict[str, type[Decoder]] = {
+    "none": ShowAndTell,
+    "soft": ShowAttendTell,
+    "hard": HardAttention,
+    "transformer": TransformerDecoder,
+}
+"""Decoders by the name that a configuration gives."""
+
+
+class CaptionNetwork(nn.Module):
+    """A picture's grid, and a decoder that reads it.
+
+    Attributes:
+        encoder: pictures to grids (B, L, D).
+        decoder: grids to words.
+        vocabulary: the words.
+    """
+
+    def __init__(self, grid: GridConfig, decoder: DecoderConfig, vocabulary: Vocabulary) -> None:
+        """
+        Raises:
+            BadSettings: no such kind of decoder.
+            BadModel: timm knows no such network, or it gives no grid.
+        """
+        super().__init__()
+        if decoder.kind not in DECODERS:
+            raise BadSettings(f"expected a decoder of kind {', '.join(DECODERS)}, found {decoder.kind!r}")
+        self.vocabulary = vocabulary
+        self.encoder = GridEncoder(grid)
+        kind: Any = DECODERS[decoder.kind]
+        self.decoder: Decoder = kind(decoder, self.encoder.width, len(vocabulary))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Grids (B, L, D) of pictures (B, 3, size, size)."""
+        grid: Tensor = self.encoder(pixels)
+        return grid
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write configuration, words and weights; floating point in ``dtype``, None keeps them as they are."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"encoder": asdict(self.encoder.config), "decoder": asdict(self.decoder.config)}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        self.vocabulary.save(folder / VOCABULARY_FILE)
+        weights = {
+            name: (each.to(dtype) if dtype and each.is_floating_point() else each).contiguous()
+            for name, each in self.state_dict().items()
+        }
+        save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+        open_to_readers(folder / WEIGHTS_FILE)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            ModelNotFound: no such folder.
+            BadModel: a file is missing, or no such thing.
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        with explain_loading_errors("supervised network", str(folder)):
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            grid = {key: tuple(v) if isinstance(v, list) else v for key, v in config["encoder"].items()}
+            vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
+            network = cls(GridConfig(**grid), DecoderConfig(**config["decoder"]), vocabulary)
+            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return network.to(device=device, dtype=dtype).eval()

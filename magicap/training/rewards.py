@@ -1,0 +1,54 @@
+"""What self-critical training is paid for: CIDEr-D of the words written, their end included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from magicap.metrics.cider import DocumentFrequencies, TfIdf
+from magicap.metrics.score import Numbers
+
+END_WORD = "</s>"
+"""Counted as a word, in what is written and in references: without it nothing is lost by stopping at 'in a'."""
+
+
+class CiderReward:
+    """CIDEr-D with the document frequencies of the training captions."""
+
+    def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
+        """
+        Args:
+            references: the tokenized captions of every training image.
+        """
+        self._frequencies = DocumentFrequencies.of([_ended(image) for image in references])
+
+    def __call__(
+        self, captions: Sequence[Sequence[Sequence[str]]], references: Sequence[Sequence[Sequence[str]]]
+    ) -> Numbers:
+        """(B, C) rewards, 0 to 10, of C captions of each of B images.
+
+        Args:
+            captions: words of each caption, :data:`END_WORD` last where it has ended.
+            references: words of each image's references.
+        """
+        written = list(chain.from_iterable(captions))
+        known = [_ended(image) for image in references]
+        vectors = TfIdf.of(
+            [*written, *chain.from_iterable(known)], np.zeros(0, dtype=np.int64), self._frequencies
+        )
+        left, right, first = [], [], len(written)
+        for image, (own, texts) in enumerate(zip(captions, known, strict=True)):
+            for caption in range(len(own)):
+                left += [image * len(own) + caption] * len(texts)
+                right += range(first, first + len(texts))
+            first += len(texts)
+        similarity = vectors.similarity(np.array(left), np.array(right))
+        counts = np.repeat([len(texts) for texts in known], [len(own) for own in captions])
+        owner = np.array(left)
+        return (np.bincount(owner, weights=similarity, minlength=len(written)) / counts).reshape(len(captions), -1)
+
+
+def _ended(captions: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[*words, END_WORD] for words in captions]
