@@ -5,7 +5,8 @@
         --systems magic=embedded theirs=predictions.json --html report.html --csv figures.csv
 
 A system is NAME=FILE (captions, as 'magicap eval' reads them) or NAME=PRESET (a preset or a captioner's
-folder). Captions are kept in --keep as they are made, so a run that was stopped goes on where it was.
+folder, zero-shot or supervised). Captions are kept in --keep as they are made, so a run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from magicap.base import BaseCaptioner
 from magicap.captioner import Captioner
 from magicap.data import CaptionedImage, ImageFiles
-from magicap.decoding.settings import Decoding
 from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.comparison import Comparison, System, compare
 from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
@@ -39,10 +41,18 @@ from magicap.evaluation.report import html_report
 from magicap.evaluation.systems import captioned, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
 from magicap.files import refuse_unwritable, write_whole
+from magicap.load import load_captioner
 from magicap.metrics import METRICS, Metric, Report, evaluate
 from magicap.presets import DEFAULT, PRESETS
+from magicap.sources import require_part
 
-load = functools.cache(Captioner.from_pretrained)  # one preset often is a system, makes the floors and judges
+load = functools.cache(load_captioner)  # one preset often is a system, makes the floors and judges
+
+
+def zero_shot(source: str) -> Captioner:
+    captioner = load(source)
+    assert isinstance(captioner, Captioner)  # Config has refused the others
+    return captioner
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,8 @@ class Config:
         for path in (self.html, self.csv, self.markdown):
             if path is not None:
                 refuse_unwritable(path, inputs)
+        require_part(self.floors_of, "language model")
+        require_part(self.judge, "scorer")
 
 
 def main(config: Config) -> None:
@@ -183,7 +195,7 @@ class Bench:
     pictures: ImageFiles | None
 
     def searched(
-        self, name: str, captioner: Captioner, decoding: Decoding | None = None, *, floor: bool = False
+        self, name: str, captioner: BaseCaptioner[Any], decoding: Any = None, *, floor: bool = False
     ) -> System:
         if self.pictures is None:
             raise BadSettings(f"{name} captions pictures: give their tar files or folders with --images")
@@ -213,7 +225,7 @@ class Bench:
         if self.pictures is None:
             print("compare.py: no floors of search and retrieval: they need --images", file=sys.stderr)
             return found
-        captioner = load(self.config.floors_of)
+        captioner = zero_shot(self.config.floors_of)
         return found + [
             self.searched(name, captioner, decoding, floor=True)
             for name, decoding in floor_decodings(captioner, training).items()
@@ -222,7 +234,7 @@ class Bench:
     def reports(self, systems: Sequence[System], about: dict[str, str]) -> list[Report]:
         more: dict[str, Metric] = {}
         if self.pictures is not None:
-            scorer = load(self.config.judge).scorer
+            scorer = zero_shot(self.config.judge).scorer
             more["CLIPScore"] = clip_score(scorer, [row.image for row in self.rows], self.pictures)
         references = [row.captions for row in self.rows]
         metrics = self.config.metrics or None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import HfArgumentParser
 
-from magicap import Captioner
+from magicap import load_captioner
 from magicap.data import ImageFiles
 
 
@@ -29,7 +29,7 @@ class Config:
 
 def main(config: Config) -> None:
     started = time.monotonic()
-    captioner = Captioner.from_pretrained(config.preset)
+    captioner = load_captioner(config.preset)
     print(
         f"loading {time.monotonic() - started:.2f} s, {torch.get_num_threads()} threads, {captioner.decoding}"
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from magicap.errors import BadImage, BadSettings
+from magicap.explanations.figures import Explanation
 from magicap.images import ImageSource
 from magicap.results import Caption
 
@@ -84,6 +85,21 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         if isinstance(images, Iterator) and not hasattr(images, "read"):
             return self._captions(images, search, batch_size, seed)
         return self._batch(self._pixels(images)[None], search, [seed])[0]
+
+    @abstractmethod
+    def explain(self, image: ImageSource, decoding: DecodingT | None = None, *, seed: int = 0) -> Explanation:
+        """Caption one picture, and show how the caption came about.
+
+        Args:
+            image, decoding, seed: as of :meth:`caption`.
+
+        Returns:
+            The caption with data that can be read, drawn (``.draw()``) and saved (``.save(path)``).
+
+        Raises:
+            BadImage: the picture cannot be read.
+            BadSettings: there is nothing to be shown of this decoding or these models.
+        """
 
     @abstractmethod
     def _pixels(self, image: ImageSource) -> Tensor:

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from magicap.base import BaseCaptioner
-from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict
+from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict, whole
 from magicap.errors import BadSettings, ModelNotFound
-from magicap.images import ImageSource
+from magicap.explanations.figures import SHOWN
+from magicap.images import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
@@ -27,8 +28,12 @@ from magicap.sources import (
     captioner_folder,
     read_settings,
     require_kind,
+    require_part,
     write_settings,
 )
+
+if TYPE_CHECKING:
+    from magicap.explanations.candidates import CandidatesExplanation
 
 LANGUAGE_MODEL, SCORER = "language_model", "scorer"
 
@@ -117,6 +122,36 @@ class Captioner(BaseCaptioner[Decoding]):
         steps = search(self.language_model, self.scorer, vectors, [seed])
         return (step for rows in steps for _, step in rows)
 
+    def explain(
+        self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0, candidates: int = SHOWN
+    ) -> CandidatesExplanation:
+        """Caption one picture by magic search, and show which tokens competed at each step.
+
+        Args:
+            seed: magic search draws nothing, so it changes nothing.
+            candidates: how many are shown of each step.
+
+        Raises:
+            BadImage: the picture cannot be read.
+            BadSettings: another decoding than magic search, or no candidates.
+        """
+        search = decoding or self.decoding
+        if not isinstance(search, MagicSearch):
+            raise BadSettings(
+                f"only MagicSearch weighs candidates that can be shown, found {search!r}; "
+                "explain with decoding=MagicSearch()"
+            )
+        whole("candidates", candidates)
+        from magicap.decoding.magic import magic_positions
+        from magicap.explanations.candidates import CandidatesExplanation
+
+        picture = open_image(image)
+        vectors = self.scorer.encode_images([picture])
+        positions = magic_positions(self.language_model, self.scorer, vectors, search, places=candidates)
+        shown = [tuple(position.best(self.language_model, candidates)[0]) for position in positions]
+        (caption,) = self._gathered(vectors, [[steps[0] for steps in shown]])
+        return CandidatesExplanation(picture, caption, tuple(shown))
+
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.scorer.pixels(image)
 
@@ -127,6 +162,10 @@ class Captioner(BaseCaptioner[Decoding]):
         for position in search:
             for row, step in position:
                 steps[row].append(step)
+        return self._gathered(vectors, steps)
+
+    def _gathered(self, vectors: Tensor, steps: list[list[Step]]) -> list[Caption]:
+        """Captions from their steps, with their cosines to the pictures' vectors (B, D)."""
         texts = [taken[-1].text.strip() for taken in steps]
         fit = (vectors * self.scorer.encode_texts(texts)).sum(dim=1).tolist()
         return [
@@ -138,7 +177,8 @@ class Captioner(BaseCaptioner[Decoding]):
 def _checked(decoding: Decoding) -> Decoding:
     if not hasattr(decoding, "search"):
         raise BadSettings(
-            f"expected a decoding such as MagicSearch, found {decoding!r}, which is none of a zero-shot captioner"
+            f"expected a decoding such as MagicSearch, found {decoding!r}, which a zero-shot captioner "
+            "cannot use"
         )
     return decoding
 
@@ -157,6 +197,7 @@ def load_scorer(
     Raises:
         ModelNotFound, BadModel: as from there.
     """
+    require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
     with _naming_downloads(source):
         return ImageTextScorer.from_pretrained(*_parts(source).scorer, device=place, dtype=precision)

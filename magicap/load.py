@@ -5,18 +5,20 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from magicap.captioner import Captioner
 from magicap.images import ImageSource
 from magicap.presets import DEFAULT
 from magicap.results import Caption
 from magicap.sources import SUPERVISED, kind_of
-from magicap.supervised.captioner import SupervisedCaptioner
 
-AnyCaptioner = Captioner | SupervisedCaptioner
+if TYPE_CHECKING:
+    from magicap.captioner import Captioner
+    from magicap.supervised.captioner import SupervisedCaptioner
+
+    AnyCaptioner = Captioner | SupervisedCaptioner
 
 
 def load_captioner(
@@ -33,8 +35,14 @@ def load_captioner(
     Raises:
         ModelNotFound, BadModel: as from there.
     """
-    kind = SupervisedCaptioner if kind_of(source) == SUPERVISED else Captioner
-    return kind.from_pretrained(source, device=device, dtype=dtype)
+    # Imported where they are needed: either kind brings libraries of its own, which take time.
+    if kind_of(source) == SUPERVISED:
+        from magicap.supervised.captioner import SupervisedCaptioner
+
+        return SupervisedCaptioner.from_pretrained(source, device=device, dtype=dtype)
+    from magicap.captioner import Captioner
+
+    return Captioner.from_pretrained(source, device=device, dtype=dtype)
 
 
 @overload

@@ -22,7 +22,8 @@ class Step:
     """The token in the language model's vocabulary; -1 where a whole caption was retrieved."""
 
     confidence: float
-    """The language model's share: (1 - alpha) * p, or p itself in searches without alpha."""
+    """The language model's share: (1 - alpha) * p, or p itself in searches without alpha. All there is of a
+    supervised captioner."""
 
     degeneration: float
     """The share of repeating oneself: -alpha * largest cosine with an earlier token's hidden state."""
@@ -49,7 +50,8 @@ class Caption(str):
     """A caption: a plain string, and how it came about.
 
     Attributes:
-        score: cosine of picture and words in the scorer's space, -1 to 1; NaN for a picture that failed.
+        score: cosine of picture and words in the scorer's space, -1 to 1; of a supervised captioner the mean
+            log-probability of a token in nats, at most 0; NaN for a picture that failed.
         steps: one :class:`Step` a token.
         error: why there is no caption; None for a picture that was read.
     """

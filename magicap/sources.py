@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.presets import PRESETS
+from magicap.presets import DEFAULT, PRESETS
 
 FORMAT = 1
 SETTINGS_FILE = "magicap.json"
@@ -81,6 +81,23 @@ def require_kind(source: str | Path, kind: str, loader: str) -> None:
         raise BadModel(
             f"expected a {kind} captioner, found {str(source)!r}, which is {found}; "
             f"load it with {loader}.from_pretrained, or any kind with magicap.load_captioner"
+        )
+
+
+def require_part(source: str | Path, part: str) -> None:
+    """Refuse a captioner that has no such part.
+
+    Args:
+        part: what only zero-shot captioners have: ``scorer`` or ``language model``.
+
+    Raises:
+        ModelNotFound: no such preset or folder.
+        BadModel: it is a supervised captioner.
+    """
+    if kind_of(source) == SUPERVISED:
+        raise BadModel(
+            f"expected a captioner with a {part}, found {str(source)!r}, which is supervised and has none; "
+            f"name a zero-shot captioner such as {DEFAULT}"
         )
 
 

@@ -65,6 +65,7 @@ MAY_CHANGE = (
     "pay_rate",
     "beam_size",
     "length_penalty",
+    "workers",
     "cpu",
 )
 ALL_CAPTIONS = 100  # of a picture: more than any data set has
@@ -96,9 +97,13 @@ class Config:
     features: str | None = field(
         default=None, metadata={"help": "folder of the features, which runs may share (<out>/features)"}
     )
-    views: int = field(default=3, metadata={"help": "of a picture, kept as features; the first is the picture"})
+    views: int = field(
+        default=3, metadata={"help": "of a picture, kept as features; the first is the picture"}
+    )
     batch_size: int = field(default=32, metadata={"help": "pictures a step"})
-    captions_per_image: int = field(default=5, metadata={"help": "captions of a picture that are taught a step"})
+    captions_per_image: int = field(
+        default=5, metadata={"help": "captions of a picture that are taught a step"}
+    )
     smoothing: float = field(default=0.1, metadata={"help": "of labels"})
     coverage: float = field(default=1.0, metadata={"help": "weight of doubly stochastic attention"})
     teach_epochs: int = field(default=12, metadata={"help": "passes with the encoder at rest"})
@@ -119,6 +124,7 @@ class Config:
     length_penalty: float = field(default=1.0, metadata={"help": "of the captioner that is written"})
     max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
     seed: int = field(default=1, metadata={"help": "of weights, order, augmentation and draws"})
+    workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
     def __post_init__(self) -> None:
@@ -138,7 +144,11 @@ def main(config: Config) -> None:
     train = captioned(config.captions, ("train",))
     dev = captioned(config.captions, ("dev", "val"))
     network = start_network(config, train)
-    stages = {TEACH: (config.teach_epochs, teach), TUNE: (config.tune_epochs, tune), PAY: (config.pay_epochs, pay)}
+    stages = {
+        TEACH: (config.teach_epochs, teach),
+        TUNE: (config.tune_epochs, tune),
+        PAY: (config.pay_epochs, pay),
+    }
     with ImageFiles(config.images) as images:
         claim_folder(out, asdict(config), MAY_CHANGE)
         data = Data(config, network, images, train, dev)
@@ -193,33 +203,40 @@ class Data:
     def views(self) -> list[Tensor]:
         """Grids (N, L, D) of the training pictures in several views, in half precision."""
         return [
-            self._features(f"train-{number}", self.train, self.augmented if number else self.plain)
+            self._features(f"train-{number}", self.train, self.augmented if number else self.plain, number)
             for number in range(self.config.views)
         ]
 
     def dev_grids(self) -> list[Tensor]:
-        """Grids of the dev pictures, in parts."""
+        """Grids of the dev pictures, in parts, by the encoder as it came."""
         return list(self._features("dev", self.dev, self.plain).float().split(250))
 
+    def new_dev_grids(self) -> list[Tensor]:
+        """Grids of the dev pictures, in parts, by the encoder as it is now."""
+        return list(self.grids(self.dev, self.plain).float().split(250))
+
+    def grids(
+        self, rows: Sequence[CaptionedImage], view: Callable[[CaptionedImage], Tensor], seed: int = 0
+    ) -> Tensor:
+        """(N, L, D) features of the resting encoder, in half precision."""
+        self.network.eval()
+        pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
+        parts = []
+        with torch.no_grad():
+            for batch in tqdm(pictures, desc="features", disable=None):
+                parts.append(self.network(batch["images"].to(self.network.device)).half().cpu())
+        return torch.cat(parts)
+
     def _features(
-        self, name: str, rows: Sequence[CaptionedImage], view: Callable[[CaptionedImage], Tensor]
+        self,
+        name: str,
+        rows: Sequence[CaptionedImage],
+        view: Callable[[CaptionedImage], Tensor],
+        seed: int = 0,
     ) -> Tensor:
         folder = Path(self.config.features or Path(self.config.out) / "features")
         path = folder / f"{name}-{len(rows)}-{fingerprint(self.network.encoder)}.pt"
-        return cached(path, lambda: grids(self.network, rows, view))
-
-
-def grids(
-    network: CaptionNetwork, rows: Sequence[CaptionedImage], view: Callable[[CaptionedImage], Tensor]
-) -> Tensor:
-    """(N, L, D) features of the resting encoder."""
-    network.eval()
-    parts = []
-    with torch.no_grad():
-        for start in tqdm(range(0, len(rows), 32), desc="features", disable=None):
-            pixels = torch.stack([view(row) for row in rows[start : start + 32]])
-            parts.append(network(pixels.to(network.device)).half().cpu())
-    return torch.cat(parts)
+        return cached(path, lambda: self.grids(rows, view, self.config.seed + seed))
 
 
 def teach(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
@@ -244,16 +261,20 @@ def teach(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> 
 
 def tune(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
     """Upper encoder awake: it learns with the decoder, on augmented pictures."""
-    awake = [p for name, p in network.encoder.network.named_parameters() if not name.startswith(tuple(config.resting))]
+    awake = [
+        p
+        for name, p in network.encoder.network.named_parameters()
+        if not name.startswith(tuple(config.resting))
+    ]
 
     def loader(epoch: int) -> Any:
         pairs = Pairs(
-            data.train, lambda _, row: data.augmented(row), config.captions_per_image, config.seed + 1000 + epoch
+            data.train,
+            lambda _, row: data.augmented(row),
+            config.captions_per_image,
+            config.seed + 1000 + epoch,
         )
         return pairs.loader(config.batch_size)
-
-    def dev_grids() -> list[Tensor]:
-        return list(grids(network, data.dev, data.plain).float().split(250))
 
     run(
         network,
@@ -261,7 +282,7 @@ def tune(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> N
         + split_by_decay(awake, config.encoder_rate, config.weight_decay),
         loader=loader,
         loss=lambda batch: taught(config, network, network(batch["images"]), batch),
-        dev_grids=dev_grids,
+        dev_grids=data.new_dev_grids,
         data=data,
         folder=folder,
         epochs=config.tune_epochs,

@@ -60,6 +60,7 @@ MAY_CHANGE = (
     "align_rate",
     "tune_rate",
     "trunk_rate",
+    "workers",
     "cpu",
 )
 LARGEST_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021)
@@ -123,6 +124,7 @@ class Config:
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
     max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
     seed: int = field(default=1, metadata={"help": "of weights, order and augmentation"})
+    workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
     def __post_init__(self) -> None:
@@ -273,7 +275,7 @@ def tune(
             trunk_blocks=config.trunk_blocks,
             decay=config.weight_decay,
         ),
-        loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size),
+        loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size, config.workers),
         loss=loss,
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),

@@ -76,6 +76,51 @@ def test_settings_of_the_search_can_be_given(preset, album, capsys):
     assert len(short["caption"]) < len(json.loads(capsys.readouterr().out)["caption"])
 
 
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory) -> str:
+    """The folder of a tiny supervised captioner."""
+    from magicap import BeamSearch, SupervisedCaptioner
+    from magicap.supervised.decoder import DecoderConfig
+    from magicap.supervised.grid import GridConfig
+    from magicap.supervised.network import CaptionNetwork
+    from magicap.supervised.vocabulary import SPECIALS, Vocabulary
+
+    decoder = DecoderConfig("soft", width=16, embedding=8, attention=8, max_words=8)
+    words = Vocabulary([*SPECIALS, "a", "dog", "runs", "on", "grass"])
+    network = CaptionNetwork(GridConfig("mobilenetv2_035", size=64), decoder, words)
+    folder = tmp_path_factory.mktemp("supervised")
+    SupervisedCaptioner(network, BeamSearch(2, 1.0, 6)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_supervised_captioner_is_used_as_any_other(supervised, album, capsys):
+    base = ["caption", str(album), "--preset", supervised, "--json"]
+    assert main([*base, "--beam-size", "3", "--length-penalty", "0.5", "--max-new-tokens", "4"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 4
+    assert {row["decoding"] for row in rows} == {
+        "BeamSearch(beam_size=3, length_penalty=0.5, max_new_tokens=4)"
+    }
+    assert all("caption" in row and row["score"] < 0 for row in rows)
+
+
+def test_options_that_the_decoding_lacks_are_named_with_those_it_has(supervised, preset, album, capsys):
+    picture = str(album / "1.png")
+    assert main(["caption", picture, "--preset", supervised, "--alpha", "0.1", "--top-k", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--top-k, --alpha: this captioner's decoding is BeamSearch" in said
+    assert "--beam-size, --length-penalty, --max-new-tokens" in said
+    assert main(["caption", picture, "--preset", preset, "--beam-size", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--beam-size: this captioner's decoding is MagicSearch" in said
+    assert "--top-k, --alpha, --beta, --max-new-tokens" in said
+
+
+def test_a_supervised_captioner_has_no_scorer_to_lend(supervised, album, capsys):
+    assert main(["index", str(album), "--preset", supervised]) == 2
+    assert "expected a captioner with a scorer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

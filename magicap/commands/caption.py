@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicap.commands.shared import SOME_FAILED, load_captioner, progress, say
-from magicap.decoding.settings import MagicSearch
 from magicap.errors import BadImage, BadSettings
 from magicap.evaluation.rows import Origin, caption_row
+from magicap.explanations.figures import FORMATS, refuse_undrawable
 from magicap.folders import find_images
 from magicap.presets import DEFAULT, PRESETS
 from magicap.results import Caption
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
+    from magicap.load import AnyCaptioner
 
 
 def add(commands: Any) -> None:
@@ -48,11 +49,27 @@ def add(commands: Any) -> None:
     )
     caption.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
     caption.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
-    for name, kind in _SEARCH_OPTIONS.items():
-        caption.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"magic search's {name}")
+    caption.add_argument(
+        "--explain", metavar="FILE",
+        help=f"draw why: what was weighed at each word, or looked at ({', '.join(FORMATS)}; one picture)",
+    )  # fmt: skip
+    for name, (kind, about) in _SEARCH_OPTIONS.items():
+        caption.add_argument(_option(name), type=kind, help=about)
 
 
-_SEARCH_OPTIONS = {"top_k": int, "alpha": float, "beta": float, "max_new_tokens": int}
+_SEARCH_OPTIONS = {
+    "top_k": (int, "magic search: how many next tokens compete"),
+    "alpha": (float, "magic search: weight of the degeneration penalty"),
+    "beta": (float, "magic search: weight of the picture"),
+    "beam_size": (int, "supervised captioners: how many beginnings are kept"),
+    "length_penalty": (float, "supervised captioners: above 1 prefers longer captions, below 1 shorter ones"),
+    "max_new_tokens": (int, "the longest caption in tokens"),
+}
+"""Settings of decodings: each can be given where the captioner's decoding has it."""
+
+
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,11 +82,14 @@ def run(options: argparse.Namespace) -> int:
         print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
         return SOME_FAILED
 
+    if options.explain:
+        _refuse_undrawable(options.explain, [*paths, *(error.source for error in unlisted)])
+
     captioner = load_captioner(options.preset, device=options.device, dtype=options.dtype)
     captioner.decoding = _with_options(captioner, options)
     origin = Origin.of(captioner) if options.json else None
     alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
-    captions = captioner.caption(iter(paths), batch_size=options.batch_size)
+    captions = _captions(captioner, paths, options)
     failed = bool(unlisted)
     for path, caption in zip(progress(paths), captions, strict=True):
         failed |= caption.error is not None
@@ -77,13 +97,43 @@ def run(options: argparse.Namespace) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _with_options(captioner: Captioner, options: argparse.Namespace) -> Any:
+def _refuse_undrawable(path: str, pictures: Sequence[str | Path]) -> None:
+    if len(pictures) != 1:
+        raise BadSettings(f"--explain draws one picture, found {len(pictures)}; name the one to explain")
+    refuse_undrawable(path, pictures)
+
+
+def _captions(
+    captioner: AnyCaptioner, paths: Sequence[Path], options: argparse.Namespace
+) -> Iterator[Caption]:
+    if not options.explain:
+        yield from captioner.caption(iter(paths), batch_size=options.batch_size)
+        return
+    try:
+        explanation = captioner.explain(paths[0])
+    except BadImage as error:
+        yield Caption("", error=error)
+        return
+    explanation.save(options.explain)
+    yield explanation.caption
+
+
+def _with_options(captioner: AnyCaptioner, options: argparse.Namespace) -> Any:
+    """The captioner's decoding with what was given.
+
+    Raises:
+        BadSettings: an option that the decoding does not have, or a value out of range.
+    """
+    decoding: Any = captioner.decoding
     given = {name: getattr(options, name) for name in _SEARCH_OPTIONS if getattr(options, name) is not None}
-    if given and not isinstance(captioner.decoding, MagicSearch):
+    has = {field.name for field in fields(decoding)} & _SEARCH_OPTIONS.keys()
+    if stray := [_option(name) for name in given if name not in has]:
+        known = ", ".join(_option(name) for name in _SEARCH_OPTIONS if name in has)
         raise BadSettings(
-            f"{', '.join(given)} are settings of magic search, which this captioner does not use"
+            f"{', '.join(stray)}: this captioner's decoding is {type(decoding).__name__}, which has {known}; "
+            "leave the others out"
         )
-    return replace(captioner.decoding, **given) if given else captioner.decoding  # type: ignore[type-var]
+    return replace(decoding, **given)
 
 
 def _write(path: Path, caption: Caption, *, as_json: bool, alone: bool, origin: Origin | None = None) -> None:

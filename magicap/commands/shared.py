@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
+    from magicap.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
 
 SOME_FAILED = 2
@@ -17,12 +17,12 @@ INTERRUPTED = 130
 _T = TypeVar("_T")
 
 
-def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> Captioner:
-    """A preset's or folder's captioner, as :meth:`Captioner.from_pretrained` gives it."""
+def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:
+    """A preset's or folder's captioner of either kind, as :func:`magicap.load_captioner` gives it."""
     with _no_garbage_collection():
-        from magicap.captioner import Captioner
+        from magicap import load
 
-        return Captioner.from_pretrained(preset, device=device, dtype=dtype)
+        return load.load_captioner(preset, device=device, dtype=dtype)
 
 
 def load_scorer(preset: str, device: str | None = None) -> ImageTextScorer:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
@@ -16,7 +16,7 @@ from magicap.images import SUFFIXES
 
 
 class ImageFiles:
-    """Encoded pictures of tar files and folders, by name. Not thread-safe; open one a worker.
+    """Encoded pictures of tar files and folders, by name. Not thread-safe, but forked workers may share one.
 
     A picture is found by its path inside the tar file or folder, and by any end of its path: ``0001.jpg``,
     ``val/0001.jpg``, and, where ``set/val`` itself was given, still ``val/0001.jpg``. Hidden files and files
@@ -141,15 +141,16 @@ def _is_picture(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-@dataclass(frozen=True)
 class _Tar:
-    path: Path
-    tar: tarfile.TarFile
-    names: dict[str, tarfile.TarInfo]
-    above: tuple[str, ...] = ()
+    def __init__(self, path: Path, tar: tarfile.TarFile, names: dict[str, tarfile.TarInfo]) -> None:
+        self.path, self.names = path, names
+        self.above: tuple[str, ...] = ()
+        self._tar, self._process = tar, os.getpid()
 
     def read(self, name: str) -> bytes:
-        file = self.tar.extractfile(self.names[name])
+        if self._process != os.getpid():  # a forked worker must not move its parent's place in the file
+            self._tar, self._process = tarfile.open(self.path), os.getpid()  # noqa: SIM115
+        file = self._tar.extractfile(self.names[name])
         assert file is not None  # only links and folders have none, and those are no names here
         return file.read()
 

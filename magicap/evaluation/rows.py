@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
-    from magicap.decoding.settings import Decoding
+    from magicap.base import BaseCaptioner
     from magicap.results import Caption
 
 
@@ -22,7 +21,8 @@ class Origin:
     """The decoding and its settings."""
 
     @classmethod
-    def of(cls, captioner: Captioner, decoding: Decoding | None = None) -> Origin:
+    def of(cls, captioner: BaseCaptioner[Any], decoding: object | None = None) -> Origin:
+        """Of a captioner of any kind; None takes its own decoding."""
         return cls(captioner.fingerprint, str(decoding or captioner.decoding))
 
 

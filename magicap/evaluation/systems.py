@@ -18,8 +18,7 @@ from magicap.evaluation.rows import Origin, caption_row
 from magicap.metrics.clipscore import ClipScore
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
-    from magicap.decoding.settings import Decoding
+    from magicap.base import BaseCaptioner, DecodingT
     from magicap.models.scorer import ImageTextScorer
 
 
@@ -53,8 +52,8 @@ def clip_score(scorer: ImageTextScorer, images: Sequence[str], pictures: ImageFi
 
 def captioned(
     name: str,
-    captioner: Captioner,
-    decoding: Decoding,
+    captioner: BaseCaptioner[DecodingT],
+    decoding: DecodingT,
     images: Sequence[str],
     pictures: ImageFiles,
     *,
@@ -66,6 +65,8 @@ def captioned(
     """Caption images by name.
 
     Args:
+        captioner: of any kind.
+        decoding: one of its kind.
         images: N names.
         pictures: what holds them.
         keep: a folder in which every caption is kept as soon as it is made, as JSON lines. What an earlier

@@ -125,7 +125,8 @@ class TfIdf:
         else:
             text = list(chain.from_iterable(captions))
             grams = [
-                [tuple(text[i : i + n]) for i in table.first.tolist()] for n, table in enumerate(tables, start=1)
+                [tuple(text[i : i + n]) for i in table.first.tolist()]
+                for n, table in enumerate(tables, start=1)
             ]
             rarities = map(frequencies.rarity, grams)
             weights = [

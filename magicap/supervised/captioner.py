@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from math import exp
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from magicap.base import BaseCaptioner
 from magicap.decoding.settings import from_dict, to_dict
 from magicap.errors import BadModel, BadSettings
-from magicap.images import ImageSource
+from magicap.images import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.results import Caption, Step, added_text
 from magicap.sources import (
@@ -24,9 +25,13 @@ from magicap.sources import (
     require_kind,
     write_settings,
 )
+from magicap.supervised.attention_maps import attention_maps, require_attention
 from magicap.supervised.network import CaptionNetwork
 from magicap.supervised.settings import SUPERVISED_SETTINGS, BeamSearch, SupervisedDecoding
 from magicap.supervised.vocabulary import END, PAD
+
+if TYPE_CHECKING:
+    from magicap.explanations.attention import AttentionExplanation
 
 BASELINE = "cnn-lstm"
 
@@ -41,7 +46,7 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
 
     def __init__(self, network: CaptionNetwork, decoding: SupervisedDecoding | None = None) -> None:
         self.network = network.eval()
-        self.decoding: SupervisedDecoding = decoding or BeamSearch()
+        self.decoding: SupervisedDecoding = BeamSearch() if decoding is None else decoding
 
     @classmethod
     def from_pretrained(
@@ -88,14 +93,40 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.network.encoder.pixels(image)
 
+    def explain(
+        self, image: ImageSource, decoding: SupervisedDecoding | None = None, *, seed: int = 0
+    ) -> AttentionExplanation:
+        """Caption one picture, and show where the decoder looked for each word.
+
+        Raises:
+            BadImage: the picture cannot be read.
+            BadSettings: the decoder has no attention.
+        """
+        from magicap.explanations.attention import AttentionExplanation
+
+        require_attention(self.network)
+        picture = open_image(image)
+        grid = self._grid(self._pixels(picture)[None])
+        (caption,) = self._written(grid, self.decoding if decoding is None else decoding, [seed])
+        maps = attention_maps(self.network, grid, [step.token_id for step in caption.steps])
+        gate = None if maps.gate is None else maps.gate.double().numpy()
+        return AttentionExplanation(picture, caption, maps.attention.double().numpy(), gate)
+
     def _batch(self, pixels: Tensor, decoding: SupervisedDecoding, seeds: list[int]) -> list[Caption]:
+        return self._written(self._grid(pixels), decoding, seeds)
+
+    @torch.no_grad()
+    def _grid(self, pixels: Tensor) -> Tensor:
+        """(B, L, D) of pictures (B, 3, H, W)."""
+        grid: Tensor = self.network(pixels.to(next(self.network.parameters())))
+        return grid
+
+    def _written(self, grid: Tensor, decoding: SupervisedDecoding, seeds: list[int]) -> list[Caption]:
         if not hasattr(decoding, "write"):
             raise BadSettings(
-                f"expected BeamSearch or Sampling, found {decoding!r}, which is none of a supervised captioner"
+                f"expected BeamSearch or Sampling, found {decoding!r}, which a supervised captioner "
+                "cannot use"
             )
-        weights = next(self.network.parameters())
-        with torch.no_grad():
-            grid = self.network(pixels.to(weights))
         written = decoding.write(self.network.decoder, grid, seeds)
         row = torch.arange(len(grid), device=grid.device), written.best(decoding.length_penalty)
         ids, log_probability = written.ids[row].tolist(), written.log_probability[row].tolist()

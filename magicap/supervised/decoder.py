@@ -117,8 +117,10 @@ class Decoder(nn.Module, ABC):
             prediction = self.step(memory, state, column)
             state = prediction.state
             steps.append(prediction)
-        fields = [[getattr(step, name) for step in steps] for name in Reading._fields]
-        return Reading(*(None if values[0] is None else torch.stack(values, dim=2) for values in fields))
+        found = {name: [getattr(step, name) for step in steps] for name in Reading._fields}
+        return Reading(
+            **{name: torch.stack(each, dim=2) for name, each in found.items() if each[0] is not None}
+        )
 
 
 def reorder(state: Tensors, captions: Tensor) -> Tensors:

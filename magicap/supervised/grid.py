@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,42 @@ class GridEncoder(nn.Module):
             raise BadModel(f"timm cannot make the network {config.model!r}: {error}") from error
         self.network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         with torch.no_grad():
-            shape = self.eval()(torch.zeros(1, 3, config.size, config.size)).shape
-        self.places, self.width = shape[1], shape[2]
+            _, *extent, self.width = self.eval()._map(torch.zeros(1, 3, config.size, config.size)).shape
+        self.extent = extent[0], extent[1]
+        """h and w: how many places lie below each other, and side by side."""
+
+    @property
+    def places(self) -> int:
+        """L."""
+        return self.extent[0] * self.extent[1]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) to (B, L, D); places in reading order."""
+        return self._map(pixels).flatten(1, 2)
+
+    def _map(self, pixels: Tensor) -> Tensor:
+        """(B, 3, size, size) to (B, h, w, D)."""
         features: Tensor = self.network.forward_features(pixels.contiguous(memory_format=torch.channels_last))
         if features.ndim == 3:
-            return features[:, getattr(self.network, "num_prefix_tokens", 0) :]
+            patches: Tensor = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
+            grid: Tensor = patches.unflatten(1, self._arranged(patches.shape[1]))
+            return grid
         if features.ndim == 4 and features.shape[1] == self.network.num_features:
-            return features.flatten(2).transpose(1, 2)
+            return features.permute(0, 2, 3, 1)
         if features.ndim == 4 and features.shape[3] == self.network.num_features:
-            return features.flatten(1, 2)
+            return features
         raise BadModel(f"{self.config.model!r} gives no grid, but features of shape {tuple(features.shape)}")
 
+    def _arranged(self, patches: int) -> tuple[int, int]:
+        """h and w of so many patches; one row where the network does not say and they fill no square."""
+        h, w = getattr(getattr(self.network, "patch_embed", None), "grid_size", None) or (0, 0)
+        if h * w == patches:
+            return h, w
+        side = isqrt(patches)
+        return (side, side) if side * side == patches else (1, patches)
+
     def train(self, mode: bool = True) -> GridEncoder:
-        """As any module's, but batch norm keeps the statistics of its first training: batches here are small."""
+        """As any module's, but batch norm keeps the statistics it came with: batches here are small."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -142,9 +163,8 @@ def _unfolded(network: nn.Module, folded: dict[str, Tensor], path: str | Path) -
         weight, bias = (folded.get(f"layers.{number}.{part}") for part in ("weight", "bias"))
         if weight is None or bias is None or weight.shape != module.weight.shape:
             shape = None if weight is None else tuple(weight.shape)
-            raise BadModel(
-                f"{path}: expected layers.{number}.weight for {conv}, {tuple(module.weight.shape)}, found {shape}"
-            )
+            expected = f"{tuple(module.weight.shape)} as layers.{number}.weight for {conv}"
+            raise BadModel(f"{path}: expected {expected}, found {shape}")
         state[f"{conv}.weight"], state[f"{norm}.bias"] = weight, bias
         state[f"{norm}.weight"] = torch.ones_like(bias)
         state[f"{norm}.running_mean"] = torch.zeros_like(bias)

@@ -64,7 +64,7 @@ class CaptionNetwork(nn.Module):
         return grid
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write configuration, words and weights; floating point in ``dtype``, None keeps them as they are."""
+        """Write configuration, words and weights; floating point in ``dtype``, None keeps it as it is."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -94,7 +94,9 @@ class CaptionNetwork(nn.Module):
         folder = Path(folder)
         with explain_loading_errors("supervised network", str(folder)):
             config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            grid = {key: tuple(v) if isinstance(v, list) else v for key, v in config["encoder"].items()}
+            grid: dict[str, Any] = {
+                key: tuple(v) if isinstance(v, list) else v for key, v in config["encoder"].items()
+            }
             vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
             network = cls(GridConfig(**grid), DecoderConfig(**config["decoder"]), vocabulary)
             network.load_state_dict(load_file(folder / WEIGHTS_FILE))

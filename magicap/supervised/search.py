@@ -35,7 +35,7 @@ class Written:
         return (self.ids == END).any(dim=2)
 
     def scores(self, length_penalty: float) -> Tensor:
-        """(B, W) log-probability over tokens ** ``length_penalty``; 0 prefers short captions, 1 is the mean."""
+        """(B, W) log-probability over tokens ** ``length_penalty``; 0 prefers short ones, 1 is the mean."""
         tokens = (self.ids != PAD).sum(dim=2).clamp(min=1)
         return self.log_probability.sum(dim=2) / tokens**length_penalty
 
@@ -66,7 +66,12 @@ def beam_search(decoder: Decoder, grid: Tensor, beam_size: int, max_new_tokens: 
 
 
 def sample(
-    decoder: Decoder, grid: Tensor, seeds: Sequence[int], captions: int, max_new_tokens: int, temperature: float
+    decoder: Decoder,
+    grid: Tensor,
+    seeds: Sequence[int],
+    captions: int,
+    max_new_tokens: int,
+    temperature: float,
 ) -> Written:
     """Captions drawn word by word; a picture's depend on its own seed alone, whatever stands beside it.
 
@@ -108,7 +113,9 @@ def _write(decoder: Decoder, grid: Tensor, width: int, max_new_tokens: int, choo
         words = _next_words(prediction.logits.float(), (last == END) | (last == PAD))
         origin, last = choose(log_probability[pictures].sum(dim=2), words, pictures, position)
         state = reorder(prediction.state, origin)
-        (ids[pictures], log_probability[pictures]) = reorder((ids[pictures], log_probability[pictures]), origin)
+        (ids[pictures], log_probability[pictures]) = reorder(
+            (ids[pictures], log_probability[pictures]), origin
+        )
         ids[pictures, :, position] = last
         (of_origin,) = reorder((words,), origin)
         log_probability[pictures, :, position] = of_origin.gather(2, last[..., None]).squeeze(2)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class SupervisedDecoding(Protocol):
     """A way of writing captions."""
 
-    length_penalty: float
-    """By which the best of a picture's captions is chosen, see :meth:`Written.scores`."""
+    @property
+    def length_penalty(self) -> float:
+        """By which the best of a picture's captions is chosen, see :meth:`Written.scores`."""
+        ...
 
     def write(self, decoder: Decoder, grid: Tensor, seeds: Sequence[int]) -> Written:
         """Captions of pictures, from their grids (B, L, D) and B seeds."""

@@ -5,6 +5,9 @@ Shapes as in :mod:`magicap.supervised.decoder`; H heads of width d.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +33,8 @@ class Block(nn.Module):
 
     def places(self, grid: Tensor) -> Tensor:
         """(B, 2, H, L, d) keys and values of the grid (B, L, W)."""
-        return self.look(grid).unflatten(-1, (2, self.heads, -1)).permute(0, 2, 3, 1, 4)
+        both: Tensor = self.look(grid).unflatten(-1, (2, self.heads, -1))
+        return both.permute(0, 2, 3, 1, 4)
 
     def forward(self, x: Tensor, past: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read T more words of each caption.
@@ -78,7 +82,8 @@ class TransformerDecoder(Decoder):
 
     def look(self, grid: Tensor) -> Tensors:
         places = self.annotate(self.dropout(grid))
-        return tuple(block.places(places) for block in self.blocks)
+        blocks = cast(Iterable[Block], self.blocks)  # whose types a ModuleList forgets
+        return tuple(block.places(places) for block in blocks)
 
     def start(self, memory: Tensors, captions: int) -> Tensors:
         nothing = tuple(each[:, None, :, :, :0].expand(-1, captions, -1, -1, -1, -1) for each in memory)
@@ -95,6 +100,11 @@ class TransformerDecoder(Decoder):
 
     def _read(self, memory: Tensors, state: Tensors, ids: Tensor) -> tuple[Reading, Tensors]:
         before = state[0].shape[4]
+        if before + ids.shape[2] > len(self.positions):
+            raise BadSettings(
+                f"max_new_tokens must be at most {len(self.positions)} with this decoder, "
+                f"found {before + ids.shape[2]} or more"
+            )
         x = self.dropout(self.words(ids) + self.positions[before : before + ids.shape[2]])
         states = []
         for block, places, past in zip(self.blocks, memory, state, strict=True):

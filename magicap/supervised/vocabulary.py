@@ -53,7 +53,9 @@ class Vocabulary:
             BadSettings: no word does.
         """
         counts = Counter(word for text in captions for word in caption_words(text))
-        kept = [word for word, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if count >= min_count]
+        kept = [
+            word for word, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if count >= min_count
+        ]
         if not kept:
             raise BadSettings(f"no word stands {min_count} times or more in the captions; lower the count")
         return cls([*SPECIALS, *kept])

@@ -86,7 +86,7 @@ def caption_cross_entropy(logits: Tensor, words: Tensor, pad: int, smoothing: fl
 
 
 def doubly_stochastic(attention: Tensor, mask: Tensor) -> Tensor:
-    """Every place is to be looked at once in a caption: mean of (1 - sum_t attention)^2 (Xu et al. 2015, eq. 14).
+    """Every place is to be looked at once: mean of (1 - sum_t attention)^2 (Xu et al. 2015, eq. 14).
 
     Args:
         attention: (..., T, L) summing to 1 over L.
@@ -118,8 +118,8 @@ def reinforce_places(
 def self_critical(log_probability: Tensor, mask: Tensor, reward: Tensor) -> Tensor:
     """Policy gradient of drawn captions, each held against the others of its picture.
 
-    Self-critical sequence training (Rennie et al. 2017) with the mean of the other draws as baseline (Luo 2020,
-    arXiv 2003.09971), which is closer than the greedy caption and costs no search.
+    Self-critical sequence training (Rennie et al. 2017) with the mean of the other draws as baseline (Luo
+    2020, arXiv 2003.09971), which is closer than the greedy caption and costs no search.
 
     Args:
         log_probability: (B, C, T) of drawn words, C at least 2.

@@ -75,11 +75,21 @@ class Pairs(Dataset[Batch]):
                 item["image"] = self.picture(number, row)
         return item
 
-    def loader(self, batch_size: int) -> DataLoader[Any]:
-        """Whole batches; with fewer rows than one batch, a batch of all of them."""
+    def loader(self, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+        """Whole batches in a random order; with fewer rows than one batch, a batch of all of them.
+
+        Args:
+            workers: processes that make the batches; none: this one does. The batches are the same.
+        """
         order = torch.Generator().manual_seed(self.seed)
         size = min(batch_size, len(self))
-        return DataLoader(self, size, shuffle=True, generator=order, collate_fn=collate, drop_last=True)
+        return DataLoader(
+            self, size, shuffle=True, generator=order, collate_fn=collate, drop_last=True, num_workers=workers
+        )
+
+    def in_order(self, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+        """All rows, once, in their order."""
+        return DataLoader(self, batch_size, collate_fn=collate, num_workers=workers)
 
 
 def collate(rows: Sequence[Batch]) -> Batch:

@@ -11,7 +11,7 @@ from magicap.metrics.cider import DocumentFrequencies, TfIdf
 from magicap.metrics.score import Numbers
 
 END_WORD = "</s>"
-"""Counted as a word, in what is written and in references: without it nothing is lost by stopping at 'in a'."""
+"""Counted as a word, in captions and references alike: else nothing is lost by stopping at 'in a'."""
 
 
 class CiderReward:
@@ -38,7 +38,9 @@ class CiderReward:
         vectors = TfIdf.of(
             [*written, *chain.from_iterable(known)], np.zeros(0, dtype=np.int64), self._frequencies
         )
-        left, right, first = [], [], len(written)
+        left: list[int] = []
+        right: list[int] = []
+        first = len(written)
         for image, (own, texts) in enumerate(zip(captions, known, strict=True)):
             for caption in range(len(own)):
                 left += [image * len(own) + caption] * len(texts)
@@ -46,8 +48,8 @@ class CiderReward:
             first += len(texts)
         similarity = vectors.similarity(np.array(left), np.array(right))
         counts = np.repeat([len(texts) for texts in known], [len(own) for own in captions])
-        owner = np.array(left)
-        return (np.bincount(owner, weights=similarity, minlength=len(written)) / counts).reshape(len(captions), -1)
+        sums: Numbers = np.bincount(np.array(left), weights=similarity, minlength=len(written))
+        return (sums / counts).reshape(len(captions), -1)
 
 
 def _ended(captions: Sequence[Sequence[str]]) -> list[list[str]]:

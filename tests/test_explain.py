@@ -1,0 +1,270 @@
+"""Explanations: the caption they explain is the usual one, and what they show is what was weighed."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from reference import reference_steps
+
+from magicap import BadImage, BadSettings, BeamSearch, Greedy, MissingPackage, Sampling, SupervisedCaptioner
+from magicap.cli import main
+from magicap.decoding.magic import contenders, magic_positions, magic_score
+from magicap.explanations.figures import word
+from magicap.results import Step
+from magicap.supervised.decoder import DecoderConfig
+from magicap.supervised.grid import GridConfig, GridEncoder
+from magicap.supervised.network import CaptionNetwork
+from magicap.supervised.vocabulary import SPECIALS, Vocabulary
+
+WORDS = "a man dog runs on grass in red the two boys snow".split()
+
+
+def supervised(kind: str = "soft") -> SupervisedCaptioner:
+    torch.manual_seed(0)
+    grid = GridConfig("mobilenetv2_035", size=64)
+    decoder = DecoderConfig(kind, width=16, embedding=8, attention=8, layers=1, heads=2, max_words=6)
+    network = CaptionNetwork(grid, decoder, Vocabulary([*SPECIALS, *WORDS]))
+    return SupervisedCaptioner(network, BeamSearch(2, 1.0, 6))
+
+
+@pytest.fixture(scope="module")
+def magic():
+    return tiny.captioner(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("supervised")
+    supervised().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    path = tmp_path / "photo.png"
+    Image.fromarray(tiny.pictures(1)[0][:30]).save(path)
+    return str(path)
+
+
+def same(one, other) -> bool:
+    return (one.text, one.score, one.steps) == (other.text, other.score, other.steps)
+
+
+# ---- magic search ----
+
+
+def test_explaining_changes_no_caption(magic):
+    for picture in tiny.pictures(4):
+        explained = magic.explain(picture).caption
+        expected = magic.caption(picture)
+        assert explained.text == expected.text
+        assert explained.score == pytest.approx(expected.score, abs=1e-6)
+        for step, usual in zip(explained.steps, expected.steps, strict=True):
+            assert (step.text, step.token, step.token_id, step.last) == (
+                usual.text,
+                usual.token,
+                usual.token_id,
+                usual.last,
+            )
+            shares = usual.confidence, usual.degeneration, usual.image
+            assert (step.confidence, step.degeneration, step.image) == pytest.approx(shares, abs=1e-5)
+
+
+def test_the_first_candidate_is_the_one_chosen_and_the_others_fall_behind(magic):
+    picture = tiny.pictures(1)[0]
+    explanation = magic.explain(picture, candidates=4)
+    expected = reference_steps(magic, picture, magic.decoding)
+    assert tuple(steps[0] for steps in explanation.candidates) == explanation.caption.steps
+    for steps, (token, *shares) in zip(explanation.candidates, expected, strict=True):
+        assert len({step.token_id for step in steps}) == len(steps) == 4
+        assert steps[0].token_id == token
+        assert (steps[0].confidence, steps[0].degeneration, steps[0].image) == pytest.approx(shares, abs=1e-5)
+        scores = [step.score for step in steps]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_the_best_candidates_are_the_best_of_all(magic):
+    """Hidden states of hopeless candidates are never computed: none of them may be missing here."""
+    vectors = magic.scorer.encode_images(tiny.pictures(3))
+    few = magic_positions(magic.language_model, magic.scorer, vectors, magic.decoding, places=3)
+    whole = magic_positions(magic.language_model, magic.scorer, vectors, magic.decoding, places=99)
+    for some, everyone in zip(few, whole, strict=True):
+        assert some.candidates.shape[1] <= everyone.candidates.shape[1] == magic.decoding.top_k
+        best, among_all = (position.best(magic.language_model, 3) for position in (some, everyone))
+        assert [[s.token_id for s in row] for row in best] == [[s.token_id for s in row] for row in among_all]
+
+
+def test_contenders_for_the_first_places_hold_the_first_places():
+    chance = torch.Generator().manual_seed(0)
+    for places in (1, 2, 5, 30):
+        known, cosine = (torch.rand(4, 20, generator=chance) for _ in range(2))
+        columns = contenders(known, 0.1, places)
+        exact = magic_score(known / 0.9, 2 * cosine - 1, torch.zeros_like(known), 0.1, 1.0).score
+        best = exact.topk(min(places, 20), dim=1).indices
+        assert all(set(row) <= set(kept) for row, kept in zip(best.tolist(), columns.tolist(), strict=True))
+
+
+def test_more_candidates_than_compete_are_all_that_compete(magic):
+    explanation = magic.explain(tiny.pictures(1)[0], candidates=50)
+    assert {len(steps) for steps in explanation.candidates} == {magic.decoding.top_k}
+
+
+def test_other_searches_weigh_no_candidates(magic):
+    picture = tiny.pictures(1)[0]
+    with pytest.raises(BadSettings, match=r"only MagicSearch .* found Greedy"):
+        magic.explain(picture, Greedy())
+    with pytest.raises(BadSettings, match=r"only MagicSearch .* found BeamSearch"):
+        magic.explain(picture, BeamSearch())
+    with pytest.raises(BadSettings, match="candidates must be"):
+        magic.explain(picture, candidates=0)
+    with pytest.raises(BadImage):
+        magic.explain(b"no picture")
+
+
+def test_tokens_are_written_as_people_read_them():
+    def step(text: str, token: str, last: bool = False) -> Step:
+        return Step(text, token, 0, 0.0, 0.0, 0.0, last)
+
+    told = [step("A", "A"), step("A dog", " dog"), step("A dogs", "s"), step("A dog.", "."), step("A", "")]
+    assert [word(each) for each in told] == ["A", "dog", "-s", ".", "·"]
+    assert word(step("A dog.", ".", last=True)) == "(end)"
+
+
+# ---- supervised ----
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "transformer"])
+@pytest.mark.parametrize("decoding", [None, Sampling(2, max_new_tokens=6)])
+def test_attention_of_every_word_is_a_share_of_the_grid(kind, decoding):
+    captioner = supervised(kind)
+    picture = tiny.pictures(1)[0]
+    explanation = captioner.explain(picture, decoding, seed=3)
+    assert same(explanation.caption, captioner.caption(picture, decoding, seed=3))
+    count = len(explanation.caption.steps)
+    assert explanation.attention.shape == (count, 2, 2)
+    assert explanation.attention.sum(axis=(1, 2)) == pytest.approx(np.ones(count), abs=1e-5)
+    if kind == "transformer":
+        assert explanation.gate is None
+    else:
+        assert explanation.gate.shape == (count,)
+        assert ((explanation.gate > 0) & (explanation.gate < 1)).all()
+
+
+def test_attention_is_what_the_decoder_looked_at_when_it_wrote():
+    captioner = supervised()
+    looked = []
+    step = captioner.network.decoder.step
+    captioner.network.decoder.step = lambda *args: looked.append(step(*args)) or looked[-1]
+    explanation = captioner.explain(tiny.pictures(1)[0], BeamSearch(1, 1.0, 5))
+    count = len(explanation.caption.steps)
+    for number, prediction in enumerate(looked[:count]):
+        attention = prediction.attention[0, 0].reshape(2, 2).numpy()
+        assert explanation.attention[number] == pytest.approx(attention, abs=1e-6)
+
+
+def test_a_decoder_without_attention_has_nothing_to_show():
+    with pytest.raises(BadSettings, match=r"attention \(soft, hard, transformer\), found one of kind 'none'"):
+        supervised("none").explain(tiny.pictures(1)[0])
+
+
+def test_a_grid_keeps_its_height_and_width():
+    oblong = GridEncoder(GridConfig("mobilenetv2_035", size=64))
+    pooled = torch.nn.AvgPool2d((2, 1))
+    whole = oblong.network.forward_features
+    oblong.network.forward_features = lambda pixels: pooled(whole(pixels))
+    assert oblong(torch.zeros(1, 3, 64, 64)).shape == (1, 2, oblong.width)
+    assert oblong._map(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 2, oblong.width)
+    vit = GridEncoder(GridConfig("vit_tiny_patch16_224", {"img_size": 64, "depth": 1}, size=64))
+    assert (vit.extent, vit.places) == ((4, 4), 16)
+    assert [vit._arranged(count) for count in (16, 9, 6)] == [(4, 4), (3, 3), (1, 6)]
+
+
+# ---- drawings ----
+
+
+@pytest.mark.parametrize("suffix", [".png", ".SVG", ".pdf"])
+def test_drawings_are_saved_as_their_ending_says(magic, tmp_path, suffix):
+    begins = {".png": b"\x89PNG", ".SVG": b"<?xml", ".pdf": b"%PDF"}[suffix]
+    picture = tiny.pictures(1)[0][:30]
+    for captioner in (magic, supervised()):
+        path = tmp_path / f"out{suffix}"
+        captioner.explain(picture).save(path)
+        assert path.read_bytes().startswith(begins)
+    assert [each.name for each in tmp_path.iterdir()] == [f"out{suffix}"]
+
+
+def test_a_drawing_has_a_panel_a_word_and_the_picture(magic):
+    for captioner in (magic, supervised()):
+        explanation = captioner.explain(tiny.pictures(1)[0])
+        figure = explanation.draw()
+        assert len(figure.axes) == 1 + len(explanation.caption.steps)
+        assert figure.get_suptitle() == explanation.caption.text
+
+
+def test_an_ending_that_cannot_be_drawn_is_refused(magic, tmp_path):
+    explanation = magic.explain(tiny.pictures(1)[0])
+    with pytest.raises(BadSettings, match=r"\.png, \.svg, \.pdf"):
+        explanation.save(tmp_path / "out.bmp")
+    with pytest.raises(BadSettings, match="cannot be written"):
+        explanation.save(tmp_path / "nowhere" / "out.png")
+
+
+def test_missing_matplotlib_is_named_with_its_extra(magic, monkeypatch):
+    importing = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError("No module named 'matplotlib'")
+        return importing(name, *args, **kwargs)
+
+    explanation = magic.explain(tiny.pictures(1)[0])
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(MissingPackage, match=r"magicap\[eval\]"):
+        explanation.draw()
+
+
+# ---- command line ----
+
+
+def test_the_command_draws_and_prints_the_caption_as_ever(preset, folder, photo, tmp_path, capsys):
+    for captioner in (preset, folder):
+        out = tmp_path / "why.png"
+        assert main(["caption", photo, "--preset", captioner]) == 0
+        usual = capsys.readouterr().out
+        assert main(["caption", photo, "--preset", captioner, "--explain", str(out)]) == 0
+        assert capsys.readouterr().out == usual
+        with Image.open(out) as drawing:
+            assert min(drawing.size) > 200
+        out.unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["photo.png", "--explain", "why.gif"], "ends in .png, .svg, .pdf"),
+        (["photo.png", "--explain", "nowhere/why.png"], "cannot be written"),
+        (["photo.png", "--explain", "photo.png"], "must not be written over"),
+        (["photo.png", "photo.png", "--explain", "why.png"], "draws one picture, found 2"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_any_model_is_loaded(
+    photo, tmp_path, monkeypatch, capsys, arguments, says
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["caption", *arguments, "--preset", "nosuch"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert says in err
+
+
+def test_a_picture_that_cannot_be_read_is_told_and_nothing_drawn(preset, tmp_path, capsys):
+    broken, out = tmp_path / "broken.png", tmp_path / "why.png"
+    broken.write_text("<html>404</html>")
+    assert main(["caption", str(broken), "--preset", preset, "--explain", str(out)]) == 2
+    assert "broken.png" in capsys.readouterr().err
+    assert not out.exists()
