@@ -20,6 +20,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from magicap import (
+    BeamSearch,
     Captioner,
     CaptionMemory,
     ContrastiveSearch,
@@ -27,7 +28,9 @@ from magicap import (
     MagicSearch,
     NearestCaption,
     Nucleus,
+    SupervisedCaptioner,
     TopK,
+    load_captioner,
 )
 from magicap.data import CaptionedImage, ImageFiles, read_captions, read_sentences
 from magicap.metrics import evaluate
@@ -54,6 +57,12 @@ class Config:
     top_ks: list[int] = field(
         default_factory=list, metadata={"help": "... times these numbers of candidates"}
     )
+    beam_sizes: list[int] = field(
+        default_factory=list, metadata={"help": "more rows of a supervised captioner: these beams ..."}
+    )
+    length_penalties: list[float] = field(
+        default_factory=list, metadata={"help": "... times these length penalties"}
+    )
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
     seed: int = field(default=0, metadata={"help": "for the rows that draw"})
     out: str | None = field(default=None, metadata={"help": "JSON lines of every caption"})
@@ -64,10 +73,11 @@ def main(config: Config) -> None:
     if not rows:
         raise SystemExit(f"{config.captions} has no split {config.split!r}")
     images = ImageFiles(config.images)
-    captioner = Captioner.from_pretrained(config.preset)
+    captioner = load_captioner(config.preset)
     print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
     print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))
-    for name, decoding in chosen_decodings(config, captioner).items():
+    known = beams if isinstance(captioner, SupervisedCaptioner) else zero_shot_decodings
+    for name, decoding in known(config, captioner).items():
         started = time.monotonic()
         pictures = (images.read(row.image) for row in rows)
         captions = list(captioner.caption(pictures, decoding, batch_size=config.batch_size, seed=config.seed))
@@ -77,7 +87,21 @@ def main(config: Config) -> None:
             save(Path(config.out), name, rows, captions)
 
 
-def chosen_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
+def beams(config: Config, captioner: SupervisedCaptioner) -> dict[str, Any]:
+    own = captioner.decoding if isinstance(captioner.decoding, BeamSearch) else BeamSearch()
+    decodings: dict[str, Any] = {"own": captioner.decoding, "greedy": replace(own, beam_size=1)}
+    if config.decodings:
+        decodings = {name: decodings[name] for name in config.decodings}
+    if config.beam_sizes or config.length_penalties:
+        asked = config.beam_sizes or [own.beam_size], config.length_penalties or [own.length_penalty]
+        for size, penalty in product(*asked):
+            decodings[f"beam {size}, length penalty {penalty:g}"] = replace(
+                own, beam_size=size, length_penalty=penalty
+            )
+    return decodings
+
+
+def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
     own = captioner.decoding if isinstance(captioner.decoding, MagicSearch) else MagicSearch()
     room = own.max_new_tokens
     decodings: dict[str, Any] = {

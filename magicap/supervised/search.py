@@ -54,12 +54,11 @@ def beam_search(decoder: Decoder, grid: Tensor, beam_size: int, max_new_tokens: 
     Args:
         grid: (B, L, D).
     """
-    first = torch.full((beam_size,), -torch.inf)
-    first[0] = 0.0  # all captions are empty yet: one of them speaks for all
 
     def likeliest(totals: Tensor, words: Tensor, _: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        begun = totals + first.to(totals) if position == 0 else totals
-        top = (begun[:, :, None] + words).flatten(1).topk(beam_size, dim=1).indices
+        if position == 0:
+            words[:, 1:] = -torch.inf  # all captions are empty yet: the first speaks for all
+        top = (totals[:, :, None] + words).flatten(1).topk(beam_size, dim=1).indices
         return top // words.shape[2], top % words.shape[2]
 
     return _write(decoder, grid, beam_size, max_new_tokens, likeliest)

@@ -48,8 +48,8 @@ class CiderReward:
             first += len(texts)
         similarity = vectors.similarity(np.array(left), np.array(right))
         counts = np.repeat([len(texts) for texts in known], [len(own) for own in captions])
-        sums: Numbers = np.bincount(np.array(left), weights=similarity, minlength=len(written))
-        return (sums / counts).reshape(len(captions), -1)
+        sums = np.bincount(np.array(left), weights=similarity, minlength=len(written))
+        return np.asarray(sums / counts, dtype=np.float64).reshape(len(captions), -1)
 
 
 def _ended(captions: Sequence[Sequence[str]]) -> list[list[str]]:
