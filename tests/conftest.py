@@ -40,6 +40,16 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def supervised(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny supervised captioner with random weights."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("supervised")
+    tiny.supervised().save_pretrained(folder)
+    return str(folder)
+
+
 def _no_data() -> str | None:
     folder = os.environ.get("MAGICAP_DATA")
     if not folder:

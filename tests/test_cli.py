@@ -76,23 +76,6 @@ def test_settings_of_the_search_can_be_given(preset, album, capsys):
     assert len(short["caption"]) < len(json.loads(capsys.readouterr().out)["caption"])
 
 
-@pytest.fixture(scope="module")
-def supervised(tmp_path_factory) -> str:
-    """The folder of a tiny supervised captioner."""
-    from magicap import BeamSearch, SupervisedCaptioner
-    from magicap.supervised.decoder import DecoderConfig
-    from magicap.supervised.grid import GridConfig
-    from magicap.supervised.network import CaptionNetwork
-    from magicap.supervised.vocabulary import SPECIALS, Vocabulary
-
-    decoder = DecoderConfig("soft", width=16, embedding=8, attention=8, max_words=8)
-    words = Vocabulary([*SPECIALS, "a", "dog", "runs", "on", "grass"])
-    network = CaptionNetwork(GridConfig("mobilenetv2_035", size=64), decoder, words)
-    folder = tmp_path_factory.mktemp("supervised")
-    SupervisedCaptioner(network, BeamSearch(2, 1.0, 6)).save_pretrained(folder)
-    return str(folder)
-
-
 def test_a_supervised_captioner_is_used_as_any_other(supervised, album, capsys):
     base = ["caption", str(album), "--preset", supervised, "--json"]
     assert main([*base, "--beam-size", "3", "--length-penalty", "0.5", "--max-new-tokens", "4"]) == 0

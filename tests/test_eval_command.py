@@ -12,6 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from magicap import BadModel
 from magicap.cli import main
 from magicap.metrics import METRICS
 
@@ -230,6 +231,21 @@ def test_kept_captions_of_other_images_are_left_alone(preset, album, tmp_path, c
     assert len(after) == 3 * len(before)
     assert before.items() <= after.items()
     assert "partial:2 of 4 images" not in capsys.readouterr().err
+
+
+def test_a_supervised_captioner_compares_as_any_other(preset, supervised, album, tmp_path, capsys):
+    compared(album, tmp_path, preset, f"zero-shot={preset}", f"trained={supervised}")
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"zero-shot", "trained", "nearest caption (floor)"} <= set(names)
+    kept = [path for path in (tmp_path / "kept").iterdir() if path.name.startswith("trained")]
+    assert "BeamSearch" in kept[0].read_text()
+
+
+@pytest.mark.parametrize(("role", "part"), [("floors_of", "language model"), ("judge", "scorer")])
+def test_floors_and_judges_need_a_zero_shot_captioner(supervised, predictions, role, part):
+    compare = script("compare")
+    with pytest.raises(BadModel, match=f"expected a captioner with a {part}, found .* name a zero-shot"):
+        compare.Config(systems=[f"a={predictions}"], **{role: supervised})
 
 
 def test_files_compare_without_pictures_or_models(predictions, album, tmp_path, capsys):

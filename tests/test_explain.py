@@ -11,37 +11,17 @@ import torch
 from PIL import Image
 from reference import reference_steps
 
-from magicap import BadImage, BadSettings, BeamSearch, Greedy, MissingPackage, Sampling, SupervisedCaptioner
+from magicap import BadImage, BadSettings, BeamSearch, Greedy, MissingPackage, Sampling
 from magicap.cli import main
 from magicap.decoding.magic import contenders, magic_positions, magic_score
 from magicap.explanations.figures import word
 from magicap.results import Step
-from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.grid import GridConfig, GridEncoder
-from magicap.supervised.network import CaptionNetwork
-from magicap.supervised.vocabulary import SPECIALS, Vocabulary
-
-WORDS = "a man dog runs on grass in red the two boys snow".split()
-
-
-def supervised(kind: str = "soft") -> SupervisedCaptioner:
-    torch.manual_seed(0)
-    grid = GridConfig("mobilenetv2_035", size=64)
-    decoder = DecoderConfig(kind, width=16, embedding=8, attention=8, layers=1, heads=2, max_words=6)
-    network = CaptionNetwork(grid, decoder, Vocabulary([*SPECIALS, *WORDS]))
-    return SupervisedCaptioner(network, BeamSearch(2, 1.0, 6))
 
 
 @pytest.fixture(scope="module")
 def magic():
     return tiny.captioner(0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("supervised")
-    supervised().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -141,7 +121,7 @@ def test_tokens_are_written_as_people_read_them():
 @pytest.mark.parametrize("kind", ["soft", "hard", "transformer"])
 @pytest.mark.parametrize("decoding", [None, Sampling(2, max_new_tokens=6)])
 def test_attention_of_every_word_is_a_share_of_the_grid(kind, decoding):
-    captioner = supervised(kind)
+    captioner = tiny.supervised(kind)
     picture = tiny.pictures(1)[0]
     explanation = captioner.explain(picture, decoding, seed=3)
     assert same(explanation.caption, captioner.caption(picture, decoding, seed=3))
@@ -156,7 +136,7 @@ def test_attention_of_every_word_is_a_share_of_the_grid(kind, decoding):
 
 
 def test_attention_is_what_the_decoder_looked_at_when_it_wrote():
-    captioner = supervised()
+    captioner = tiny.supervised()
     looked = []
     step = captioner.network.decoder.step
     captioner.network.decoder.step = lambda *args: looked.append(step(*args)) or looked[-1]
@@ -169,7 +149,14 @@ def test_attention_is_what_the_decoder_looked_at_when_it_wrote():
 
 def test_a_decoder_without_attention_has_nothing_to_show():
     with pytest.raises(BadSettings, match=r"attention \(soft, hard, transformer\), found one of kind 'none'"):
-        supervised("none").explain(tiny.pictures(1)[0])
+        tiny.supervised("none").explain(tiny.pictures(1)[0])
+
+
+def test_captions_longer_than_a_transformer_can_write_are_refused():
+    captioner = tiny.supervised("transformer")
+    assert len(captioner.explain(tiny.pictures(1)[0], BeamSearch(1, 1.0, 7)).caption.steps) <= 7
+    with pytest.raises(BadSettings, match="max_new_tokens must be at most 7"):
+        captioner.caption(tiny.pictures(1)[0], BeamSearch(1, 1.0, 8))
 
 
 def test_a_grid_keeps_its_height_and_width():
@@ -191,7 +178,7 @@ def test_a_grid_keeps_its_height_and_width():
 def test_drawings_are_saved_as_their_ending_says(magic, tmp_path, suffix):
     begins = {".png": b"\x89PNG", ".SVG": b"<?xml", ".pdf": b"%PDF"}[suffix]
     picture = tiny.pictures(1)[0][:30]
-    for captioner in (magic, supervised()):
+    for captioner in (magic, tiny.supervised()):
         path = tmp_path / f"out{suffix}"
         captioner.explain(picture).save(path)
         assert path.read_bytes().startswith(begins)
@@ -199,7 +186,7 @@ def test_drawings_are_saved_as_their_ending_says(magic, tmp_path, suffix):
 
 
 def test_a_drawing_has_a_panel_a_word_and_the_picture(magic):
-    for captioner in (magic, supervised()):
+    for captioner in (magic, tiny.supervised()):
         explanation = captioner.explain(tiny.pictures(1)[0])
         figure = explanation.draw()
         assert len(figure.axes) == 1 + len(explanation.caption.steps)
@@ -231,8 +218,8 @@ def test_missing_matplotlib_is_named_with_its_extra(magic, monkeypatch):
 # ---- command line ----
 
 
-def test_the_command_draws_and_prints_the_caption_as_ever(preset, folder, photo, tmp_path, capsys):
-    for captioner in (preset, folder):
+def test_the_command_draws_and_prints_the_caption_as_ever(preset, supervised, photo, tmp_path, capsys):
+    for captioner in (preset, supervised):
         out = tmp_path / "why.png"
         assert main(["caption", photo, "--preset", captioner]) == 0
         usual = capsys.readouterr().out

@@ -11,7 +11,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+from magicap import BeamSearch, Captioner, ImageTextScorer, LanguageModel, MagicSearch, SupervisedCaptioner
+from magicap.supervised.decoder import DecoderConfig
+from magicap.supervised.grid import GridConfig
+from magicap.supervised.network import CaptionNetwork
+from magicap.supervised.vocabulary import SPECIALS, Vocabulary
 
 SENTENCES = [
     "A dog runs across the grass.",
@@ -108,6 +112,15 @@ def captioner(seed: int = 0, *, custom_text: bool = False, **settings: Any) -> C
     return Captioner(
         language_model(word_tokenizer(), seed), scorer(custom_text=custom_text, seed=seed), decoding
     )
+
+
+def supervised(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:
+    """Random weights over a grid of 2 x 2, eleven words and room for captions of six."""
+    torch.manual_seed(seed)
+    words = "a man dog runs on grass in red the two boys".split()
+    decoder = DecoderConfig(kind, width=16, embedding=8, attention=8, layers=1, heads=2, max_words=6)
+    network = CaptionNetwork(GridConfig("mobilenetv2_035", size=64), decoder, Vocabulary([*SPECIALS, *words]))
+    return SupervisedCaptioner(network, BeamSearch(2, 1.0, 6))
 
 
 def pictures(count: int, seed: int = 0) -> list[Any]:

@@ -81,7 +81,7 @@ def _bar(panel: Axes, y: int, step: Step, *, chosen: bool) -> None:
         right, left = right + max(share, 0), left + min(share, 0)
     panel.plot([step.score] * 2, [y - 0.4, y + 0.4], color=INK, linewidth=1.4)
     panel.annotate(
-        f"{step.score:.2f}",
+        f"{step.score:z.2f}",  # z: no -0.00
         (max(right, step.score), y),
         (4, 0),
         textcoords="offset points",

@@ -130,8 +130,9 @@ def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
     """Take over trained weights from a safetensors file.
 
     The file's names may be timm's, those of an open_clip model with this network as its trunk
-    (``visual.trunk.``), or ``layers.N.weight`` and ``.bias``: convolutions in the network's order, batch norm
-    folded in. Folded biases become those of a batch norm that changes nothing else.
+    (``visual.trunk.``), those of a supervised captioner (``encoder.network.``), or ``layers.N.weight`` and
+    ``.bias``: convolutions in the network's order, batch norm folded in. Folded biases become those of a
+    batch norm that changes nothing else.
 
     Raises:
         BadModel: unreadable, or weights of another network.
@@ -142,9 +143,11 @@ def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
         found = load_file(path)
     except Exception as error:  # safetensors raises its own kind and the system's
         raise BadModel(f"{path} cannot be read as safetensors: {error}") from error
-    trunk = "visual.trunk."
-    if any(name.startswith(trunk) for name in found):
-        found = {name.removeprefix(trunk): each for name, each in found.items() if name.startswith(trunk)}
+    for prefix in ("visual.trunk.", "encoder.network."):
+        if any(name.startswith(prefix) for name in found):
+            found = {
+                name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)
+            }
     if "layers.0.bias" in found:
         found = _unfolded(encoder.network, found, path)
     missing, _ = encoder.network.load_state_dict(found, strict=False)
