@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,10 @@ class Data:
         seed: int = 0,
     ) -> Tensor:
         folder = Path(self.config.features or Path(self.config.out) / "features")
-        path = folder / f"{name}-{len(rows)}-{fingerprint(self.network.encoder)}.pt"
-        return cached(path, lambda: self.grids(rows, view, self.config.seed + seed))
+        encoder, seed = self.network.encoder, self.config.seed + seed
+        source = f"{fingerprint(encoder)} {encoder.config} {seed} {[row.image for row in rows]}"
+        path = folder / f"{name}-{blake2b(source.encode(), digest_size=6).hexdigest()}.pt"
+        return cached(path, lambda: self.grids(rows, view, seed))
 
 
 def teach(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
@@ -340,6 +343,7 @@ def run(
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in learning)
     config = data.config
+    set_seed(config.seed)  # whether or not the stages before ran just now
 
     def validate(_: nn.Module) -> dict[str, float]:
         parts = [part.to(network.device) for part in dev_grids()]

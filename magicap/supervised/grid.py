@@ -149,8 +149,13 @@ def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
                 name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)
             }
     if "layers.0.bias" in found:
-        found = _unfolded(encoder.network, found, path)
-    missing, _ = encoder.network.load_state_dict(found, strict=False)
+        found = _unfolded(encoder, found, path)
+    try:
+        missing, _ = encoder.network.load_state_dict(found, strict=False)
+    except RuntimeError as error:  # torch tells of other shapes by this one alone
+        raise BadModel(
+            f"{path} holds weights of another shape than {encoder.config.model!r}: {error}"
+        ) from error
     if missing:
         raise BadModel(
             f"{path} does not hold the weights of {encoder.config.model!r}: {len(missing)} are missing, "
@@ -158,10 +163,16 @@ def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
         )
 
 
-def _unfolded(network: nn.Module, folded: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+def _unfolded(encoder: GridEncoder, folded: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    network = encoder.network
     state = dict(network.state_dict())
     convolutions = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
     norms = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    if len(convolutions) != len(norms):
+        raise BadModel(
+            f"{path} holds convolutions with batch norm folded in, but {encoder.config.model!r} "
+            f"has no batch norm after each of its convolutions"
+        )
     for number, ((conv, module), (norm, after)) in enumerate(zip(convolutions, norms, strict=True)):
         weight, bias = (folded.get(f"layers.{number}.{part}") for part in ("weight", "bias"))
         if weight is None or bias is None or weight.shape != module.weight.shape:

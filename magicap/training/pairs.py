@@ -89,7 +89,8 @@ class Pairs(Dataset[Batch]):
 
     def in_order(self, batch_size: int, workers: int = 0) -> DataLoader[Any]:
         """All rows, once, in their order."""
-        return DataLoader(self, batch_size, collate_fn=collate, num_workers=workers)
+        own = torch.Generator()  # a loader without one draws from the generator that training draws from
+        return DataLoader(self, batch_size, generator=own, collate_fn=collate, num_workers=workers)
 
 
 def collate(rows: Sequence[Batch]) -> Batch:
