@@ -8,6 +8,8 @@ IMAGE ?= docs/sample.jpg
 PYTHON ?=
 # More arguments for `magicap caption` or pytest, for example ARGS="-k trie -x".
 ARGS ?=
+# How many processes share the tests, each with one thread for torch: a number; auto: one a core; 0: none but pytest itself.
+JOBS ?= auto
 # Which tests `make test` runs.
 TESTS ?= not network and not slow
 # Tests run on the CPU; GPU=0 shows them the first GPU.
@@ -39,7 +41,7 @@ test: $(DEV) ## run the tests: offline, on the CPU; those that need data if MAGI
 	@data="$${MAGICAP_DATA:-../shared/data}"; \
 	if [ -d "$$data" ]; then MAGICAP_DATA="$$(cd "$$data" && pwd)"; export MAGICAP_DATA; fi; \
 	HF_HUB_OFFLINE=$(HF_HUB_OFFLINE) TRANSFORMERS_OFFLINE=$(HF_HUB_OFFLINE) CUDA_VISIBLE_DEVICES="$(GPU)" \
-	.venv/bin/python -m pytest -m "$(TESTS)" $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "$(TESTS)" -n $(JOBS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: ## run the tests that take minutes
 	@$(MAKE) --no-print-directory test TESTS="slow and not network" ARGS="$(ARGS)"

@@ -60,7 +60,3 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     warnings.filterwarnings("ignore", module=r"torch|transformers|open_clip|timm|huggingface_hub")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

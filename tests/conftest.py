@@ -19,7 +19,7 @@ settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-DATA_TESTS = pytest.StashKey[set[str]]()  # node ids of the collected tests marked `data`
+NEEDS_DATA = ("needs", "data")  # a property that reports carry, also those of pytest-xdist's workers
 
 
 @pytest.fixture(scope="session")
@@ -87,22 +87,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """After deselection: skip what cannot run, and remember which tests need data."""
-    need_data = {item.nodeid for item in session.items if item.get_closest_marker("data")}
-    session.config.stash[DATA_TESTS] = need_data
+    """After deselection: skip what cannot run, and note which tests need data."""
     for item in session.items:
+        if item.get_closest_marker("data"):
+            item.user_properties.append(NEEDS_DATA)
         for marker, missing in MISSING.items():
             if item.get_closest_marker(marker) and (reason := missing()):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line that CI reads: without it, data tests that are all skipped would look like success."""
-    data_tests = config.stash.get(DATA_TESTS, set())
 
     def count(*outcomes: str) -> int:
         reports = (report for outcome in outcomes for report in terminalreporter.stats.get(outcome, ()))
-        return len({report.nodeid for report in reports} & data_tests)
+        return len({report.nodeid for report in reports if NEEDS_DATA in map(tuple, report.user_properties)})
 
     ran, skipped = count("passed", "failed", "xfailed", "xpassed"), count("skipped")
     terminalreporter.write_line(f"data tests: {ran} ran, {skipped} skipped")

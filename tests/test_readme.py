@@ -89,7 +89,7 @@ def test_every_recipe_of_the_readme_explains_itself():
 
 def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
     for words in commands("magicap caption"):
-        done = run([sys.executable, "-m", "magicap.cli", *words[1:]])
+        done = run([sys.executable, "-m", "magicap", *words[1:]])
         assert len(done.stdout.splitlines()) == (1 if "--explain" in words else 2)
     assert Path("why.png").stat().st_size > 20_000
 
@@ -98,7 +98,7 @@ def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
 def test_evaluation_as_in_the_readme_gives_figures(data_set):
     assert len(commands("magicap eval")) == 1
     for words in commands("magicap eval"):
-        assert "CIDEr-D" in run([sys.executable, "-m", "magicap.cli", *words[1:]]).stdout
+        assert "CIDEr-D" in run([sys.executable, "-m", "magicap", *words[1:]]).stdout
     compared, published = commands("python eval/")
     assert (
         "consensus of 30 nearest (floor)"
@@ -112,7 +112,7 @@ def test_evaluation_as_in_the_readme_gives_figures(data_set):
 def test_indexing_and_searching_as_in_the_readme_finds_something(desk):
     Path("captions.txt").write_text("A man stands.\nTwo dogs on a beach.\n")
     said = [
-        run([sys.executable, "-m", "magicap.cli", *words[1:]]).stdout.splitlines()
+        run([sys.executable, "-m", "magicap", *words[1:]]).stdout.splitlines()
         for words in commands("magicap index") + commands("magicap search")
     ]
     assert [lines[0].rsplit(":", 1)[1] for lines in said[:2]] == [
