@@ -168,9 +168,7 @@ def test_interrupted_means_130_and_no_traceback(preset, album, capsys, monkeypat
 
 
 def test_a_reader_that_leaves_early_is_no_error(preset, album):
-    command = (
-        f"{sys.executable} -m magicap caption '{album}' --preset '{preset}' --batch-size 1 | head -n 1"
-    )
+    command = f"{sys.executable} -m magicap caption '{album}' --preset '{preset}' --batch-size 1 | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
