@@ -277,7 +277,7 @@ def tune(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> N
             config.captions_per_image,
             config.seed + 1000 + epoch,
         )
-        return pairs.loader(config.batch_size)
+        return pairs.loader(config.batch_size, config.workers)
 
     run(
         network,
