@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from magicap.base import BaseCaptioner
+from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
 from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict, whole
 from magicap.errors import BadSettings, ModelNotFound
 from magicap.explanations.figures import SHOWN
@@ -45,11 +46,25 @@ class Captioner(BaseCaptioner[Decoding]):
         language_model: proposes words; ``.model`` and ``.tokenizer`` are transformers' own.
         scorer: says which of them fit the picture.
         decoding: the search, unless a call names another.
+        trie: what has been computed of captions' beginnings, which all calls share. Call its ``clear()``
+            once the weights of a model have changed.
     """
 
     def __init__(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, decoding: Decoding | None = None
+        self,
+        language_model: LanguageModel,
+        scorer: ImageTextScorer,
+        decoding: Decoding | None = None,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
+        """
+        Args:
+            cache_bytes: how much of captions' beginnings is kept between calls; 0: nothing.
+
+        Raises:
+            BadSettings: the models are on two devices.
+        """
         if language_model.device != scorer.device:
             raise BadSettings(
                 f"language model and scorer must be on one device, found {language_model.device} "
@@ -58,6 +73,7 @@ class Captioner(BaseCaptioner[Decoding]):
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Decoding = decoding or MagicSearch()
+        self.trie = PrefixTrie(language_model, scorer, cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -66,6 +82,7 @@ class Captioner(BaseCaptioner[Decoding]):
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = torch.float32,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> Captioner:
         """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
 
@@ -73,6 +90,7 @@ class Captioner(BaseCaptioner[Decoding]):
             source: a name of :data:`magicap.presets.PRESETS` or a folder. The default needs no network.
             device: where to compute; None takes a GPU if there is one.
             dtype: float32 (exact), bfloat16 or float16.
+            cache_bytes: how much of captions' beginnings is kept between calls; 0: nothing.
 
         Raises:
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
@@ -86,6 +104,7 @@ class Captioner(BaseCaptioner[Decoding]):
                 LanguageModel.from_pretrained(parts.language_model, device=place, dtype=precision),
                 ImageTextScorer.from_pretrained(*parts.scorer, device=place, dtype=precision),
                 parts.decoding,
+                cache_bytes=cache_bytes,
             )
 
     @cached_property
@@ -119,7 +138,7 @@ class Captioner(BaseCaptioner[Decoding]):
         """
         search = _checked(decoding or self.decoding).search
         vectors = self.scorer.encode_images([image])
-        steps = search(self.language_model, self.scorer, vectors, [seed])
+        steps = search(self.trie, vectors, [seed])
         return (step for rows in steps for _, step in rows)
 
     def explain(
@@ -147,7 +166,7 @@ class Captioner(BaseCaptioner[Decoding]):
 
         picture = open_image(image)
         vectors = self.scorer.encode_images([picture])
-        positions = magic_positions(self.language_model, self.scorer, vectors, search, places=candidates)
+        positions = magic_positions(self.trie, vectors, search, places=candidates)
         shown = [tuple(position.best(self.language_model, candidates)[0]) for position in positions]
         (caption,) = self._gathered(vectors, [[steps[0] for steps in shown]])
         return CandidatesExplanation(picture, caption, tuple(shown))
@@ -158,7 +177,7 @@ class Captioner(BaseCaptioner[Decoding]):
     def _batch(self, pixels: Tensor, decoding: Decoding, seeds: list[int]) -> list[Caption]:
         vectors = self.scorer.encode_pixels(pixels)
         steps: list[list[Step]] = [[] for _ in pixels]
-        search = _checked(decoding).search(self.language_model, self.scorer, vectors, seeds)
+        search = _checked(decoding).search(self.trie, vectors, seeds)
         for position in search:
             for row, step in position:
                 steps[row].append(step)

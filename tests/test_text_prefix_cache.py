@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from magicap import ImageTextScorer
-from magicap.models.text_prefix_cache import TextPrefixCache
+from magicap.models.text_prefix_cache import TextPrefix
 
 WORDS = "a dog's café — Running, 3rd! über-fast\u00a0<x> ☃ the the rollerblading man . mountain".split(" ")
 
@@ -36,68 +36,62 @@ def test_a_thousand_random_prefixes_and_candidates(scorer):
     checked = 0
     while checked < 1000:
         rows, count = chance.randint(1, 4), chance.randint(1, 12)
-        captions = cache.start(rows)
-        texts = [""] * rows
+        known, captions = [TextPrefix()] * rows, [""] * rows
         for _ in range(5):
             candidates = [
                 [text + chance.choice([" ", ""]) + chance.choice(WORDS) for _ in range(count)]
-                for text in texts
+                for text in captions
             ]
-            extension = cache.extend(captions, candidates)
+            extension = cache.extend(known, captions, candidates)
             for row in range(rows):
                 assert (extension.vectors[row] - whole(scorer, candidates[row])).abs().max() < 1e-5
-            choice = torch.tensor([chance.randrange(count) for _ in range(rows)])
-            texts = [row[c] for row, c in zip(candidates, choice.tolist(), strict=True)]
-            captions = cache.choose(extension, choice)
+            captions = [chance.choice(row) for row in candidates]
+            # Some captions come back with what was known of them two words ago, as after an eviction.
+            known = [chance.choice(each) for each in zip(known, extension.prefixes, strict=True)]
             checked += rows * count
 
 
-@given(
-    st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4),
-    st.integers(0, 2),
-)
-def test_any_text_may_follow_any_other(scorer, rounds, pick):
+@given(st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_any_text_may_follow_any_other(scorer, rounds):
     cache = scorer.text_prefix_cache()
-    captions = cache.start(1)
+    known, caption = TextPrefix(), ""
     for texts in rounds:
-        extension = cache.extend(captions, [texts])
+        extension = cache.extend([known], [caption], [texts])
         assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
-        captions = cache.choose(extension, torch.tensor([pick]))
+        (known,), caption = extension.prefixes, texts[1]
 
 
-def test_dropping_rows_keeps_the_others_exact(scorer):
+def test_captions_of_any_length_and_number_of_candidates_run_together(scorer):
     cache = scorer.text_prefix_cache()
-    first = cache.extend(cache.start(3), [["a dog", "a cat"], ["two men and a boat", "x"], ["the", "sea"]])
-    kept = cache.choose(first, torch.tensor([0, 0, 1])).select(torch.tensor([0, 2]))
-    texts = [["a dog runs", "a dog."], ["sea view", "seaside"]]
-    second = cache.extend(kept, texts)
-    for row in range(2):
-        assert (second.vectors[row] - whole(scorer, texts[row])).abs().max() < 1e-5
+    captions = ["a dog", "two men and a boat on the sea", ""]
+    first = cache.extend([TextPrefix()] * 3, captions, [["x"]] * 3)
+    texts = [
+        ["a dog runs", "a dog."],
+        ["two men and a boat on the sea at night"],
+        ["the", "sea", "the", "THE"],
+    ]
+    second = cache.extend(first.prefixes, captions, texts)
+    for vectors, row in zip(second.vectors, texts, strict=True):
+        assert (vectors - whole(scorer, row)).abs().max() < 1e-5
 
 
-def test_only_what_is_new_is_computed(scorer):
+def test_only_what_is_new_is_computed_and_that_once(scorer):
     cache = scorer.text_prefix_cache()
-    lengths = []
-    run = scorer.text_tower.__class__.run
-
-    class Counting(scorer.text_tower.__class__):
-        def run(self, ids, *rest):
-            lengths.append(ids.shape[1])
-            return run(self, ids, *rest)
-
-    tower = scorer.text_tower
-    cache = TextPrefixCache(
-        scorer.tokenize, scorer.encode_texts, Counting(tower.part, tower.pool_type, tower.eos_id)
-    )
-    first = cache.extend(cache.start(1), [["a dog runs across the grass"]])
-    cache.extend(cache.choose(first, torch.tensor([0])), [["a dog runs across the grass quickly"] * 2])
-    assert lengths == [8, 4]  # start, six words, end; then a word and an end for each of two
+    caption = "a dog runs across the grass"
+    first = cache.extend([TextPrefix()], [""], [[caption]])
+    assert first.tokens == 8  # start, six words, end
+    second = cache.extend(first.prefixes, [caption], [[f"{caption} quickly", f"{caption} QUICKLY"]])
+    assert second.tokens == 6 + 2  # six words of the caption; a word and an end, once for both
+    third = cache.extend(second.prefixes, [caption], [[f"{caption} quickly", f"{caption} again"]])
+    assert third.tokens == 2 + 2
+    assert third.added == (0,)
+    assert all(a is b for a, b in zip(second.prefixes[0].cache, third.prefixes[0].cache, strict=True))
 
 
 def test_a_text_longer_than_the_context_is_cut_as_open_clip_cuts_it(scorer):
     text = "dog " * 100
     cache = scorer.text_prefix_cache()
-    extension = cache.extend(cache.start(1), [[text, "dog"]])
+    extension = cache.extend([TextPrefix()], [""], [[text, "dog"]])
     assert (extension.vectors[0] - whole(scorer, [text, "dog"])).abs().max() < 1e-5
 
 
@@ -116,10 +110,9 @@ def test_a_tower_that_is_not_causal_is_encoded_whole():
     scorer = tiny.scorer(custom_text=True, no_causal_mask=True, pool_type="first")
     assert scorer.text_tower is None
     cache = scorer.text_prefix_cache()
-    extension = cache.extend(cache.start(1), [["a dog", "a dog runs"]])
-    assert (extension.vectors[0] - whole(scorer, ["a dog", "a dog runs"])).abs().max() < 1e-5
-    again = cache.extend(cache.choose(extension, torch.tensor([1])), [["a dog runs fast", "x"]])
-    assert (again.vectors[0] - whole(scorer, ["a dog runs fast", "x"])).abs().max() < 1e-5
+    for caption, texts in (("", ["a dog", "a dog runs"]), ("a dog runs", ["a dog runs fast", "x"])):
+        extension = cache.extend([TextPrefix()], [caption], [texts])
+        assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
 
 
 def test_a_tower_that_only_looks_causal_is_found_out(caplog):

@@ -54,13 +54,14 @@ def sample(
     for _ in range(max_new_tokens):
         if not len(rows):
             return
-        surprise = prefixes.probabilities.log()
+        probabilities = language_model.probabilities(prefixes.last)
+        surprise = probabilities.log()
         surprise = surprise - surprise.max(dim=1, keepdim=True).values  # the best stays finite however cold
         tempered = torch.softmax(surprise / temperature, dim=1)
         weights = keep(tempered).cpu()
         draws = [torch.multinomial(weights[i], 1, generator=dice[row]) for i, row in enumerate(rows.tolist())]
         chosen = torch.cat(draws).to(rows.device)[:, None]
-        confidence = prefixes.probabilities.gather(1, chosen).squeeze(1).tolist()
+        confidence = probabilities.gather(1, chosen).squeeze(1).tolist()
         extension = language_model.extend(prefixes, chosen)
         prefixes = language_model.choose(extension, torch.zeros_like(rows))
         after = language_model.shown(prefixes.ids.tolist())

@@ -5,8 +5,8 @@ Shapes: B pictures, K candidates, T tokens of a prefix, D hidden or embedding wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +16,9 @@ from magicap.decoding.settings import Steps
 from magicap.results import Step, added_text
 
 if TYPE_CHECKING:
+    from magicap.decoding.prefix_trie import Node, PrefixTrie
     from magicap.decoding.settings import MagicSearch
-    from magicap.models.language_model import LanguageModel, Prefixes
-    from magicap.models.scorer import ImageTextScorer
+    from magicap.models.language_model import LanguageModel
 
 _ROUNDING = 1e-5  # float32 misses a cosine or a sum of such size by far less
 
@@ -66,66 +66,70 @@ def image_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
     return torch.softmax(logit_scale * torch.einsum("bd,bkd->bk", images, texts), dim=1)
 
 
-def repetition(candidates: Tensor, prefix: Tensor) -> Tensor:
-    """(B, K) largest cosine of each candidate's hidden state with those of the prefix.
+def contenders(known: Tensor, repetition: Tensor, alpha: float, places: int = 1) -> Tensor:
+    """(B, K) which candidates can still be among the first.
+
+    The degeneration term lies within alpha of zero where it is not known yet, a cosine being within one of
+    it. Whoever could at best stay behind what the leader has at worst has lost.
 
     Args:
-        candidates: (B, K, D) unit vectors.
-        prefix: (B, T, D) unit vectors of every position, the start token's included.
-    """
-    return (candidates @ prefix.transpose(1, 2)).max(dim=2).values
-
-
-def contenders(known: Tensor, alpha: float, places: int = 1) -> Tensor:
-    """Columns (B, N) of the candidates that can still be among the first, most probable first.
-
-    The unknown part of a score is -alpha * cosine and lies within alpha of zero, so whoever is more than
-    2 * alpha behind the leader has lost. Rows with fewer contenders are filled up with their next best.
-
-    Args:
-        known: (B, K) scores without the degeneration term, columns in order of falling probability.
+        known: (B, K) scores without the degeneration term.
+        repetition: (B, K) cosines, NaN where unknown.
         places: how many of the best are wanted; 1 asks for the winner alone.
     """
-    behind = known.topk(min(places, known.shape[1]), dim=1).values[:, -1:] - known
-    rounding = _ROUNDING * max(1.0, float(known.max()))
-    count = int((behind <= 2 * alpha + rounding).sum(dim=1).max())
-    return known.topk(count, dim=1).indices.sort(dim=1).values
+    best = known - alpha * repetition.nan_to_num(nan=-1.0)
+    worst = known - alpha * repetition.nan_to_num(nan=1.0)
+    leader = worst.topk(min(places, known.shape[1]), dim=1).values[:, -1:]
+    return best >= leader - _ROUNDING * max(1.0, float(known.max()))
 
 
 @dataclass(frozen=True)
 class Position:
     """One token position of the B rows still being written: who could win, and who did."""
 
-    rows: Tensor
-    """(B,) numbers of the pictures."""
+    rows: tuple[int, ...]
+    """Numbers of the pictures."""
 
-    prefixes: Prefixes
-    """The captions so far."""
-
-    candidates: Tensor
-    """(B, N) token ids of the contenders."""
+    nodes: tuple[Node, ...]
+    """The captions so far, with their candidates."""
 
     parts: Contributions
-    """What speaks for each, (B, N)."""
+    """What speaks for each candidate, (B, K); degeneration is minus infinity where it could not matter."""
 
-    winner: Tensor
-    """(B,) which of the N was chosen."""
+    winners: tuple[int, ...]
+    """Which of its K candidates each row took."""
 
     def steps(self, language_model: LanguageModel) -> list[tuple[int, Step]]:
         """The step that each row took, as (row, step)."""
-        pick = self.winner[:, None]
-        steps = _steps(language_model, self.prefixes, self.candidates.gather(1, pick), self.parts.at(pick))
-        return [(row, step) for row, (step,) in zip(self.rows.tolist(), steps, strict=True)]
+        steps = self._steps(language_model, [[column] for column in self.winners])
+        return [(row, step) for row, (step,) in zip(self.rows, steps, strict=True)]
 
     def best(self, language_model: LanguageModel, count: int) -> list[list[Step]]:
         """The steps that each row could have taken, the one it took first, then by falling score."""
         order = self.parts.score.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return _steps(language_model, self.prefixes, self.candidates.gather(1, order), self.parts.at(order))
+        return self._steps(language_model, order.tolist())
+
+    def _steps(self, language_model: LanguageModel, columns: Sequence[Sequence[int]]) -> list[list[Step]]:
+        tokens = [
+            node.candidates[torch.tensor(each)].tolist()
+            for node, each in zip(self.nodes, columns, strict=True)
+        ]
+        before = language_model.shown([node.ids for node in self.nodes])
+        longer = [(*node.ids, token) for node, each in zip(self.nodes, tokens, strict=True) for token in each]
+        texts = iter(language_model.shown(longer))
+        at = self.parts.at(torch.tensor(columns, device=self.parts.image.device))
+        shares = torch.stack([at.confidence, at.degeneration, at.image], dim=2).tolist()
+        steps: list[list[Step]] = []
+        for was, each, row in zip(before, tokens, shares, strict=True):
+            steps.append([])
+            for token, (confidence, degeneration, image) in zip(each, row, strict=True):
+                text, last = next(texts), token == language_model.end_id
+                step = Step(text, added_text(was, text), token, confidence, degeneration, image, last)
+                steps[-1].append(step)
+        return steps
 
 
-def magic_search(
-    language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, settings: MagicSearch
-) -> Steps:
+def magic_search(trie: PrefixTrie, images: Tensor, settings: MagicSearch) -> Steps:
     """Write a caption for each picture; all rows advance together and leave at their end token.
 
     Args:
@@ -134,16 +138,12 @@ def magic_search(
     Yields:
         For each position, ``(row, step)`` of every row still being written.
     """
-    for position in magic_positions(language_model, scorer, images, settings):
-        yield position.steps(language_model)
+    for position in magic_positions(trie, images, settings):
+        yield position.steps(trie.language_model)
 
 
 def magic_positions(
-    language_model: LanguageModel,
-    scorer: ImageTextScorer,
-    images: Tensor,
-    settings: MagicSearch,
-    places: int = 1,
+    trie: PrefixTrie, images: Tensor, settings: MagicSearch, places: int = 1
 ) -> Iterator[Position]:
     """The loop of :func:`magic_search`, with all that was weighed.
 
@@ -155,67 +155,30 @@ def magic_positions(
         places: how many of the best candidates must be among the contenders. More cost time and change no
             caption.
     """
-    language_model.require_room(settings.max_new_tokens)
+    trie.language_model.require_room(settings.max_new_tokens)
     if not len(images):
         return
-    alpha, beta, logit_scale = settings.alpha, settings.beta, scorer.logit_scale
-    rows = torch.arange(len(images), device=images.device)
-    encoder = scorer.text_prefix_cache()
-    prefixes, captions = language_model.start(len(images)), encoder.start(len(images))
-    for _ in range(settings.max_new_tokens):
-        if not len(rows):
+    alpha, beta, logit_scale = settings.alpha, settings.beta, trie.scorer.logit_scale
+    rows = tuple(range(len(images)))
+    nodes = [trie.root(settings.top_k)] * len(images)
+    for position in range(settings.max_new_tokens):
+        probability = torch.stack([node.probabilities for node in nodes])
+        fit = torch.zeros_like(probability)
+        if beta:
+            fit = image_softmax(images[list(rows)], trie.look(nodes), logit_scale)
+        known = (1 - alpha) * probability + beta * fit
+        wanted = contenders(known, torch.stack([node.repetition for node in nodes]), alpha, places)
+        repetition, fresh = trie.weigh(nodes, wanted)
+        parts = magic_score(probability, repetition, fit, alpha, beta)
+        parts = replace(parts, degeneration=parts.degeneration.masked_fill(~wanted, -torch.inf))
+        winners = parts.score.argmax(dim=1).tolist()  # the first of equals, hence the more probable
+        yield Position(rows, tuple(nodes), parts, tuple(winners))
+        going_on = [
+            number
+            for number, (node, column) in enumerate(zip(nodes, winners, strict=True))
+            if int(node.candidates[column]) != trie.language_model.end_id
+        ]
+        if not going_on or position + 1 == settings.max_new_tokens:
             return
-        top = prefixes.probabilities.topk(min(settings.top_k, prefixes.probabilities.shape[1]), dim=1)
-        image_probability = torch.zeros_like(top.values)
-        if beta:
-            text_extension = encoder.extend(captions, texts_with(language_model, prefixes, top.indices))
-            image_probability = image_softmax(images[rows], text_extension.vectors, logit_scale)
-        columns = contenders((1 - alpha) * top.values + beta * image_probability, alpha, places)
-        candidates = top.indices.gather(1, columns)
-        extension = language_model.extend(prefixes, candidates)
-        parts = magic_score(
-            top.values.gather(1, columns),
-            repetition(extension.hidden, prefixes.hidden),
-            image_probability.gather(1, columns),
-            alpha,
-            beta,
-        )
-        winner = parts.score.argmax(dim=1)  # the first of equals, hence the more probable
-        grown = language_model.choose(extension, winner)
-        yield Position(rows, prefixes, candidates, parts, winner)
-        going_on = (grown.ids[:, -1] != language_model.end_id).nonzero().squeeze(1)
-        rows, prefixes = rows[going_on], grown.select(going_on)
-        if beta:
-            column = columns.gather(1, winner[:, None]).squeeze(1)
-            captions = encoder.choose(text_extension, column).select(going_on)
-
-
-def texts_with(language_model: LanguageModel, prefixes: Prefixes, candidates: Tensor) -> list[list[str]]:
-    """decode(x + v): B lists of K captions, each prefix with each of its candidates (B, K)."""
-    batch, count = candidates.shape
-    flat = language_model.texts(_ids_with(prefixes, candidates))
-    return [flat[row * count : (row + 1) * count] for row in range(batch)]
-
-
-def _ids_with(prefixes: Prefixes, candidates: Tensor) -> list[list[int]]:
-    """B * K token sequences, each prefix with each of its candidates (B, K)."""
-    before = prefixes.ids[:, None].expand(-1, candidates.shape[1], -1)
-    whole: list[list[int]] = torch.cat([before, candidates[:, :, None]], dim=2).flatten(0, 1).tolist()
-    return whole
-
-
-def _steps(
-    language_model: LanguageModel, prefixes: Prefixes, candidates: Tensor, parts: Contributions
-) -> list[list[Step]]:
-    """A step for each of B prefixes with each of its N candidates."""
-    old = language_model.shown(prefixes.ids.tolist())
-    new = iter(language_model.shown(_ids_with(prefixes, candidates)))
-    shares = torch.stack([parts.confidence, parts.degeneration, parts.image], dim=2).tolist()
-    steps: list[list[Step]] = []
-    for was, tokens, row in zip(old, candidates.tolist(), shares, strict=True):
-        steps.append([])
-        for token, (confidence, degeneration, image) in zip(tokens, row, strict=True):
-            text, last = next(new), token == language_model.end_id
-            step = Step(text, added_text(was, text), token, confidence, degeneration, image, last)
-            steps[-1].append(step)
-    return steps
+        rows = tuple(rows[number] for number in going_on)
+        nodes = trie.grow([nodes[n] for n in going_on], [winners[n] for n in going_on], fresh)

@@ -17,8 +17,8 @@ from magicap.errors import BadSettings
 from magicap.results import Step
 
 if TYPE_CHECKING:
+    from magicap.decoding.prefix_trie import PrefixTrie
     from magicap.metrics.cider import TfIdf
-    from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
 
 
@@ -94,9 +94,7 @@ class NearestCaption:
     memory: CaptionMemory
     """Where captions are looked up; encoded by the captioner's own scorer."""
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
         cosine, position = self.memory.nearest(images.to(self.memory.vectors.device))
         found = zip(position[:, 0].tolist(), cosine[:, 0].tolist(), strict=True)
         yield [(row, _retrieved(self.memory.texts[i], value)) for row, (i, value) in enumerate(found)]
@@ -120,9 +118,7 @@ class ConsensusCaption:
         if self.count < 1:
             raise BadSettings(f"count must be at least 1, found {self.count}")
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
         cosine, position = self.memory.nearest(images.to(self.memory.vectors.device), self.count)
         chosen = [_most_like_the_others(self.memory, row) for row in position.cpu().numpy()]
         yield [

@@ -1,6 +1,7 @@
 """Decodings by name: each a frozen set of settings that knows its search. Loads no torch by itself.
 
-All have the same face, :class:`Decoding`: two models and picture vectors in, an iterator of steps out.
+All have the same face, :class:`Decoding`: a trie with the two models and picture vectors in, an
+iterator of steps out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from magicap.results import Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from magicap.models.language_model import LanguageModel
-    from magicap.models.scorer import ImageTextScorer
+    from magicap.decoding.prefix_trie import PrefixTrie
 
 
 Steps = Iterator[list[tuple[int, Step]]]
@@ -27,12 +27,11 @@ Steps = Iterator[list[tuple[int, Step]]]
 class Decoding(Protocol):
     """A way of searching for captions."""
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
         """Write a caption for each picture, all rows in step.
 
         Args:
+            trie: the two models, and what has been computed of prefixes before.
             images: (B, D) unit vectors of the pictures.
             seeds: B seeds, for searches that draw.
         """
@@ -61,12 +60,10 @@ class MagicSearch:
         number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
         from magicap.decoding.magic import magic_search
 
-        return magic_search(language_model, scorer, images, self)
+        return magic_search(trie, images, self)
 
 
 @dataclass(frozen=True)
@@ -85,12 +82,8 @@ class ContrastiveSearch:
     def __post_init__(self) -> None:
         MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
-        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens).search(
-            language_model, scorer, images, seeds
-        )
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens).search(trie, images, seeds)
 
 
 @dataclass(frozen=True)
@@ -103,10 +96,8 @@ class Greedy:
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
-        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens).search(language_model, scorer, images, seeds)
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens).search(trie, images, seeds)
 
 
 @dataclass(frozen=True)
@@ -127,13 +118,15 @@ class TopK:
         number("temperature", self.temperature, lambda t: t > 0, "above 0")
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
         from magicap.decoding.baselines import keep_top_k, sample
 
         return sample(
-            language_model, lambda p: keep_top_k(p, self.top_k), self.temperature, self.max_new_tokens, seeds
+            trie.language_model,
+            lambda p: keep_top_k(p, self.top_k),
+            self.temperature,
+            self.max_new_tokens,
+            seeds,
         )
 
 
@@ -155,13 +148,11 @@ class Nucleus:
         number("temperature", self.temperature, lambda t: t > 0, "above 0")
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(
-        self, language_model: LanguageModel, scorer: ImageTextScorer, images: Tensor, seeds: list[int]
-    ) -> Steps:
+    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
         from magicap.decoding.baselines import keep_nucleus, sample
 
         return sample(
-            language_model,
+            trie.language_model,
             lambda p: keep_nucleus(p, self.top_p),
             self.temperature,
             self.max_new_tokens,

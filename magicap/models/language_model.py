@@ -35,6 +35,23 @@ KeysAndValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class TokenState:
+    """What the model keeps of one token behind those before it.
+
+    A prefix is a tuple of these, and a longer one begins with the very same: nothing is copied to grow one.
+    """
+
+    hidden: Tensor
+    """(D,) last hidden state as a unit vector."""
+
+    last: Tensor
+    """(D,) last hidden state as the output head reads it."""
+
+    cache: Tensor
+    """(layers, 2, heads, D / heads) its key and value in every layer."""
+
+
+@dataclass(frozen=True)
 class Prefixes:
     """What the model knows of B prefixes of equal length."""
 
@@ -44,20 +61,37 @@ class Prefixes:
     hidden: Tensor
     """(B, T, D) last hidden states as unit vectors."""
 
-    probabilities: Tensor
-    """(B, V) softmax of the next token, in float32."""
+    last: Tensor
+    """(B, D) last hidden states of the last tokens, as the output head reads them."""
 
     cache: tuple[KeysAndValues, ...]
     """Keys and values of every layer, each (B, heads, T, D / heads)."""
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]], states: Sequence[Sequence[TokenState]]) -> Prefixes:
+        """B prefixes of equal length from their tokens' ids and states."""
+        shape = len(states), len(states[0])
+        cache = torch.stack([token.cache for row in states for token in row]).unflatten(0, shape)
+        layers = cache.permute(2, 3, 0, 4, 1, 5)  # (layers, 2, B, heads, T, d)
+        return cls(
+            torch.tensor(ids, device=cache.device),
+            torch.stack([token.hidden for row in states for token in row]).unflatten(0, shape),
+            torch.stack([row[-1].last for row in states]),
+            tuple((keys, values) for keys, values in layers),
+        )
 
     def select(self, rows: Tensor) -> Prefixes:
         """The prefixes of the given rows, (N,) indices."""
         return Prefixes(
             self.ids[rows],
             self.hidden[rows],
-            self.probabilities[rows],
+            self.last[rows],
             tuple((keys[rows], values[rows]) for keys, values in self.cache),
         )
+
+    def last_states(self) -> list[TokenState]:
+        """The state of each row's last token."""
+        return _token_states(self.last, [(keys[:, :, -1], values[:, :, -1]) for keys, values in self.cache])
 
 
 @dataclass(frozen=True)
@@ -78,6 +112,26 @@ class Extension:
     def hidden(self) -> Tensor:
         """(B, K, D) unit vectors."""
         return F.normalize(self.raw_hidden.float(), dim=-1)
+
+    def states(self, rows: Tensor, columns: Tensor) -> list[TokenState]:
+        """The states of N candidates, given by (N,) rows and (N,) columns."""
+        places = self.prefixes.ids.shape[1] + columns
+        return _token_states(
+            self.raw_hidden[rows, columns],
+            [(keys[rows, :, places], values[rows, :, places]) for keys, values in self.cache],
+        )
+
+
+def _token_states(last: Tensor, cache: Sequence[KeysAndValues]) -> list[TokenState]:
+    """States of N tokens, none of which keeps the others' memory alive.
+
+    Args:
+        last: (N, D) last hidden states.
+        cache: keys and values of every layer, each (N, heads, D / heads).
+    """
+    hidden = F.normalize(last.float(), dim=-1)
+    kept = torch.stack([torch.stack(layer, dim=1) for layer in cache], dim=1)
+    return [TokenState(*(each.clone() for each in token)) for token in zip(hidden, last, kept, strict=True)]
 
 
 class LanguageModel:
@@ -146,12 +200,23 @@ class LanguageModel:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def vocabulary_size(self) -> int:
+        """V, how many tokens the output head tells apart."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
     @torch.inference_mode()
     def start(self, batch_size: int = 1) -> Prefixes:
         """B prefixes that hold the start token alone."""
         ids = torch.full((batch_size, 1), self.start_id, device=self.device)
         hidden, cache = self._forward(ids, (), position=0)
-        return Prefixes(ids, F.normalize(hidden.float(), dim=-1), self._probabilities(hidden[:, -1]), cache)
+        return Prefixes(ids, F.normalize(hidden.float(), dim=-1), hidden[:, -1], cache)
+
+    @torch.inference_mode()
+    def probabilities(self, last: Tensor) -> Tensor:
+        """(N, V) softmax of the next token, in float32, of last hidden states (N, D): the output head."""
+        head: Any = self.model.get_output_embeddings()
+        return torch.softmax(head(last).float(), dim=-1)
 
     @torch.inference_mode()
     def extend(self, prefixes: Prefixes, candidates: Tensor) -> Extension:
@@ -166,7 +231,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def choose(self, extension: Extension, choice: Tensor) -> Prefixes:
-        """The prefixes grown by one candidate each; the output head runs for these alone.
+        """The prefixes grown by one candidate each.
 
         Args:
             choice: (B,) which of the K candidates.
@@ -178,7 +243,7 @@ class LanguageModel:
         return Prefixes(
             torch.cat([before.ids, extension.candidates[rows, choice, None]], dim=1),
             torch.cat([before.hidden, F.normalize(raw.float(), dim=-1)[:, None]], dim=1),
-            self._probabilities(raw),
+            raw,
             tuple(
                 (_keep(keys, length, choice), _keep(values, length, choice))
                 for keys, values in extension.cache
@@ -235,10 +300,6 @@ class LanguageModel:
         )
         return output.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
 
-    def _probabilities(self, hidden: Tensor) -> Tensor:
-        head: Any = self.model.get_output_embeddings()
-        return torch.softmax(head(hidden).float(), dim=-1)
-
     def _add_missing_tokens(self) -> None:
         known = self.tokenizer.get_vocab()
         missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in known]
@@ -286,7 +347,8 @@ class LanguageModel:
         probabilities = torch.softmax(own.logits[:, -1].float(), dim=-1)
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2
         wrong = max(
-            (hidden - prefixes.hidden).abs().max(), (probabilities - prefixes.probabilities).abs().max()
+            (hidden - prefixes.hidden).abs().max(),
+            (probabilities - self.probabilities(prefixes.last)).abs().max(),
         )
         if not wrong <= tolerance:
             raise BadModel(

@@ -23,7 +23,7 @@ from magicap.files import open_to_readers
 from magicap.images import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.models.loading import explain_loading_errors
-from magicap.models.text_prefix_cache import TextPrefixCache
+from magicap.models.text_prefix_cache import TextPrefix, TextPrefixCache
 from magicap.models.text_tower import CausalTextTower
 
 if TYPE_CHECKING:
@@ -243,10 +243,10 @@ class ImageTextScorer:
         if tower is None:
             return None
         cache = TextPrefixCache(self.tokenize, self._encode_batch, tower)
-        prefixes = cache.start(1)
         tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
+        known, caption = TextPrefix(), ""
         for texts in _PROBES:
-            extension = cache.extend(prefixes, [texts])
+            extension = cache.extend([known], [caption], [texts])
             error = (extension.vectors[0] - self._encode_in_full(texts)).abs().max()
             if not error <= tolerance:
                 _log.warning(
@@ -255,7 +255,7 @@ class ImageTextScorer:
                     error,
                 )
                 return None
-            prefixes = cache.choose(extension, torch.tensor([1], device=self.device))
+            (known,), caption = extension.prefixes, texts[1]
         return tower
 
 

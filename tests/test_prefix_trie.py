@@ -1,0 +1,126 @@
+"""The trie changes how much is computed, and no caption."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tiny
+import torch
+
+from magicap import Captioner, MagicSearch
+from magicap.decoding.prefix_trie import Node, PrefixTrie
+
+SETTINGS = MagicSearch(top_k=8, alpha=0.2, beta=3.0, max_new_tokens=8)
+
+
+def ids(captions) -> list[list[int]]:
+    return [[step.token_id for step in caption.steps] for caption in captions]
+
+
+@pytest.fixture
+def captioner() -> Captioner:
+    return tiny.captioner(4)
+
+
+@pytest.fixture
+def expected() -> list[list[int]]:
+    """Each of twelve pictures captioned alone, with nothing kept from any other."""
+    captioner = tiny.captioner(4)
+    captioner.trie.budget = 0
+    return ids(captioner.caption(picture, SETTINGS) for picture in tiny.pictures(12))
+
+
+def held(trie: PrefixTrie) -> dict[int, torch.Tensor]:
+    """All tensors that a trie keeps alive, each once."""
+    nodes: list[Node] = [node for node, _ in trie._nodes.values()]
+    tensors = [each for node in nodes for state in node.states for each in vars(state).values()]
+    tensors += [each for node in nodes for each in node.text.cache]
+    tensors += [e for n in nodes for e in (n.candidates, n.probabilities, n.repetition, n.vectors)]
+    return {id(each): each for each in tensors if each is not None}
+
+
+def test_pictures_at_the_same_prefix_are_computed_once(captioner):
+    picture = tiny.pictures(1)[0]
+    captioner.caption(picture, SETTINGS)
+    alone = dict(vars(captioner.trie.work))
+    captioner.trie.clear()
+    captioner.caption([picture] * 5, SETTINGS)
+    together = vars(captioner.trie.work)
+    for name in ("language_tokens", "text_tokens", "nodes_made"):
+        assert together[name] == 2 * alone[name], name
+
+
+def test_a_second_run_computes_nothing(captioner, expected):
+    pictures = tiny.pictures(12)
+    assert ids(captioner.caption(pictures, SETTINGS)) == expected
+    before = dict(vars(captioner.trie.work))
+    assert ids(captioner.caption(pictures, SETTINGS, batch_size=5)) == expected
+    after = vars(captioner.trie.work)
+    assert after["nodes_found"] > before.pop("nodes_found")
+    assert {name: after[name] for name in before} == before
+    assert 0.5 < captioner.trie.work.hit_rate < 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_small_budget_is_kept_and_changes_no_caption(captioner, expected, batch_size):
+    trie = captioner.trie
+    captioner.caption(tiny.pictures(3), SETTINGS)
+    trie.budget = trie.nbytes // 2
+    for _ in range(2):
+        assert ids(captioner.caption(tiny.pictures(12), SETTINGS, batch_size=batch_size)) == expected
+        assert 0 < trie.nbytes <= trie.budget
+    assert trie.work.nodes_evicted > 0
+
+
+def test_without_a_budget_nothing_is_kept(expected):
+    tiny_one = tiny.captioner(4)
+    captioner = Captioner(tiny_one.language_model, tiny_one.scorer, SETTINGS, cache_bytes=0)
+    assert ids(captioner.caption(tiny.pictures(12), batch_size=4)) == expected
+    assert (len(captioner.trie), captioner.trie.nbytes) == (0, 0)
+
+
+def test_it_knows_how_much_it_holds(captioner):
+    captioner.caption(tiny.pictures(6), SETTINGS)
+    tensors = held(captioner.trie)
+    assert captioner.trie.nbytes == sum(each.nbytes for each in tensors.values())
+    # No tensor is a view that keeps a whole batch alive.
+    assert all(each.untyped_storage().nbytes() == each.nbytes for each in tensors.values())
+    captioner.trie.clear()
+    assert (len(captioner.trie), captioner.trie.nbytes) == (0, 0)
+
+
+def test_other_settings_share_no_candidates_but_may_share_the_trie(captioner):
+    picture = tiny.pictures(1)[0]
+    several = [
+        SETTINGS,
+        MagicSearch(3, 0.2, 3.0, 8),
+        MagicSearch(8, 0.0, 0.5, 8),
+        MagicSearch(8, 0.6, 0.0, 8),
+    ]
+    for settings in several * 2:
+        assert ids([captioner.caption(picture, settings)]) == ids(
+            [tiny.captioner(4).caption(picture, settings)]
+        )
+
+
+def test_threads_give_what_one_gives(captioner, expected):
+    pictures = tiny.pictures(12)
+    captioner.trie.budget = 200_000  # so that they evict each other's prefixes too
+
+    def work(thread: int) -> list[list[int]]:
+        return ids(captioner.caption(pictures, SETTINGS, batch_size=1 + thread))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(work, [0, 1, 2, 3] * 3))
+    assert 0 <= captioner.trie.nbytes <= 200_000
+
+
+def test_once_cleared_it_knows_the_weights_as_they_are(captioner):
+    picture = tiny.pictures(1)[0]
+    captioner.caption(picture, SETTINGS)
+    other = tiny.captioner(5)
+    captioner.language_model.model.load_state_dict(other.language_model.model.state_dict())
+    captioner.scorer.model.load_state_dict(other.scorer.model.state_dict())
+    captioner.trie.clear()
+    assert captioner.caption(picture, SETTINGS) == other.caption(picture, SETTINGS)
