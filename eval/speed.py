@@ -1,6 +1,16 @@
-"""Time per picture and memory of a loaded captioner, one picture at a time and in batches.
+"""Where the time of magic search goes, and what each way of saving it brings; all in one run, same captions.
 
-python eval/speed.py --images $MAGICAP_DATA/flickr8k/images-dev.tar
+    python eval/speed.py --images $MAGICAP_DATA/flickr8k/images-test.tar
+    python eval/speed.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 3
+
+First a ladder: the search as it was published (keys and values of the language model are kept, the scorer
+reads whole strings, one picture at a time), then one saving after the other. Times are those of a picture;
+the rungs take turns, so that a noisy machine is noisy for all of them. Then, with ``--run``, one long run,
+whose cost a picture falls as prefixes are met again.
+
+``--shape ViT-B-32`` and ``ViT-L-14`` stand for GPT-2 small beside CLIP of that size, with random weights. A
+random language model finds all words alike and a random scorer all texts, so nothing could be pruned; both
+are scaled until their best candidate has the probability that it has in the embedded captioner.
 """
 
 from __future__ import annotations
@@ -8,47 +18,322 @@ from __future__ import annotations
 import resource
 import statistics
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import HfArgumentParser
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, HfArgumentParser
 
-from magicap import load_captioner
+from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
 from magicap.data import ImageFiles
+from magicap.decoding.magic import magic_positions
+from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
+from magicap.decoding.settings import to_dict
+from magicap.evaluation.tables import aligned
+
+TRAINED_CONFIDENCE = 0.35  # the best candidate's mean probability and image share in the embedded captioner
+EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
 class Config:
-    images: list[str] = field(metadata={"help": "tar files with pictures"})
-    preset: str = field(default="embedded", metadata={"help": "a preset or a captioner's folder"})
-    count: int = field(default=40, metadata={"help": "how many pictures"})
-    batch_sizes: list[int] = field(
-        default_factory=lambda: [1, 8, 16], metadata={"help": "pictures at a time"}
+    images: list[str] = field(metadata={"help": "tar files or folders with pictures"})
+    shape: str = field(default=EMBEDDED, metadata={"help": "a captioner, or ViT-B-32 or ViT-L-14 (random)"})
+    bpe: str | None = field(
+        default=None, metadata={"help": "folder of GPT-2's vocab.json and merges.txt, for random weights"}
     )
+    top_k: int = field(default=45, metadata={"help": "candidates a step"})
+    alpha: float = field(default=0.1, metadata={"help": "weight of the degeneration penalty"})
+    beta: float = field(default=2.0, metadata={"help": "weight of the picture"})
+    max_new_tokens: int = field(default=15, metadata={"help": "longest caption, in tokens"})
+    count: int = field(default=16, metadata={"help": "pictures of the ladder"})
+    rounds: int = field(default=3, metadata={"help": "times that the rungs take turns"})
+    batch_size: int = field(default=16, metadata={"help": "pictures together, where they are"})
+    run: int = field(default=0, metadata={"help": "pictures of the long run; 0: none"})
+    plot: str | None = field(default=None, metadata={"help": "SVG of the long run"})
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way of searching; each adds a saving to the one before it."""
+
+    name: str
+    cached_text: bool = True
+    pruned: bool = True
+    together: bool = True
+    budget: int = DEFAULT_CACHE_BYTES
+
+
+LADDER = (
+    Rung(
+        "as published: scorer reads whole strings", cached_text=False, pruned=False, together=False, budget=0
+    ),
+    Rung("+ the text tower keeps prefixes", pruned=False, together=False, budget=0),
+    Rung("+ hopeless candidates are dropped", together=False, budget=0),
+    Rung("+ pictures together", budget=0),
+    Rung("+ prefixes are kept between pictures"),
+)
 
 
 def main(config: Config) -> None:
-    started = time.monotonic()
-    captioner = load_captioner(config.preset)
+    captioner = load(config)
+    settings = MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
+    peak = matrix_peak()
     print(
-        f"loading {time.monotonic() - started:.2f} s, {torch.get_num_threads()} threads, {captioner.decoding}"
+        f"{config.shape}, {to_dict(settings)}, {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s at best"
     )
-    tar = ImageFiles(config.images)
-    pictures = [tar.read(name) for name, _ in zip(tar, range(config.count), strict=False)]
-    captioner.caption(pictures[:2])
-    for batch_size in config.batch_sizes:
-        times = []
-        for start in range(0, len(pictures), batch_size):
-            batch = pictures[start : start + batch_size]
-            before = time.monotonic()
-            captioner.caption(batch, batch_size=batch_size)
-            times.append((time.monotonic() - before) / len(batch))
-        low, high = min(times), max(times)
-        print(
-            f"batch {batch_size}: median {statistics.median(times):.3f} s a picture ({low:.3f} to {high:.3f})"
+    with ImageFiles(config.images) as images:
+        names = list(images)
+        pictures = [images.read(name) for name in names[: config.count]]
+        climb(config, captioner, settings, pictures, peak)
+        if config.run:
+            long_run(config, captioner, settings, images, names[: config.run])
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+def climb(
+    config: Config, captioner: Captioner, settings: MagicSearch, pictures: Sequence[bytes], peak: float
+) -> None:
+    """The ladder: time, its shares, and floating point operations."""
+    times: dict[Rung, list[float]] = defaultdict(list)
+    clocks = {rung: Clock() for rung in LADDER}
+    operations: dict[Rung, float] = {}
+    said: dict[Rung, list[list[int]]] = {}
+    pixels = torch.stack([captioner.scorer.pixels(picture) for picture in pictures])
+    tries = {rung: trie_of(captioner, rung) for rung in LADDER}
+    search(tries[LADDER[-1]], pixels[:1], settings, LADDER[-1])  # so that nothing is run for the first time
+    for rung in LADDER:
+        tries[rung].clear()
+        with FlopCounterMode(display=False) as counter:
+            said[rung] = search_all(config, tries[rung], pixels, settings, rung, [])
+        operations[rung] = counter.get_total_flops() / len(pictures)
+    for rung in LADDER * config.rounds:
+        tries[rung].clear()
+        with clocks[rung].watching(tries[rung]):
+            again = search_all(config, tries[rung], pixels, settings, rung, times[rung])
+        if not again == said[rung] == said[LADDER[0]]:
+            raise SystemExit(f"{rung.name!r} gives other captions than the ladder's first rung")
+    slow = statistics.fmean(times[LADDER[0]])
+    header = ("way", "s/picture", "median", "times faster", "GFLOP", "GFLOP/s", "of peak", *Clock.PARTS)
+    rows = []
+    for rung in LADDER:
+        mean = statistics.fmean(times[rung])
+        model = sum(clocks[rung].seconds[part] for part in Clock.MODELS) / len(times[rung])
+        rate = operations[rung] / 1e9 / model
+        shares = (f"{clocks[rung].seconds[part] / sum(times[rung]):.0%}" for part in Clock.PARTS)
+        rows.append(
+            (
+                rung.name,
+                f"{mean:.3f}",
+                f"{statistics.median(times[rung]):.3f}",
+                f"{slow / mean:.1f}",
+                f"{operations[rung] / 1e9:.1f}",
+                f"{rate:.0f}",
+                f"{rate / peak:.0%}",
+                *shares,
+            )
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"peak memory {peak:.2f} GB")
+    print(aligned(header, rows))
+    print(f"{len(pictures)} pictures, the same captions on every rung")
+
+
+def long_run(
+    config: Config, captioner: Captioner, settings: MagicSearch, images: ImageFiles, names: Sequence[str]
+) -> None:
+    """Cost a picture as the run grows, decoding of pictures included, and what is held in memory."""
+    captioner.trie.clear()
+    milestones = [n for n in (10, 100, 1000, 8000) if n < len(names)] + [len(names)]
+    header = ("pictures", "s/picture so far", "s/picture of the last half", "prefixes found", "trie MB", "GB")
+    rows = []
+    seconds = [0.0]
+    started = time.monotonic()
+    captions = captioner.caption(
+        (images.read(name) for name in names), settings, batch_size=config.batch_size
+    )
+    for number, _ in enumerate(captions, start=1):
+        seconds.append(time.monotonic() - started)
+        if number in milestones:
+            half = (seconds[number] - seconds[number // 2]) / (number - number // 2)
+            trie = captioner.trie
+            rows.append(
+                (
+                    f"{number}",
+                    f"{seconds[number] / number:.4f}",
+                    f"{half:.4f}",
+                    f"{trie.work.hit_rate:.0%}",
+                    f"{trie.nbytes / 1e6:.0f}",
+                    f"{resident():.2f}",
+                )
+            )
+    print(aligned(header, rows))
+    if config.plot is not None:
+        draw(config, seconds)
+
+
+class Clock:
+    """Exclusive seconds of the parts of a search."""
+
+    PARTS = ("pictures", "language model", "text tower", "words")
+    MODELS = PARTS[:3]
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    @contextmanager
+    def watching(self, trie: PrefixTrie) -> Iterator[None]:
+        model, scorer = trie.language_model, trie.scorer
+        texts: Any = trie._texts
+        watched = [
+            (scorer, "encode_pixels", "pictures"),
+            (model, "extend", "language model"),
+            (model, "probabilities", "language model"),
+            (texts, "_run", "text tower"),
+            (texts, "_encode", "text tower"),
+            (texts, "_tokenize", "words"),
+            (model, "texts", "words"),
+        ]
+        before = [(owner, name, getattr(owner, name), name in vars(owner)) for owner, name, _ in watched]
+        for owner, name, part in watched:
+            setattr(owner, name, self._timed(getattr(owner, name), part))
+        try:
+            yield
+        finally:
+            for owner, name, method, own in before:
+                setattr(owner, name, method) if own else delattr(owner, name)
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            started = time.monotonic()
+            self._inner.append(0.0)
+            try:
+                return function(*args)
+            finally:
+                spent = time.monotonic() - started
+                self.seconds[part] += spent - self._inner.pop()
+                self._inner[-1] += spent
+
+        return timed
+
+
+def trie_of(captioner: Captioner, rung: Rung) -> PrefixTrie:
+    scorer = captioner.scorer
+    tower = scorer.text_tower
+    scorer.text_tower = tower if rung.cached_text else None
+    trie = PrefixTrie(captioner.language_model, scorer, rung.budget)
+    scorer.text_tower = tower
+    return trie
+
+
+def search_all(
+    config: Config,
+    trie: PrefixTrie,
+    pixels: torch.Tensor,
+    settings: MagicSearch,
+    rung: Rung,
+    times: list[float],
+) -> list[list[int]]:
+    """Token ids of all captions; appends the seconds of each picture."""
+    said = []
+    for part in pixels.split(config.batch_size if rung.together else 1):
+        started = time.monotonic()
+        said += search(trie, part, settings, rung)
+        times += [(time.monotonic() - started) / len(part)] * len(part)
+    return said
+
+
+def search(trie: PrefixTrie, pixels: torch.Tensor, settings: MagicSearch, rung: Rung) -> list[list[int]]:
+    vectors = trie.scorer.encode_pixels(pixels)
+    places = 1 if rung.pruned else settings.top_k
+    said: list[list[int]] = [[] for _ in pixels]
+    for position in magic_positions(trie, vectors, settings, places):
+        for row, step in position.steps(trie.language_model):
+            said[row].append(step.token_id)
+    return said
+
+
+def load(config: Config) -> Captioner:
+    if not config.shape.startswith("ViT-"):
+        return Captioner.from_pretrained(config.shape)
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if config.bpe is None:
+        raise SystemExit("random weights need --bpe, the folder of GPT-2's vocab.json and merges.txt")
+    torch.manual_seed(0)
+    bpe = Path(config.bpe)
+    tokenizer = GPT2TokenizerFast(vocab=str(bpe / "vocab.json"), merges=str(bpe / "merges.txt"))
+    language_model = LanguageModel(GPT2LMHeadModel(GPT2Config(vocab_size=50259)), tokenizer)
+    clip = open_clip.create_model(config.shape).eval()
+    preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
+    shape = {
+        "model_cfg": open_clip.get_model_config(config.shape),
+        "preprocess_cfg": clip.visual.preprocess_cfg,
+    }
+    scorer = ImageTextScorer(clip, open_clip.get_tokenizer(config.shape), preprocess, shape)
+    make_confident(language_model, scorer, config.top_k)
+    return Captioner(language_model, scorer)
+
+
+@torch.no_grad()
+def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k: int) -> None:
+    """Scale random models until the best candidate is as probable as in trained ones."""
+    norm: Any = language_model.model.base_model.ln_f
+    trie = PrefixTrie(language_model, scorer)
+    while trie.root(top_k).probabilities[0] < TRAINED_CONFIDENCE:
+        norm.weight.mul_(1.1)
+        trie.clear()
+    texts = trie.look([trie.root(top_k)])[0]
+    image = scorer.encode_pixels(torch.zeros(1, 3, *_size(scorer)))[0]
+    while torch.softmax(scorer.logit_scale * texts @ image, dim=0).max() < TRAINED_CONFIDENCE:
+        scorer.model.logit_scale.add_(0.1)
+
+
+def _size(scorer: ImageTextScorer) -> tuple[int, int]:
+    size = scorer.config["preprocess_cfg"]["size"]
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def matrix_peak(side: int = 2048) -> float:
+    """GFLOP/s of a product of two square float32 matrices, the best of ten."""
+    left, right = torch.randn(2, side, side)
+    times = []
+    for _ in range(10):
+        started = time.monotonic()
+        left @ right
+        times.append(time.monotonic() - started)
+    return 2 * side**3 / min(times) / 1e9
+
+
+def resident() -> float:
+    """Gigabytes that the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e9
+
+
+def draw(config: Config, seconds: Sequence[float]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    numbers = range(config.batch_size, len(seconds))
+    figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
+    axes.plot(numbers, [1000 * seconds[n] / n for n in numbers])
+    axes.set(
+        xscale="log",
+        ylim=(0, None),
+        xlabel="pictures",
+        ylabel="milliseconds a picture so far",
+        title=config.shape,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(config.plot)
 
 
 if __name__ == "__main__":
