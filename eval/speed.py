@@ -289,14 +289,9 @@ def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k
         norm.weight.mul_(1.1)
         trie.clear()
     texts = trie.look([trie.root(top_k)])[0]
-    image = scorer.encode_pixels(torch.zeros(1, 3, *_size(scorer)))[0]
+    image = scorer.encode_pixels(torch.zeros(1, 3, scorer.side, scorer.side))[0]
     while torch.softmax(scorer.logit_scale * texts @ image, dim=0).max() < TRAINED_CONFIDENCE:
         scorer.model.logit_scale.add_(0.1)
-
-
-def _size(scorer: ImageTextScorer) -> tuple[int, int]:
-    size = scorer.config["preprocess_cfg"]["size"]
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def matrix_peak(side: int = 2048) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -67,9 +68,10 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         Args:
             images: one picture (path, bytes, file object, PIL image, HWC array, CHW tensor), a list or tuple
                 of pictures, or an iterator of pictures. A list gives a list in the same order; an iterator
-                gives an iterator that reads ``batch_size`` pictures ahead and holds no more.
+                gives an iterator that holds two batches, the one being captioned and the one being read.
             decoding: how to search; None takes the captioner's own.
-            batch_size: pictures that are searched together; it changes the speed, not the captions.
+            batch_size: pictures that are searched together; it changes the speed, not the captions. A batch
+                for which a GPU has not enough memory is searched in halves.
             seed: for searches that draw; picture i of a call draws from its own ``seed + i``.
 
         Raises:
@@ -113,15 +115,36 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         self, images: Iterable[Any], decoding: DecodingT, batch_size: int, seed: int
     ) -> Iterator[Caption]:
         numbered = enumerate(images, start=seed)
-        while batch := list(islice(numbered, batch_size)):
-            pixels: dict[int, Tensor] = {}
-            captions: dict[int, Caption] = {}
-            for number, image in batch:
-                try:
-                    pixels[number] = self._pixels(image)
-                except BadImage as error:
-                    captions[number] = Caption("", error=error)
-            if pixels:
-                written = self._batch(torch.stack(list(pixels.values())), decoding, list(pixels))
-                captions |= zip(pixels, written, strict=True)
-            yield from (captions[number] for number, _ in batch)
+        reader = ThreadPoolExecutor(1, "magicap-reader")  # decodes while the models compute
+
+        def read() -> list[tuple[int, Future[Tensor]]]:
+            return [(n, reader.submit(self._pixels, image)) for n, image in islice(numbered, batch_size)]
+
+        try:
+            ahead = read()
+            while batch := ahead:
+                pixels: dict[int, Tensor] = {}
+                captions: dict[int, Caption] = {}
+                for number, picture in batch:
+                    try:
+                        pixels[number] = picture.result()
+                    except BadImage as error:
+                        captions[number] = Caption("", error=error)
+                ahead = read()
+                if pixels:
+                    written = self._fitting(torch.stack(list(pixels.values())), decoding, list(pixels))
+                    captions |= zip(pixels, written, strict=True)
+                yield from (captions[number] for number, _ in batch)
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def _fitting(self, pixels: Tensor, decoding: DecodingT, seeds: list[int]) -> list[Caption]:
+        """As :meth:`_batch`, in halves where memory is short."""
+        try:
+            return self._batch(pixels, decoding, seeds)
+        except torch.OutOfMemoryError:
+            if len(seeds) == 1:
+                raise
+        half = len(seeds) // 2
+        first = self._fitting(pixels[:half], decoding, seeds[:half])
+        return first + self._fitting(pixels[half:], decoding, seeds[half:])

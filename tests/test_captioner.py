@@ -118,7 +118,7 @@ def test_nothing_in_nothing_out(captioner):
     assert list(captioner.caption(iter(()))) == []
 
 
-def test_an_iterator_is_read_no_further_than_a_batch_ahead(captioner):
+def test_an_iterator_is_read_no_further_than_the_next_batch(captioner):
     read = []
 
     def source():
@@ -129,7 +129,30 @@ def test_an_iterator_is_read_no_further_than_a_batch_ahead(captioner):
     captions = captioner.caption(source(), batch_size=3)
     assert read == []
     next(captions)
-    assert len(read) == 3
+    assert len(read) == 6
+    captions.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("magicap-reader")]
+
+
+def test_a_batch_that_memory_cannot_hold_is_captioned_in_halves(captioner, monkeypatch):
+    pictures = tiny.pictures(7)
+    expected = captioner.caption(pictures)
+    sizes, encode = [], captioner.scorer.encode_pixels
+
+    def small_memory(pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(pixels)
+
+    monkeypatch.setattr(captioner.scorer, "encode_pixels", small_memory)
+    assert captioner.caption(pictures, batch_size=7) == expected
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    monkeypatch.setattr(
+        captioner.scorer, "encode_pixels", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("none"))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        captioner.caption(pictures)
 
 
 def test_a_saved_captioner_comes_back_the_same(captioner, tmp_path):

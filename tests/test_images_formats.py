@@ -189,3 +189,27 @@ def test_orientation_of_the_wrong_type_is_survived() -> None:
     ascii_tag = b"\x01\0" + struct.pack("<HHI4sI", ORIENTATION, 2, 4, b"up!\0", 0)
     data = encode(noise(), "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0" + ascii_tag)
     assert same(open_image(data), noise())
+
+
+def test_a_large_jpeg_may_be_decoded_small_and_upright() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    large = noise(60, 40).resize((1200, 800), Image.Resampling.BICUBIC)
+    encoded = encode(large, "JPEG", exif=exif, quality=95)
+    sizes = {n: open_image(encoded, at_least=n).size for n in (1, 100, 101, 200, 201, 401, 900)}
+    assert sizes == {
+        1: (100, 150),
+        100: (100, 150),
+        101: (200, 300),
+        200: (200, 300),
+        201: (400, 600),
+        401: (800, 1200),
+        900: (800, 1200),
+    }
+    small, whole = open_image(encoded, at_least=200), open_image(encoded)
+    reduced = whole.resize(small.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(small, int) - np.asarray(reduced, int)).mean() < 2
+    own = Image.open(io.BytesIO(encoded))
+    assert open_image(own, at_least=100).size == (800, 1200)
+    assert own.size == (1200, 800)
+    assert open_image(encode(large, "PNG"), at_least=100).size == (1200, 800)

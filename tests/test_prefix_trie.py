@@ -124,3 +124,13 @@ def test_once_cleared_it_knows_the_weights_as_they_are(captioner):
     captioner.scorer.model.load_state_dict(other.scorer.model.state_dict())
     captioner.trie.clear()
     assert captioner.caption(picture, SETTINGS) == other.caption(picture, SETTINGS)
+
+
+def test_twelve_pictures_take_no_more_work_than_they_did(captioner):
+    """A guard against slowness that counts work, not seconds: lower a number when less is needed."""
+    captioner.caption(tiny.pictures(12), SETTINGS, batch_size=4)
+    work = captioner.trie.work
+    assert work.text_tokens <= 913
+    assert work.language_tokens <= 400
+    assert work.nodes_made <= 60
+    assert work.nodes_found >= 10

@@ -166,7 +166,7 @@ class ImageTextScorer:
         Raises:
             BadImage: the picture cannot be read.
         """
-        return self.preprocess(open_image(image))
+        return self.preprocess(open_image(image, at_least=2 * self.side))
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -219,6 +219,12 @@ class ImageTextScorer:
     def width(self) -> int:
         """D, the embedding width."""
         return int(self.config["model_cfg"]["embed_dim"])
+
+    @property
+    def side(self) -> int:
+        """Side of the square picture that the image tower reads, the longer one where it is no square."""
+        size = self.config["preprocess_cfg"]["size"]
+        return size if isinstance(size, int) else max(size)
 
     def without_specials(self, text: str) -> str:
         """The text as towers read it: what would read as a special token dropped, however often escaped."""

@@ -113,7 +113,7 @@ class GridEncoder(nn.Module):
         Raises:
             BadImage: it cannot be read.
         """
-        pixels: Tensor = self._transform(open_image(image))
+        pixels: Tensor = self._transform(open_image(image, at_least=2 * self.config.size))
         return pixels
 
     @cached_property
