@@ -177,14 +177,12 @@ class PrefixTrie:
             asked.setdefault(nodes[row], set()).add(column)
         if not asked:
             return known, None
-        width = max(map(len, asked.values()))
-        # A row that lacks fewer than another is filled up with what it lacks anyway.
-        columns = [(sorted(each) + [min(each)] * width)[:width] for each in asked.values()]
-        fresh = self._run(list(asked), columns)
+        width = _row_width(list(map(len, asked.values())))
+        rows = [(node, row) for node, each in asked.items() for row in _in_rows(sorted(each), width)]
+        fresh = self._run(*zip(*rows, strict=True))
         found = repetition(fresh.extension.hidden, fresh.extension.prefixes.hidden)
-        for node, each, values in zip(asked, columns, found, strict=True):
-            places = torch.tensor(each, device=values.device)
-            node.repetition = node.repetition.index_copy(0, places, values)
+        for (node, row), values in zip(rows, found, strict=True):
+            node.repetition = node.repetition.index_copy(0, torch.tensor(row, device=values.device), values)
         return torch.stack([node.repetition for node in nodes]), fresh
 
     def grow(self, nodes: Sequence[Node], columns: Sequence[int], fresh: Fresh | None) -> list[Node]:
@@ -298,6 +296,25 @@ def repetition(candidates: Tensor, prefix: Tensor) -> Tensor:
         prefix: (B, T, D) unit vectors of every position, the start token's included.
     """
     return (candidates @ prefix.transpose(1, 2)).max(dim=2).values
+
+
+def _row_width(counts: Sequence[int]) -> int:
+    """How many candidates to run in a row, so that least is run if some prefixes lack many and others few.
+
+    A row costs its width, filled or not, and about one token more for the prefix that is copied for it.
+    """
+
+    def cost(width: int) -> int:
+        return sum(-(-count // width) for count in counts) * (width + 1)
+
+    return min(set(counts), key=cost)
+
+
+def _in_rows(columns: Sequence[int], width: int) -> list[list[int]]:
+    """Rows of equal width, the last filled up with what it begins with."""
+    rows = [list(columns[start : start + width]) for start in range(0, len(columns), width)]
+    rows[-1] += rows[-1][:1] * (width - len(rows[-1]))
+    return rows
 
 
 def _bytes(*tensors: Tensor) -> int:
