@@ -90,8 +90,7 @@ def main(config: Config) -> None:
 def beams(config: Config, captioner: SupervisedCaptioner) -> dict[str, Any]:
     own = captioner.decoding if isinstance(captioner.decoding, BeamSearch) else BeamSearch()
     decodings: dict[str, Any] = {"own": captioner.decoding, "greedy": replace(own, beam_size=1)}
-    if config.decodings:
-        decodings = {name: decodings[name] for name in config.decodings}
+    decodings = chosen(config, decodings)
     if config.beam_sizes or config.length_penalties:
         asked = config.beam_sizes or [own.beam_size], config.length_penalties or [own.length_penalty]
         for size, penalty in product(*asked):
@@ -111,8 +110,7 @@ def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
         "top-k": TopK(max_new_tokens=room),
         "nucleus": Nucleus(max_new_tokens=room),
     }
-    if config.decodings:
-        decodings = {name: decodings[name] for name in config.decodings}
+    decodings = chosen(config, decodings)
     if config.alphas or config.betas or config.top_ks:
         asked = config.top_ks or [own.top_k], config.alphas or [own.alpha], config.betas or [own.beta]
         for top_k, alpha, beta in product(*asked):
@@ -122,6 +120,12 @@ def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
         texts = [text for path in config.memory for text in read_sentences(path)]
         decodings["nearest caption"] = NearestCaption(CaptionMemory.from_texts(captioner.scorer, texts))
     return decodings
+
+
+def chosen(config: Config, decodings: dict[str, Any]) -> dict[str, Any]:
+    if unknown := [name for name in config.decodings if name not in decodings]:
+        raise SystemExit(f"--decodings: expected some of {', '.join(decodings)}, found {unknown[0]!r}")
+    return {name: decodings[name] for name in config.decodings or decodings}
 
 
 def figures(captions: Sequence[Any], rows: Sequence[CaptionedImage]) -> list[str]:
