@@ -40,15 +40,23 @@ class Preset:
 EMBEDDED = Path(__file__).parent / "embedded"
 """The captioner that comes with the package, as ``save_pretrained`` wrote it."""
 
-DEFAULT = "embedded"
+BASELINE = Path(__file__).parent / "baseline"
+"""The supervised captioner that comes with the package."""
+
+DEFAULT, DEFAULT_SUPERVISED = "embedded", "cnn-lstm"
 
 _CLIP, _CLIP_TAG, _CLIP_REPOSITORY = "ViT-B-32", "openai", "timm/vit_base_patch32_clip_224.openai"
 
 PRESETS = {
-    "embedded": Preset(
+    DEFAULT: Preset(
         folder=EMBEDDED,
         origin="trained by this project's recipes; see magicap/embedded/README.md",
         licence="Apache-2.0; the Flickr8k pictures it learned from are for research use",
+    ),
+    DEFAULT_SUPERVISED: Preset(
+        folder=BASELINE,
+        origin="trained by recipes/train_cnn_lstm.py; see magicap/baseline/README.md",
+        licence="Apache-2.0; the Flickr8k pictures and captions it learned from are for research use",
     ),
     "coco": Preset(
         language_model="cambridgeltl/magic_mscoco",

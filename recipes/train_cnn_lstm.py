@@ -66,6 +66,7 @@ MAY_CHANGE = (
     "pay_rate",
     "beam_size",
     "length_penalty",
+    "dtype",
     "workers",
     "cpu",
 )
@@ -123,6 +124,7 @@ class Config:
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices only"})
     beam_size: int = field(default=3, metadata={"help": "of the captioner that is written"})
     length_penalty: float = field(default=1.0, metadata={"help": "of the captioner that is written"})
+    dtype: str = field(default="float32", metadata={"help": "of the weights in <out>/best: or float16"})
     max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
     seed: int = field(default=1, metadata={"help": "of weights, order, augmentation and draws"})
     workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
@@ -157,7 +159,7 @@ def main(config: Config) -> None:
             if epochs:
                 stage(config, network, data, out / name)
                 network.load_state_dict(load_file(out / name / "best" / WEIGHTS_FILE))
-    save(config, network, out / "best")
+    save(config, network, out / "best", config.dtype)
 
 
 def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNetwork:
@@ -374,9 +376,9 @@ def one_of(views: Sequence[Tensor]) -> Callable[[int, CaptionedImage], Tensor]:
     return lambda number, _: views[torch.randint(len(views), ())][number]
 
 
-def save(config: Config, network: CaptionNetwork, folder: Path) -> None:
+def save(config: Config, network: CaptionNetwork, folder: Path, dtype: str = "float32") -> None:
     decoding = BeamSearch(config.beam_size, config.length_penalty, config.max_words)
-    SupervisedCaptioner(network, decoding).save_pretrained(folder)
+    SupervisedCaptioner(network, decoding).save_pretrained(folder, dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The captioner that ships with the package, on real photographs."""
+"""The captioners that ship with the package, on real photographs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from reference import reference_caption
 
-from magicap import Captioner, caption
+from magicap import Captioner, caption, load_captioner
 from magicap.data import ImageFiles, read_captions, read_sentences
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.presets import EMBEDDED
+from magicap.models.text_prefix_cache import TextPrefix
+from magicap.presets import BASELINE, EMBEDDED
 
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.jpg"
 
@@ -39,25 +41,48 @@ def test_it_captions_the_sample_photograph_out_of_the_box():
     assert caption([SAMPLE, "nowhere.jpg"])[0] == said
 
 
-def test_its_weights_are_small_half_precision_safetensors():
-    weights = list(EMBEDDED.rglob("*.safetensors"))
-    assert len(weights) == 2
-    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*")) < 80e6
-    assert not [path for path in EMBEDDED.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+def test_the_supervised_one_is_a_preset_and_shows_where_it_looks():
+    supervised = load_captioner("cnn-lstm")
+    explanation = supervised.explain(SAMPLE)
+    assert explanation.caption == supervised.caption(SAMPLE)
+    assert explanation.caption.finished
+    assert len(explanation.caption.split()) >= 4
+    looked = explanation.attention
+    assert len(looked) == len(explanation.caption.steps)
+    assert looked.reshape(len(looked), -1).sum(axis=1) == pytest.approx(1, abs=1e-4)
+    assert not np.allclose(looked[0], looked[1])
+
+
+@pytest.mark.parametrize(("folder", "count"), [(EMBEDDED, 2), (BASELINE, 1)])
+def test_weights_are_half_precision_safetensors(folder, count):
+    weights = list(folder.rglob("*.safetensors"))
+    assert len(weights) == count
+    assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
     from safetensors import safe_open
 
     for path in weights:
         with safe_open(path, "pt") as file:
-            assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
+            assert {file.get_slice(name).get_dtype() for name in file.keys()} <= {"F16", "I64"}  # noqa: SIM118
+
+
+def test_what_ships_is_small_together():
+    assert sum(path.stat().st_size for folder in (EMBEDDED, BASELINE) for path in folder.rglob("*")) < 80e6
 
 
 def test_its_text_tower_is_cached(captioner):
     assert captioner.scorer.text_tower is not None
 
 
-def test_its_card_names_data_commands_and_licences():
-    card = (EMBEDDED / "README.md").read_text()
-    for word in ("Flickr8k", "train_scorer.py", "tune_language_model.py", "seed", "Apache-2.0", "ViT-Ti"):
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        (EMBEDDED, ("Flickr8k", "train_scorer.py", "tune_language_model.py", "seed", "Apache-2.0", "ViT-Ti")),
+        (BASELINE, ("Flickr8k", "train_cnn_lstm.py", "seed", "Apache-2.0", "MobileNetV2")),
+    ],
+)
+def test_a_card_names_data_commands_and_licences(folder, words):
+    card = (folder / "README.md").read_text()
+    for word in words:
         assert word in card
 
 
@@ -87,16 +112,16 @@ def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, d
     texts = read_sentences(data_dir / "flickr8k" / "captions.jsonl", ("test",), held_out=())[:250]
     scorer = captioner.scorer
     cache = scorer.text_prefix_cache()
-    captions = cache.start(len(texts))
     words = [text.split() for text in texts]
+    known, captions = [TextPrefix()] * len(texts), [""] * len(texts)
     with torch.no_grad():
         for length in (2, 4, 6):
             pieces = [[" ".join(row[:length]), " ".join(row[: length - 1])] for row in words]
-            extension = cache.extend(captions, pieces)
+            extension = cache.extend(known, captions, pieces)
             flat = [piece for row in pieces for piece in row]
             whole = torch.nn.functional.normalize(scorer.model.encode_text(scorer.tokenizer(flat)), dim=1)
-            assert (extension.vectors.flatten(0, 1) - whole).abs().max() < 1e-5
-            captions = cache.choose(extension, torch.zeros(len(texts), dtype=torch.long))
+            assert (torch.cat(extension.vectors) - whole).abs().max() < 1e-5
+            known, captions = list(extension.prefixes), [row[0] for row in pieces]
 
 
 def test_pictures_find_their_captions(captioner, data_dir):

@@ -15,6 +15,7 @@ from magicap.decoding.settings import from_dict, to_dict
 from magicap.errors import BadModel, BadSettings
 from magicap.images import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
+from magicap.presets import DEFAULT_SUPERVISED
 from magicap.results import Caption, Step, added_text
 from magicap.sources import (
     SUPERVISED,
@@ -33,8 +34,6 @@ from magicap.supervised.vocabulary import END, PAD
 if TYPE_CHECKING:
     from magicap.explanations.attention import AttentionExplanation
 
-BASELINE = "cnn-lstm"
-
 
 class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
     """Captions pictures with a network that was trained on captioned pictures.
@@ -51,7 +50,7 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = BASELINE,
+        source: str | Path = DEFAULT_SUPERVISED,
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = torch.float32,
