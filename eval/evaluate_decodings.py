@@ -45,6 +45,7 @@ class Config:
     images: list[str] = field(metadata={"help": "tar files or folders that hold the split's pictures"})
     split: str = field(default="dev", metadata={"help": "choose on dev, report on test once"})
     preset: str = field(default="embedded", metadata={"help": "a preset or a captioner's folder"})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16"})
     memory: list[str] = field(
         default_factory=list, metadata={"help": "captions to retrieve from (train split)"}
     )
@@ -73,7 +74,7 @@ def main(config: Config) -> None:
     if not rows:
         raise SystemExit(f"{config.captions} has no split {config.split!r}")
     images = ImageFiles(config.images)
-    captioner = load_captioner(config.preset)
+    captioner = load_captioner(config.preset, dtype=config.dtype)
     print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
     print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))
     known = beams if isinstance(captioner, SupervisedCaptioner) else zero_shot_decodings
