@@ -32,6 +32,7 @@ from magicap.models.fine_grained import Candidates, FineGrainedScorer
 from magicap.models.late_interaction import late_interaction
 from magicap.models.local_features import FineGrainedSettings, LocalHeads, LocalImages, LocalTexts, padded
 from magicap.models.scorer import ImageTextScorer
+from magicap.sources import as_dtype
 from magicap.training.checks import claim_folder
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import info_nce
@@ -68,6 +69,7 @@ class Config:
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
     top: int = field(default=20, metadata={"help": "candidates that are re-ranked on dev"})
     limit: int | None = field(default=None, metadata={"help": "train on the first so many pictures only"})
+    dtype: str = field(default="float32", metadata={"help": "of the projections that are kept: or float16"})
     max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
     seed: int = field(default=1, metadata={"help": "of weights, order and captions"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
@@ -167,7 +169,7 @@ def main(config: Config) -> None:
         loader=lambda epoch: pairs(epoch).loader(config.batch_size),
         loss=contrast(captions, texts),
         validate=validate,
-        save_best=lambda _: fine.save_pretrained(out / "best"),
+        save_best=lambda _: fine.save_pretrained(out / "best", dtype=as_dtype(config.dtype)),
         folder=out,
         config=LoopConfig(epochs=config.epochs, max_steps=config.max_steps, cpu=config.cpu),
     )

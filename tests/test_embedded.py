@@ -14,6 +14,7 @@ from reference import reference_caption
 from magicap import Captioner, caption, load_captioner
 from magicap.data import ImageFiles, read_captions, read_sentences
 from magicap.metrics.retrieval import retrieval_recall
+from magicap.models.fine_grained import FineGrainedScorer
 from magicap.models.text_prefix_cache import TextPrefix
 from magicap.presets import BASELINE, EMBEDDED
 
@@ -53,7 +54,7 @@ def test_the_supervised_one_is_a_preset_and_shows_where_it_looks():
     assert not np.allclose(looked[0], looked[1])
 
 
-@pytest.mark.parametrize(("folder", "count"), [(EMBEDDED, 2), (BASELINE, 1)])
+@pytest.mark.parametrize(("folder", "count"), [(EMBEDDED, 3), (BASELINE, 1)])
 def test_weights_are_half_precision_safetensors(folder, count):
     weights = list(folder.rglob("*.safetensors"))
     assert len(weights) == count
@@ -132,6 +133,14 @@ def test_pictures_find_their_captions(captioner, data_dir):
     owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.captions])
     similarity = captioner.scorer.similarity([tar.read(row.image) for row in rows], texts)
     assert retrieval_recall(similarity, owner)["image_to_text_r1"] > 30  # of 100 pictures; chance is 1
+
+
+def test_its_fine_grained_scorer_finds_the_words_in_the_picture(captioner):
+    fine = FineGrainedScorer.from_pretrained(EMBEDDED / "fine_grained", captioner.scorer)
+    right, wrong = fine.similarity([SAMPLE], ["A man looks through a camera.", "Two dogs play in the snow."])[
+        0
+    ]
+    assert right > wrong
 
 
 @pytest.mark.slow

@@ -140,15 +140,15 @@ class FineGrainedScorer:
             fine.heads.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return fine
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write settings, projections and the scorer's fingerprint, but not the scorer."""
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write settings, projections (in ``dtype``) and the scorer's fingerprint, but not the scorer."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         stored = {"format": FORMAT, "scorer": self.scorer.fingerprint, "settings": asdict(self.settings)}
         (folder / SETTINGS_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-        state = {name: tensor.detach().contiguous() for name, tensor in self.heads.state_dict().items()}
+        state = {name: t.detach().to(dtype).contiguous() for name, t in self.heads.state_dict().items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         open_to_readers(folder)
 
