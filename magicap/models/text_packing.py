@@ -1,6 +1,7 @@
 """Where the tokens of candidate texts go, so that none is run twice: pure arithmetic, no model.
 
-Shapes: B captions, M candidates of all captions, N of them distinct, Q tokens of the longest row.
+Shapes: B captions, M candidates of all captions, N of them distinct, at most E of one caption, Q tokens of the
+longest row.
 """
 
 from __future__ import annotations
@@ -42,14 +43,11 @@ class Packing:
     trunks: Numbers
     """(B,) how many of the caption's tokens are not, and come first in the row."""
 
-    rows: Numbers
-    """(N,) the row of each distinct candidate."""
-
     ends: Numbers
-    """(N,) the column of its last token."""
+    """(B, E) the columns of the last tokens of a row's distinct candidates, 0 where a row has fewer."""
 
-    distinct: Numbers
-    """(M,) which of the N each candidate is."""
+    found: Numbers
+    """(M,) where in ``ends``, read row by row, each candidate is."""
 
     tokens: int
     """How many tokens there are, padding left out."""
@@ -102,6 +100,10 @@ class Packing:
             return table
 
         last = np.append(token[1:] != token[:-1], True) & (owners != _TRUNK)
+        sizes = np.bincount(rows, minlength=len(counts))
+        place = np.arange(len(rows)) - (sizes.cumsum() - sizes)[rows]
+        ends = np.zeros((len(counts), sizes.max()), dtype=np.int64)
+        ends[rows, place] = column[last]
         return cls(
             laid(ids, 0),
             laid(positions, 0),
@@ -109,9 +111,8 @@ class Packing:
             laid(limits, 0),
             known,
             own,
-            rows,
-            column[last],
-            distinct.reshape(-1),
+            ends,
+            (rows * ends.shape[1] + place)[distinct.reshape(-1)],
             len(row),
         )
 

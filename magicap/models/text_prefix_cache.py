@@ -109,9 +109,13 @@ class TextPrefixCache:
             return torch.as_tensor(table, device=device)
 
         hidden, cache = tower.run(
-            moved(packing.ids), moved(packing.positions), _stacked(kept), moved(packing.mask(width))[:, None]
+            moved(packing.ids),
+            moved(packing.positions),
+            _stacked(kept),
+            moved(packing.mask(width))[:, None],
+            moved(packing.ends),
         )
-        pooled = tower.project(hidden[moved(packing.rows), moved(packing.ends)])
+        vectors = tower.project(hidden.flatten(0, 1)[moved(packing.found)])
         sizes = packing.trunks.tolist()
         row = torch.arange(len(sizes), device=device).repeat_interleave(moved(packing.trunks))
         place = width + torch.cat([torch.arange(size, device=device) for size in sizes])
@@ -120,7 +124,7 @@ class TextPrefixCache:
             dim=1,
         )
         # Clones, so that no token's state keeps the memory of the others.
-        return pooled[moved(packing.distinct)], [[s.clone() for s in each] for each in states.split(sizes)]
+        return vectors, [[state.clone() for state in each] for each in states.split(sizes)]
 
 
 def _stacked(kept: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:

@@ -95,30 +95,41 @@ class CausalTextTower:
         return self.project(hidden[torch.arange(len(rows), device=hidden.device), last])
 
     def run(
-        self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor
+        self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor, ends: Tensor
     ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
-        """Run tokens behind cached ones.
+        """Run tokens behind cached ones. Of those not asked for, the last block computes keys and values alone.
 
         Args:
             ids: (B, Q) token ids.
             positions: (B, Q) where each stands in its text.
             past: keys and values a block, each (B, heads, P, W / heads); empty for none.
-            mask: boolean, broadcastable to (B, heads, Q, P + Q); true where a token may look.
+            mask: (B, 1, Q, P + Q) boolean, true where a token may look.
+            ends: (B, E) columns of the tokens whose hidden states are asked for.
 
         Returns:
-            Hidden states (B, Q, W), and keys and values of the P + Q tokens a block.
+            Their hidden states (B, E, W), and keys and values of the P + Q tokens a block.
         """
-        blocks = list(self._blocks(ids, positions, past, mask))
+        blocks = list(self._blocks(ids, positions, past, mask, ends))
         return blocks[-1][0], tuple(cache for _, cache in blocks)
 
     def _blocks(
-        self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        past: Sequence[KeysAndValues],
+        mask: Tensor,
+        ends: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, KeysAndValues]]:
-        """Hidden states (B, Q, W), and keys and values of P + Q tokens, block by block."""
+        """Hidden states (B, Q, W), of the last block at ``ends`` alone, and keys and values, block by block."""
         dtype = self.part.transformer.get_cast_dtype()
         x = self.part.token_embedding(ids).to(dtype) + self.part.positional_embedding.to(dtype)[positions]
-        for number, block in enumerate(self.part.transformer.resblocks):
-            attended, cache = _attend(block.attn, block.ln_1(x), past[number] if past else None, mask)
+        blocks = self.part.transformer.resblocks
+        for number, block in enumerate(blocks):
+            read = asking = block.ln_1(x)
+            if ends is not None and number == len(blocks) - 1:
+                rows = torch.arange(len(x), device=x.device)[:, None]
+                x, asking, mask = x[rows, ends], read[rows, ends], mask[rows, 0, ends][:, None]
+            attended, cache = _attend(block.attn, asking, read, past[number] if past else None, mask)
             x = x + block.ls_1(attended)
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
             yield x, cache
@@ -135,15 +146,22 @@ class CausalTextTower:
 
 
 def _attend(
-    attention: nn.MultiheadAttention, x: Tensor, past: KeysAndValues | None, mask: Tensor
+    attention: nn.MultiheadAttention, asking: Tensor, x: Tensor, past: KeysAndValues | None, mask: Tensor
 ) -> tuple[Tensor, KeysAndValues]:
-    """Self-attention of (B, Q, W) over P cached and Q new tokens."""
-    batch, count, width = x.shape
-    heads = attention.num_heads
-    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    query, keys, values = projected.view(batch, count, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    """Attention of (B, E, W), all or some of the tokens (B, Q, W), over P cached and Q new tokens."""
+    width, heads = x.shape[2], attention.num_heads
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+
+    def by_head(projected: Tensor, parts: int) -> Tensor:
+        split: Tensor = projected.unflatten(2, (parts, heads, -1))
+        return split.permute(2, 0, 3, 1, 4)
+
+    if asking is x:
+        query, keys, values = by_head(F.linear(x, weight, bias), 3)
+    else:
+        (query,) = by_head(F.linear(asking, weight[:width], bias[:width]), 1)
+        keys, values = by_head(F.linear(x, weight[width:], bias[width:]), 2)
     if past is not None:
         keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
     attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    merged = attended.transpose(1, 2).reshape(batch, count, width)
-    return attention.out_proj(merged), (keys, values)
+    return attention.out_proj(attended.transpose(1, 2).flatten(2)), (keys, values)
