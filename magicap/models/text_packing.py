@@ -1,7 +1,7 @@
 """Where the tokens of candidate texts go, so that none is run twice: pure arithmetic, no model.
 
-Shapes: B captions, M candidates of all captions, N of them distinct, at most E of one caption, Q tokens of the
-longest row.
+Shapes: B captions, M candidates of all captions, N of them distinct, at most E of one caption, Q tokens of
+the longest row.
 """
 
 from __future__ import annotations

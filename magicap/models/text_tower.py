@@ -97,7 +97,7 @@ class CausalTextTower:
     def run(
         self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor, ends: Tensor
     ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
-        """Run tokens behind cached ones. Of those not asked for, the last block computes keys and values alone.
+        """Run tokens behind cached ones. Of those not asked for the last block makes keys and values alone.
 
         Args:
             ids: (B, Q) token ids.
@@ -120,7 +120,7 @@ class CausalTextTower:
         mask: Tensor,
         ends: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, KeysAndValues]]:
-        """Hidden states (B, Q, W), of the last block at ``ends`` alone, and keys and values, block by block."""
+        """Block by block: hidden states (B, Q, W), the last at ``ends`` alone; keys and values."""
         dtype = self.part.transformer.get_cast_dtype()
         x = self.part.token_embedding(ids).to(dtype) + self.part.positional_embedding.to(dtype)[positions]
         blocks = self.part.transformer.resblocks
