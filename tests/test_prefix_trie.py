@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
 import torch
 
-from magicap import Captioner, MagicSearch
+from magicap import BadSettings, Captioner, MagicSearch
 from magicap.decoding.prefix_trie import Node, PrefixTrie
 
 SETTINGS = MagicSearch(top_k=8, alpha=0.2, beta=3.0, max_new_tokens=8)
@@ -134,3 +135,17 @@ def test_twelve_pictures_take_no_more_work_than_they_did(captioner):
     assert work.language_tokens <= 272
     assert work.nodes_made <= 60
     assert work.nodes_found >= 10
+
+
+@pytest.mark.parametrize("budget", [-1, 1.5, "1 GB", True])
+def test_a_budget_that_is_none_is_refused(captioner, budget):
+    with pytest.raises(BadSettings, match=r"cache_bytes must be a whole number of at least 0, found"):
+        Captioner(captioner.language_model, captioner.scorer, cache_bytes=budget)
+
+
+def test_a_copy_of_a_captioner_begins_with_an_empty_trie(captioner, expected):
+    captioner.caption(tiny.pictures(2), SETTINGS)
+    other = copy.deepcopy(captioner)
+    assert len(captioner.trie) > len(other.trie) == 0
+    assert other.trie.scorer is other.scorer is not captioner.scorer
+    assert ids(other.caption(tiny.pictures(12), SETTINGS)) == expected

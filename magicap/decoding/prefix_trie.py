@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.models.language_model import Extension, Prefixes, TokenState
+from magicap.errors import BadSettings
+from magicap.models.language_model import Extension, LanguageModel, Prefixes, TokenState
 from magicap.models.text_prefix_cache import TextPrefix
 
 if TYPE_CHECKING:
-    from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
 
 DEFAULT_CACHE_BYTES = 2**29
@@ -117,6 +117,12 @@ class PrefixTrie:
     def __init__(
         self, language_model: LanguageModel, scorer: ImageTextScorer, budget: int = DEFAULT_CACHE_BYTES
     ) -> None:
+        """
+        Raises:
+            BadSettings: the budget is no whole number of at least 0.
+        """
+        if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
+            raise BadSettings(f"cache_bytes must be a whole number of at least 0, found {budget!r}")
         self.language_model, self.scorer, self.budget = language_model, scorer, budget
         self.nbytes, self.work = 0, Work()
         self._nodes: OrderedDict[Key, tuple[Node, int]] = OrderedDict()
@@ -125,6 +131,9 @@ class PrefixTrie:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    def __reduce__(self) -> tuple[type[PrefixTrie], tuple[LanguageModel, ImageTextScorer, int]]:
+        return PrefixTrie, (self.language_model, self.scorer, self.budget)  # a copy begins empty
 
     def clear(self) -> None:
         """Forget all prefixes."""
