@@ -4,7 +4,7 @@
     python eval/speed.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 3
 
 First a ladder: the search as it was published (keys and values of the language model are kept, the scorer
-reads whole strings, one picture at a time), then one saving after the other. Times are those of a picture;
+reads whole strings, one picture at a time), then one saving after the other. Times are medians of a picture;
 the rungs take turns, so that a noisy machine is noisy for all of them. Then, with ``--run``, one long run,
 whose cost a picture falls as prefixes are met again.
 
@@ -118,20 +118,19 @@ def climb(
             again = search_all(config, tries[rung], pixels, settings, rung, times[rung])
         if not again == said[rung] == said[LADDER[0]]:
             raise SystemExit(f"{rung.name!r} gives other captions than the ladder's first rung")
-    slow = statistics.fmean(times[LADDER[0]])
-    header = ("way", "s/picture", "median", "times faster", "GFLOP", "GFLOP/s", "of peak", *Clock.PARTS)
+    slow = statistics.median(times[LADDER[0]])
+    header = ("way", "median s/picture", "times faster", "GFLOP", "GFLOP/s", "of peak", *Clock.PARTS)
     rows = []
     for rung in LADDER:
-        mean = statistics.fmean(times[rung])
+        median = statistics.median(times[rung])
         model = sum(clocks[rung].seconds[part] for part in Clock.MODELS) / len(times[rung])
         rate = operations[rung] / 1e9 / model
         shares = (f"{clocks[rung].seconds[part] / sum(times[rung]):.0%}" for part in Clock.PARTS)
         rows.append(
             (
                 rung.name,
-                f"{mean:.3f}",
-                f"{statistics.median(times[rung]):.3f}",
-                f"{slow / mean:.1f}",
+                f"{median:.3f}",
+                f"{slow / median:.1f}",
                 f"{operations[rung] / 1e9:.1f}",
                 f"{rate:.0f}",
                 f"{rate / peak:.0%}",
