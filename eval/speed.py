@@ -327,7 +327,7 @@ def draw(config: Config, seconds: Sequence[float]) -> None:
         title=config.shape,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(config.plot)
+    figure.savefig(config.plot, metadata={"Date": None} if config.plot.endswith(".svg") else None)
 
 
 if __name__ == "__main__":
