@@ -117,11 +117,18 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         numbered = enumerate(images, start=seed)
         reader = ThreadPoolExecutor(1, "magicap-reader")  # decodes while the models compute
 
-        def read() -> list[tuple[int, Future[Tensor]]]:
-            return [(n, reader.submit(self._pixels, image)) for n, image in islice(numbered, batch_size)]
+        def read() -> tuple[list[tuple[int, Future[Tensor]]], Exception | None]:
+            """The next batch, and what the source raised after it."""
+            batch = []
+            try:
+                for number, image in islice(numbered, batch_size):
+                    batch.append((number, reader.submit(self._pixels, image)))
+            except Exception as error:  # raised again once all that came before is captioned
+                return batch, error
+            return batch, None
 
         try:
-            ahead = read()
+            ahead, fault = read()
             while batch := ahead:
                 pixels: dict[int, Tensor] = {}
                 captions: dict[int, Caption] = {}
@@ -130,11 +137,13 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                         pixels[number] = picture.result()
                     except BadImage as error:
                         captions[number] = Caption("", error=error)
-                ahead = read()
+                ahead, fault = read() if fault is None else ([], fault)
                 if pixels:
                     written = self._fitting(torch.stack(list(pixels.values())), decoding, list(pixels))
                     captions |= zip(pixels, written, strict=True)
                 yield from (captions[number] for number, _ in batch)
+            if fault is not None:
+                raise fault
         finally:
             reader.shutdown(cancel_futures=True)
 

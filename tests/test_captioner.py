@@ -134,6 +134,20 @@ def test_an_iterator_is_read_no_further_than_the_next_batch(captioner):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("magicap-reader")]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_a_source_that_breaks_loses_nothing_that_came_before(captioner, batch_size):
+    pictures = tiny.pictures(5)
+
+    def source():
+        yield from pictures
+        raise ConnectionError("the camera is gone")
+
+    found = []
+    with pytest.raises(ConnectionError, match="the camera is gone"):
+        found.extend(captioner.caption(source(), batch_size=batch_size))
+    assert found == captioner.caption(pictures)
+
+
 def test_a_batch_that_memory_cannot_hold_is_captioned_in_halves(captioner, monkeypatch):
     pictures = tiny.pictures(7)
     expected = captioner.caption(pictures)
