@@ -35,15 +35,15 @@ from magicap.decoding.magic import magic_positions
 from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
 from magicap.decoding.settings import to_dict
 from magicap.evaluation.tables import aligned
+from magicap.presets import DEFAULT
 
 TRAINED_CONFIDENCE = 0.35  # the best candidate's mean probability and image share in the embedded captioner
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
 class Config:
     images: list[str] = field(metadata={"help": "tar files or folders with pictures"})
-    shape: str = field(default=EMBEDDED, metadata={"help": "a captioner, or ViT-B-32 or ViT-L-14 (random)"})
+    shape: str = field(default=DEFAULT, metadata={"help": "a captioner, or ViT-B-32 or ViT-L-14 (random)"})
     bpe: str | None = field(
         default=None, metadata={"help": "folder of GPT-2's vocab.json and merges.txt, for random weights"}
     )

@@ -167,8 +167,9 @@ def magic_positions(
         if beta:
             fit = image_softmax(images[list(rows)], trie.look(nodes), logit_scale)
         known = (1 - alpha) * probability + beta * fit
-        wanted = contenders(known, torch.stack([node.repetition for node in nodes]), alpha, places)
-        repetition, fresh = trie.weigh(nodes, wanted)
+        repetition = torch.stack([node.repetition for node in nodes])
+        wanted = contenders(known, repetition, alpha, places)
+        repetition, fresh = trie.weigh(nodes, repetition, wanted)
         parts = magic_score(probability, repetition, fit, alpha, beta)
         parts = replace(parts, degeneration=parts.degeneration.masked_fill(~wanted, -torch.inf))
         winners = parts.score.argmax(dim=1).tolist()  # the first of equals, hence the more probable

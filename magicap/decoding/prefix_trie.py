@@ -171,16 +171,16 @@ class PrefixTrie:
                 self._grown(node, _bytes(node.vectors, *text.cache[len(text.cache) - new :]))
         return torch.stack([node.vectors for node in nodes if node.vectors is not None])
 
-    def weigh(self, nodes: Sequence[Node], wanted: Tensor) -> tuple[Tensor, Fresh | None]:
+    def weigh(self, nodes: Sequence[Node], known: Tensor, wanted: Tensor) -> tuple[Tensor, Fresh | None]:
         """How much candidates repeat their prefix.
 
         Args:
+            known: (B, K) what the nodes know of it.
             wanted: (B, K) true where it must be known.
 
         Returns:
             (B, K) largest cosines, NaN where unknown, and what the language model ran for them, if it did.
         """
-        known = torch.stack([node.repetition for node in nodes])
         asked: dict[Node, set[int]] = {}
         for row, column in (wanted & known.isnan()).nonzero().tolist():
             asked.setdefault(nodes[row], set()).add(column)

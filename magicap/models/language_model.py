@@ -21,6 +21,7 @@ from torch import Tensor
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.models.loading import explain_loading_errors, no_loading_bar
+from magicap.models.token_cache import KeysAndValues, stacked, taken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,8 +31,6 @@ PAD_TOKEN = "<-pad->"
 END_TOKEN = "<|endoftext|>"
 
 _log = logging.getLogger(__name__)
-
-KeysAndValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,12 @@ class Prefixes:
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], states: Sequence[Sequence[TokenState]]) -> Prefixes:
         """B prefixes of equal length from their tokens' ids and states."""
-        shape = len(states), len(states[0])
-        cache = torch.stack([token.cache for row in states for token in row]).unflatten(0, shape)
-        layers = cache.permute(2, 3, 0, 4, 1, 5)  # (layers, 2, B, heads, T, d)
+        hidden = torch.stack([token.hidden for row in states for token in row])
         return cls(
-            torch.tensor(ids, device=cache.device),
-            torch.stack([token.hidden for row in states for token in row]).unflatten(0, shape),
+            torch.tensor(ids, device=hidden.device),
+            hidden.unflatten(0, (len(states), -1)),
             torch.stack([row[-1].last for row in states]),
-            tuple((keys, values) for keys, values in layers),
+            stacked([[token.cache for token in row] for row in states]),
         )
 
     def select(self, rows: Tensor) -> Prefixes:
@@ -91,7 +88,8 @@ class Prefixes:
 
     def last_states(self) -> list[TokenState]:
         """The state of each row's last token."""
-        return _token_states(self.last, [(keys[:, :, -1], values[:, :, -1]) for keys, values in self.cache])
+        rows = torch.arange(len(self.ids), device=self.ids.device)
+        return _token_states(self.last, taken(self.cache, rows, torch.full_like(rows, self.ids.shape[1] - 1)))
 
 
 @dataclass(frozen=True)
@@ -115,23 +113,19 @@ class Extension:
 
     def states(self, rows: Tensor, columns: Tensor) -> list[TokenState]:
         """The states of N candidates, given by (N,) rows and (N,) columns."""
-        places = self.prefixes.ids.shape[1] + columns
-        return _token_states(
-            self.raw_hidden[rows, columns],
-            [(keys[rows, :, places], values[rows, :, places]) for keys, values in self.cache],
-        )
+        cache = taken(self.cache, rows, self.prefixes.ids.shape[1] + columns)
+        return _token_states(self.raw_hidden[rows, columns], cache)
 
 
-def _token_states(last: Tensor, cache: Sequence[KeysAndValues]) -> list[TokenState]:
+def _token_states(last: Tensor, cache: Sequence[Tensor]) -> list[TokenState]:
     """States of N tokens, none of which keeps the others' memory alive.
 
     Args:
         last: (N, D) last hidden states.
-        cache: keys and values of every layer, each (N, heads, D / heads).
+        cache: N keys and values.
     """
     hidden = F.normalize(last.float(), dim=-1)
-    kept = torch.stack([torch.stack(layer, dim=1) for layer in cache], dim=1)
-    return [TokenState(*(each.clone() for each in token)) for token in zip(hidden, last, kept, strict=True)]
+    return [TokenState(h.clone(), raw.clone(), own) for h, raw, own in zip(hidden, last, cache, strict=True)]
 
 
 class LanguageModel:

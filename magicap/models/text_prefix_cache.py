@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from magicap.models.text_packing import Packing, common_length
-from magicap.models.text_tower import CausalTextTower, KeysAndValues
+from magicap.models.text_tower import CausalTextTower
+from magicap.models.token_cache import stacked, taken
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class TextPrefixCache:
         hidden, cache = tower.run(
             moved(packing.ids),
             moved(packing.positions),
-            _stacked(kept),
+            stacked(kept),
             moved(packing.mask(width))[:, None],
             moved(packing.ends),
         )
@@ -119,20 +121,5 @@ class TextPrefixCache:
         sizes = packing.trunks.tolist()
         row = torch.arange(len(sizes), device=device).repeat_interleave(moved(packing.trunks))
         place = width + torch.cat([torch.arange(size, device=device) for size in sizes])
-        states = torch.stack(
-            [torch.stack([keys[row, :, place], values[row, :, place]], dim=1) for keys, values in cache],
-            dim=1,
-        )
-        # Clones, so that no token's state keeps the memory of the others.
-        return vectors, [[state.clone() for state in each] for each in states.split(sizes)]
-
-
-def _stacked(kept: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
-    """Keys and values a block, (B, heads, P, width / heads), of captions' cached tokens, zeros behind."""
-    width = max(map(len, kept))
-    if not width:
-        return ()
-    nothing = torch.zeros_like(next(state for states in kept for state in states))
-    padded = [state for states in kept for state in (*states, *[nothing] * (width - len(states)))]
-    blocks = torch.stack(padded).unflatten(0, (len(kept), width)).permute(2, 3, 0, 4, 1, 5)
-    return tuple((keys, values) for keys, values in blocks)
+        states = iter(taken(cache, row, place))
+        return vectors, [list(islice(states, size)) for size in sizes]

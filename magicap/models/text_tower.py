@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KeysAndValues = tuple[Tensor, Tensor]
+from magicap.models.token_cache import KeysAndValues
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""Keys and values a token, as prefixes keep them, and a layer, as attention reads them.
+
+Shapes: B rows, P places of a row, H heads of width d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+KeysAndValues = tuple[Tensor, Tensor]
+"""Of one layer, each (B, H, P, d)."""
+
+
+def stacked(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
+    """Keys and values a layer of B rows of tokens, zeros behind the shorter; nothing where all are empty.
+
+    Args:
+        rows: of each token (layers, 2, H, d).
+    """
+    width = max(map(len, rows))
+    if not width:
+        return ()
+    nothing = torch.zeros_like(next(token for row in rows for token in row))
+    padded = [token for row in rows for token in (*row, *[nothing] * (width - len(row)))]
+    layers = torch.stack(padded).unflatten(0, (len(rows), width)).permute(2, 3, 0, 4, 1, 5)
+    return tuple((keys, values) for keys, values in layers)
+
+
+def taken(cache: Sequence[KeysAndValues], rows: Tensor, places: Tensor) -> list[Tensor]:
+    """Keys and values (layers, 2, H, d) of N tokens, none of which keeps the others' memory alive.
+
+    Args:
+        rows, places: (N,) where they stand.
+    """
+    layers = [torch.stack([keys[rows, :, places], values[rows, :, places]], dim=1) for keys, values in cache]
+    return [token.clone() for token in torch.stack(layers, dim=1)]
