@@ -37,8 +37,8 @@ from magicap.decoding.settings import to_dict
 from magicap.evaluation.tables import aligned
 from magicap.presets import DEFAULT
 
-# Between what the embedded captioner gives its best candidate on average, 0.45 by its language model and 0.20 by
-# its scorer (903 steps of 100 dev pictures, published settings).
+# Between what the embedded captioner gives its best candidate on average, 0.45 by its language model and 0.20
+# by its scorer (903 steps of 100 dev pictures, published settings).
 CONFIDENCE = 0.35
 
 
