@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
+from magicap.batching import BatchSize
 from magicap.errors import BadImage, BadSettings
 from magicap.explanations.figures import Explanation
 from magicap.images import ImageSource
@@ -31,6 +32,11 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
 
     @property
     @abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """Twelve digits that tell these models from any others."""
 
@@ -44,12 +50,17 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         images: list[Any] | tuple[Any, ...],
         decoding: DecodingT | None = ...,
         *,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         seed: int = ...,
     ) -> list[Caption]: ...
     @overload
     def caption(
-        self, images: ImageSource, decoding: DecodingT | None = ..., *, batch_size: int = ..., seed: int = ...
+        self,
+        images: ImageSource,
+        decoding: DecodingT | None = ...,
+        *,
+        batch_size: int | None = ...,
+        seed: int = ...,
     ) -> Caption: ...
     @overload
     def caption(
@@ -57,11 +68,11 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         images: Iterator[Any],
         decoding: DecodingT | None = ...,
         *,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         seed: int = ...,
     ) -> Iterator[Caption]: ...
     def caption(
-        self, images: Any, decoding: DecodingT | None = None, *, batch_size: int = 8, seed: int = 0
+        self, images: Any, decoding: DecodingT | None = None, *, batch_size: int | None = None, seed: int = 0
     ) -> Caption | list[Caption] | Iterator[Caption]:
         """Caption one picture, a list of them, or an iterator of them.
 
@@ -70,8 +81,9 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 of pictures, or an iterator of pictures. A list gives a list in the same order; an iterator
                 gives an iterator that holds two batches, the one being captioned and the one being read.
             decoding: how to search; None takes the captioner's own.
-            batch_size: pictures that are searched together; it changes the speed, not the captions. A batch
-                for which a GPU has not enough memory is searched in halves.
+            batch_size: pictures that are searched together; it changes the speed, not the captions. None: 16
+                on a processor, as many as memory holds on a GPU. A batch for which a GPU has not enough
+                memory is searched in halves.
             seed: for searches that draw; picture i of a call draws from its own ``seed + i``.
 
         Raises:
@@ -79,7 +91,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 caption whose ``error`` says why, and the rest go on.
             BadSettings: the decoding does not fit the models.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise BadSettings(f"batch_size must be at least 1, found {batch_size}")
         search = self.decoding if decoding is None else decoding
         if isinstance(images, list | tuple):
@@ -112,8 +124,9 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         """Caption pictures (B, 3, H, W), B at least 1."""
 
     def _captions(
-        self, images: Iterable[Any], decoding: DecodingT, batch_size: int, seed: int
+        self, images: Iterable[Any], decoding: DecodingT, batch_size: int | None, seed: int
     ) -> Iterator[Caption]:
+        size = BatchSize(self.device, batch_size)
         numbered = enumerate(images, start=seed)
         reader = ThreadPoolExecutor(1, "magicap-reader")  # decodes while the models compute
 
@@ -121,7 +134,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             """The next batch, and what the source raised after it."""
             batch = []
             try:
-                for number, image in islice(numbered, batch_size):
+                for number, image in islice(numbered, size.now):
                     batch.append((number, reader.submit(self._pixels, image)))
             except Exception as error:  # raised again once all that came before is captioned
                 return batch, error
@@ -141,6 +154,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 if pixels:
                     written = self._fitting(torch.stack(list(pixels.values())), decoding, list(pixels))
                     captions |= zip(pixels, written, strict=True)
+                    size.measured(len(pixels))
                 yield from (captions[number] for number, _ in batch)
             if fault is not None:
                 raise fault

@@ -107,6 +107,11 @@ class Captioner(BaseCaptioner[Decoding]):
                 cache_bytes=cache_bytes,
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where both models are."""
+        return self.scorer.device
+
     @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that tell these two models from any others, of their weights when first asked for."""

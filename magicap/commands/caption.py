@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     )
     caption.add_argument("--json", action="store_true", help="a JSON object a picture, errors included")
     caption.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="pictures at a time (%(default)s)"
+        "--batch-size", type=int, metavar="N", help="pictures at a time (16; on a GPU what memory holds)"
     )
     caption.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
     caption.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")

@@ -57,7 +57,7 @@ def captioned(
     images: Sequence[str],
     pictures: ImageFiles,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     seed: int = 0,
     keep: Path | None = None,
     progress: Callable[[int], object] = lambda count: None,

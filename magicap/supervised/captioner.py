@@ -74,6 +74,11 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         network = CaptionNetwork.from_pretrained(folder, device=as_device(device), dtype=as_dtype(dtype))
         return cls(network, decoding)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.device
+
     @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that tell this network from any other, of its weights when first asked for."""

@@ -1,0 +1,55 @@
+"""How many pictures are searched together."""
+
+import pytest
+import tiny
+import torch
+
+from magicap.batching import FIRST_ON_GPU, MOST_ON_GPU, ON_CPU, BatchSize, Memory
+
+GPU = torch.device("cuda")
+
+
+def reports(*memories):
+    """A GPU that has told its state once before the first batch, and tells these after the batches."""
+    states = iter([Memory(0, 0), *memories])
+    return lambda device: next(states)
+
+
+def test_a_given_size_is_kept_and_memory_never_asked():
+    size = BatchSize(GPU, 5, reports())
+    size.measured(5)
+    assert size.now == 5
+
+
+def test_a_processor_takes_one_size():
+    size = BatchSize(torch.device("cpu"))
+    size.measured(ON_CPU)
+    assert size.now == ON_CPU
+
+
+def test_a_gpu_takes_what_half_of_its_memory_holds_doubling_on_the_way():
+    size = BatchSize(GPU, memory=reports(*[Memory(1000, 80), Memory(1000, 160), Memory(1000, 320)]))
+    seen = []
+    for _ in range(3):
+        seen.append(size.now)
+        size.measured(size.now)
+    assert (seen, size.now) == ([FIRST_ON_GPU, 16, 32], 50)
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(Memory(10, 800), 1), (Memory(10**12, 0), 16)])
+def test_it_is_at_least_one_and_at_most_twice_the_last(memory, expected):
+    size = BatchSize(GPU, memory=reports(memory))
+    size.measured(FIRST_ON_GPU)
+    assert size.now == expected
+
+
+def test_it_ends_somewhere():
+    size = BatchSize(GPU, memory=lambda device: Memory(10**15, 1))
+    for _ in range(20):
+        size.measured(size.now)
+    assert size.now == MOST_ON_GPU
+
+
+def test_no_size_given_captions_as_any_does():
+    captioner, pictures = tiny.captioner(), tiny.pictures(ON_CPU + 3)
+    assert captioner.caption(pictures) == captioner.caption(pictures, batch_size=1)
