@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from magicap.captioner import Captioner as Captioner
     from magicap.decoding.memory import CaptionMemory as CaptionMemory
-    from magicap.decoding.memory import ConsensusCaption as ConsensusCaption
-    from magicap.decoding.memory import NearestCaption as NearestCaption
+    from magicap.decoding.retrieved import ConsensusCaption as ConsensusCaption
+    from magicap.decoding.retrieved import NearestCaption as NearestCaption
+    from magicap.decoding.settings import BeamMagicSearch as BeamMagicSearch
     from magicap.decoding.settings import ContrastiveSearch as ContrastiveSearch
     from magicap.decoding.settings import Greedy as Greedy
     from magicap.decoding.settings import MagicSearch as MagicSearch
@@ -47,8 +48,16 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported on first use: importing magicap alone loads no torch.
 _HOMES = {
     "magicap.captioner": ("Captioner",),
-    "magicap.decoding.memory": ("CaptionMemory", "ConsensusCaption", "NearestCaption"),
-    "magicap.decoding.settings": ("ContrastiveSearch", "Greedy", "MagicSearch", "Nucleus", "TopK"),
+    "magicap.decoding.memory": ("CaptionMemory",),
+    "magicap.decoding.retrieved": ("ConsensusCaption", "NearestCaption"),
+    "magicap.decoding.settings": (
+        "BeamMagicSearch",
+        "ContrastiveSearch",
+        "Greedy",
+        "MagicSearch",
+        "Nucleus",
+        "TopK",
+    ),
     "magicap.errors": (
         "BadData",
         "BadImage",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from magicap.base import BaseCaptioner
+from magicap.decoding.memory import CaptionMemory
 from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
 from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict, whole
 from magicap.errors import BadSettings, ModelNotFound
@@ -36,7 +37,7 @@ from magicap.sources import (
 if TYPE_CHECKING:
     from magicap.explanations.candidates import CandidatesExplanation
 
-LANGUAGE_MODEL, SCORER = "language_model", "scorer"
+LANGUAGE_MODEL, SCORER, MEMORY = "language_model", "scorer", "memory"
 
 
 class Captioner(BaseCaptioner[Decoding]):
@@ -46,6 +47,7 @@ class Captioner(BaseCaptioner[Decoding]):
         language_model: proposes words; ``.model`` and ``.tokenizer`` are transformers' own.
         scorer: says which of them fit the picture.
         decoding: the search, unless a call names another.
+        memory: captions that decodings may ask; None: none.
         trie: what has been computed of captions' beginnings, which all calls share. Call its ``clear()``
             once the weights of a model have changed.
     """
@@ -55,11 +57,13 @@ class Captioner(BaseCaptioner[Decoding]):
         language_model: LanguageModel,
         scorer: ImageTextScorer,
         decoding: Decoding | None = None,
+        memory: CaptionMemory | None = None,
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """
         Args:
+            memory: captions that decodings may ask, encoded by this scorer.
             cache_bytes: how much of captions' beginnings is kept between calls; 0: nothing.
 
         Raises:
@@ -73,6 +77,7 @@ class Captioner(BaseCaptioner[Decoding]):
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Decoding = decoding or MagicSearch()
+        self.memory = memory
         self.trie = PrefixTrie(language_model, scorer, cache_bytes)
 
     @classmethod
@@ -104,6 +109,7 @@ class Captioner(BaseCaptioner[Decoding]):
                 LanguageModel.from_pretrained(parts.language_model, device=place, dtype=precision),
                 ImageTextScorer.from_pretrained(*parts.scorer, device=place, dtype=precision),
                 parts.decoding,
+                None if parts.memory is None else CaptionMemory.from_pretrained(parts.memory, device=place),
                 cache_bytes=cache_bytes,
             )
 
@@ -131,6 +137,8 @@ class Captioner(BaseCaptioner[Decoding]):
         stored = None if dtype is None else as_dtype(dtype)
         self.language_model.save_pretrained(folder / LANGUAGE_MODEL, dtype=stored)
         self.scorer.save_pretrained(folder / SCORER, dtype=stored)
+        if self.memory is not None:
+            self.memory.save_pretrained(folder / MEMORY)
         write_settings(folder, ZERO_SHOT, decoding)
 
     def stream(
@@ -143,7 +151,7 @@ class Captioner(BaseCaptioner[Decoding]):
         """
         search = _checked(decoding or self.decoding).search
         vectors = self.scorer.encode_images([image])
-        steps = search(self.trie, vectors, [seed])
+        steps = search(self.trie, vectors, [seed], self.memory)
         return (step for rows in steps for _, step in rows)
 
     def explain(
@@ -182,7 +190,7 @@ class Captioner(BaseCaptioner[Decoding]):
     def _batch(self, pixels: Tensor, decoding: Decoding, seeds: list[int]) -> list[Caption]:
         vectors = self.scorer.encode_pixels(pixels)
         steps: list[list[Step]] = [[] for _ in pixels]
-        search = _checked(decoding).search(self.trie, vectors, seeds)
+        search = _checked(decoding).search(self.trie, vectors, seeds, self.memory)
         for position in search:
             for row, step in position:
                 steps[row].append(step)
@@ -233,6 +241,7 @@ class _Parts(NamedTuple):
     language_model: str | Path
     scorer: tuple[str | Path, str | None]  # name and tag
     decoding: Decoding | None
+    memory: Path | None = None
 
 
 def _parts(source: str | Path) -> _Parts:
@@ -242,7 +251,8 @@ def _parts(source: str | Path) -> _Parts:
         return _Parts(preset.language_model, (preset.scorer, preset.scorer_tag), preset.decoding)
     require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
     decoding = from_dict(read_settings(folder)["decoding"])
-    return _Parts(folder / LANGUAGE_MODEL, (folder / SCORER, None), decoding)
+    memory = folder / MEMORY if (folder / MEMORY).is_dir() else None
+    return _Parts(folder / LANGUAGE_MODEL, (folder / SCORER, None), decoding, memory)
 
 
 @contextmanager

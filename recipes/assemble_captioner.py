@@ -1,7 +1,7 @@
 """Put a tuned language model and a trained scorer into one captioner folder, ready for ``--preset FOLDER``.
 
     python recipes/assemble_captioner.py --language_model runs/language_model/best \\
-        --scorer runs/scorer/best --out magicap/embedded --dtype float16
+        --scorer runs/scorer/best --out magicap/embedded --dtype float16 --memory_drawn 100000
 
 A README.md that lies in the folder (the model card) is left as it is.
 """
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, LanguageModel, MagicSearch
+from magicap.data import read_sentences
+from magicap.decoding.drawing import draw_captions
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class Config:
     dtype: str = field(
         default="float16", metadata={"help": "of the stored weights: float16, bfloat16 or float32"}
     )
+    memory_drawn: int = field(
+        default=0, metadata={"help": "captions that the language model is to say, to be remembered"}
+    )
+    memory_temperature: float = field(default=0.8, metadata={"help": "at which it says them"})
+    memory_text: list[str] = field(
+        default_factory=list, metadata={"help": "caption text to remember too (train split)"}
+    )
+    seed: int = field(default=1, metadata={"help": "of what it says"})
     top_k: int = field(default=MagicSearch.top_k, metadata={"help": "candidates a step"})
     alpha: float = field(default=MagicSearch.alpha, metadata={"help": "weight of the degeneration penalty"})
     beta: float = field(default=MagicSearch.beta, metadata={"help": "weight of the picture"})
@@ -40,7 +51,27 @@ def main(config: Config) -> None:
         ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag),
         MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens),
     )
+    captioner.memory = memory(captioner, config)
+    if captioner.memory is not None:
+        captioner.decoding = BeamMagicSearch(max_new_tokens=config.max_new_tokens)
     captioner.save_pretrained(config.out, dtype=config.dtype)
+
+
+def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
+    texts = [text for path in config.memory_text for text in read_sentences(path)]
+    if config.memory_drawn:
+        with tqdm(total=config.memory_drawn, desc="drawing captions", disable=None) as bar:
+            texts += draw_captions(
+                captioner.language_model,
+                config.memory_drawn,
+                temperature=config.memory_temperature,
+                seed=config.seed,
+                progress=bar.update,
+            )
+    if not texts:
+        return None
+    with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
+        return CaptionMemory.from_texts(captioner.scorer, texts, progress=bar.update)
 
 
 if __name__ == "__main__":

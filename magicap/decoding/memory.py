@@ -1,25 +1,33 @@
-"""A corpus of captions as vectors, and the floors it gives: the nearest caption, and consensus among them."""
+"""A corpus of captions as vectors, which a captioner remembers: given, or drawn from its language model."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
-from magicap.decoding.settings import Steps
-from magicap.errors import BadSettings
-from magicap.results import Step
+from magicap.decoding.consensus import Rarity
+from magicap.errors import BadModel, BadSettings
+from magicap.files import open_to_readers
 
 if TYPE_CHECKING:
-    from magicap.decoding.prefix_trie import PrefixTrie
-    from magicap.metrics.cider import TfIdf
+    from magicap.decoding.constraints import Constraints
+    from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
+
+VECTORS_FILE, CAPTIONS_FILE = "vectors.safetensors", "captions.json.gz"
+_STEPS = 127  # of the eight bits that a number is stored in
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, BadSettings, SafetensorError)
+_CHUNK = 1024  # captions encoded between two words of progress
 
 
 class CaptionMemory:
@@ -40,12 +48,84 @@ class CaptionMemory:
             )
         self.texts = list(texts)
         self.vectors = vectors
+        self._allowed: dict[Constraints, CaptionMemory] = {}
 
     @classmethod
-    def from_texts(cls, scorer: ImageTextScorer, texts: Sequence[str]) -> CaptionMemory:
-        """Encode captions with a scorer; a caption that stands twice is kept once."""
+    def from_texts(
+        cls,
+        scorer: ImageTextScorer,
+        texts: Sequence[str],
+        *,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> CaptionMemory:
+        """Encode captions with a scorer; a caption that stands twice is kept once.
+
+        Args:
+            progress: told how many more are encoded.
+        """
         distinct = list(dict.fromkeys(texts))
-        return cls(distinct, scorer.encode_texts(distinct))
+        parts = []
+        for start in range(0, len(distinct), _CHUNK):
+            parts.append(scorer.encode_texts(distinct[start : start + _CHUNK]))
+            progress(len(parts[-1]))
+        return cls(distinct, torch.cat(parts) if parts else torch.zeros(0, 0))
+
+    @classmethod
+    def from_language_model(
+        cls,
+        language_model: LanguageModel,
+        scorer: ImageTextScorer,
+        count: int,
+        *,
+        temperature: float = 0.8,
+        seed: int = 0,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> CaptionMemory:
+        """What the language model says when it is left alone: a memory that needs no text.
+
+        Args:
+            count: how many different captions.
+            temperature, seed: see :func:`magicap.decoding.drawing.draw_captions`.
+            progress: told of each caption twice, when it is drawn and when it is encoded.
+
+        Raises:
+            BadModel: the language model does not say so many different captions.
+        """
+        from magicap.decoding.drawing import draw_captions
+
+        texts = draw_captions(language_model, count, temperature=temperature, seed=seed, progress=progress)
+        return cls.from_texts(scorer, texts, progress=progress)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> CaptionMemory:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            BadModel: a file is missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        try:
+            texts = json.loads(gzip.decompress((folder / CAPTIONS_FILE).read_bytes()))
+            stored = load_file(folder / VECTORS_FILE)
+            vectors = F.normalize(stored["vectors"].float(), dim=1).to(device)
+            return cls(texts, vectors)
+        except _UNREADABLE as error:
+            raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write captions and vectors, a number in eight bits: cosines change by less than 0.01."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        largest = self.vectors.abs().amax(dim=1, keepdim=True)
+        stored = (self.vectors / largest * _STEPS).round().to(torch.int8).cpu().contiguous()
+        save_file({"vectors": stored}, folder / VECTORS_FILE)
+        text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
+        open_to_readers(folder)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -55,7 +135,7 @@ class CaptionMemory:
         return f"CaptionMemory({len(self)} captions, {digest.hexdigest()})"
 
     def nearest(self, queries: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-        """The captions most like each query, best first; of equals the earlier.
+        """The captions most like each query, best first; of equals the earlier, but for the last place.
 
         Args:
             queries: (B, D) unit vectors of pictures or texts.
@@ -72,69 +152,31 @@ class CaptionMemory:
                 f"{queries.shape[1]}: encode the memory with the captioner's own scorer"
             )
         cosine = queries @ self.vectors.T
-        order = (
-            cosine.sort(dim=1, descending=True, stable=True) if count > 1 else cosine.max(dim=1, keepdim=True)
-        )
-        return order.values[:, :count], order.indices[:, :count]
+        if count == 1:
+            best = cosine.max(dim=1, keepdim=True)
+            return best.values, best.indices
+        positions = cosine.topk(min(count, len(self)), dim=1).indices.sort(dim=1).values
+        order = cosine.gather(1, positions).sort(dim=1, descending=True, stable=True)
+        return order.values, positions.gather(1, order.indices)
+
+    def where(self, constraints: Constraints) -> CaptionMemory:
+        """The captions that are as they must be.
+
+        Raises:
+            BadSettings: there are none.
+        """
+        if not constraints:
+            return self
+        if constraints not in self._allowed:
+            kept = [number for number, text in enumerate(self.texts) if constraints.hold(text)]
+            if not kept:
+                raise BadSettings(
+                    f"none of the {len(self)} captions that are remembered is as it must be: {constraints}"
+                )
+            self._allowed = {constraints: CaptionMemory([self.texts[i] for i in kept], self.vectors[kept])}
+        return self._allowed[constraints]
 
     @cached_property
-    def word_vectors(self) -> TfIdf:
-        """The captions as n-gram vectors, each caption a document of its own; made at first use."""
-        from magicap.metrics.cider import TfIdf
-        from magicap.metrics.ngrams import words
-        from magicap.metrics.tokenizer import PTB
-
-        return TfIdf.of([words(PTB(text)) for text in self.texts], document=np.arange(len(self)))
-
-
-@dataclass(frozen=True)
-class NearestCaption:
-    """Retrieval: the memory's caption that fits the picture best, in one step (CLIPRe in Su et al. 2022)."""
-
-    memory: CaptionMemory
-    """Where captions are looked up; encoded by the captioner's own scorer."""
-
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
-        cosine, position = self.memory.nearest(images.to(self.memory.vectors.device))
-        found = zip(position[:, 0].tolist(), cosine[:, 0].tolist(), strict=True)
-        yield [(row, _retrieved(self.memory.texts[i], value)) for row, (i, value) in enumerate(found)]
-
-
-@dataclass(frozen=True)
-class ConsensusCaption:
-    """Retrieval by consensus: of the captions nearest to the picture the one most like the others.
-
-    "Like" is CIDEr-D, n-grams being weighed by how few captions of the memory hold them (Devlin et al. 2015,
-    "Exploring Nearest Neighbor Approaches for Image Captioning").
-    """
-
-    memory: CaptionMemory
-    """Where captions are looked up; encoded by the captioner's own scorer."""
-
-    count: int = 30
-    """How many of the nearest captions take part."""
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise BadSettings(f"count must be at least 1, found {self.count}")
-
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
-        cosine, position = self.memory.nearest(images.to(self.memory.vectors.device), self.count)
-        chosen = [_most_like_the_others(self.memory, row) for row in position.cpu().numpy()]
-        yield [
-            (row, _retrieved(self.memory.texts[int(position[row, best])], float(cosine[row, best])))
-            for row, best in enumerate(chosen)
-        ]
-
-
-def _most_like_the_others(memory: CaptionMemory, nearest: NDArray[np.int64]) -> int:
-    """Which of some captions has the largest sum of CIDEr-D with the others; of equals the first."""
-    count = len(nearest)
-    similarity = memory.word_vectors.similarity(np.repeat(nearest, count), np.tile(nearest, count))
-    likeness = similarity.reshape(count, count)
-    np.fill_diagonal(likeness, 0.0)
-    return int(likeness.sum(axis=1).argmax())
-
-
-def _retrieved(text: str, cosine: float) -> Step:
-    return Step(text, text, -1, 0.0, 0.0, cosine, last=True)
+    def rarity(self) -> Rarity:
+        """In how many of the captions each n-gram stands; counted at first use."""
+        return Rarity.of(self.texts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from magicap.errors import BadSettings
@@ -17,6 +18,8 @@ from magicap.results import Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from magicap.decoding.constraints import Constraints
+    from magicap.decoding.memory import CaptionMemory
     from magicap.decoding.prefix_trie import PrefixTrie
 
 
@@ -27,13 +30,16 @@ Steps = Iterator[list[tuple[int, Step]]]
 class Decoding(Protocol):
     """A way of searching for captions."""
 
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
         """Write a caption for each picture, all rows in step.
 
         Args:
             trie: the two models, and what has been computed of prefixes before.
             images: (B, D) unit vectors of the pictures.
             seeds: B seeds, for searches that draw.
+            memory: captions that the captioner remembers, if it does.
         """
         ...
 
@@ -60,10 +66,85 @@ class MagicSearch:
         number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
         from magicap.decoding.magic import magic_search
 
         return magic_search(trie, images, self)
+
+
+@dataclass(frozen=True)
+class BeamMagicSearch:
+    """Beam magic search: captions written by a beam, and remembered ones, are chosen among by consensus."""
+
+    top_k: int = 45
+    """How many most probable next tokens compete."""
+
+    beam_size: int = 10
+    """How many captions are written side by side."""
+
+    finished: int = 30
+    """How many captions that ended of themselves compete."""
+
+    memory_weight: float = 0.5
+    """Share of the memory's word prior in the probability of a next token, 0 to 1."""
+
+    image_weight: float | None = None
+    """What a standard deviation of cosine is worth in nats while beams are written; None: 0 with a memory,
+    which says what the picture shows, and 1 without."""
+
+    fit_weight: float = 0.0
+    """What a cosine of one is worth in points of expected CIDEr-D (0 to 10), when the caption is chosen."""
+
+    neighbours: int = 200
+    """How many of the memory's captions have a say."""
+
+    temperature: float = 2.0
+    """Of their weights, in standard deviations of their cosines."""
+
+    max_new_tokens: int = 20
+    """A caption is cut after this many tokens."""
+
+    include: tuple[str, ...] = ()
+    """Words that the caption must have."""
+
+    exclude: tuple[str, ...] = ()
+    """Words that it must not have."""
+
+    min_words: int = 0
+    """The fewest words it may have."""
+
+    max_words: int | None = None
+    """The most words it may have; None: no limit but ``max_new_tokens``."""
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):  # JSON knows no tuples
+            if isinstance(given := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(given))
+        for name in ("top_k", "beam_size", "finished", "neighbours", "max_new_tokens"):
+            whole(name, getattr(self, name))
+        number("memory_weight", self.memory_weight, lambda weight: 0 <= weight <= 1, "between 0 and 1")
+        for name in ("image_weight", "fit_weight"):
+            value = 0 if name == "image_weight" and self.image_weight is None else getattr(self, name)
+            number(name, value, lambda weight: 0 <= weight <= 1e6, "between 0 and a million")
+        number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        _ = self.constraints
+
+    @cached_property
+    def constraints(self) -> Constraints:
+        """What a caption must have, must not have, and how long it may be."""
+        from magicap.decoding.constraints import Constraints
+
+        return Constraints(self.include, self.exclude, self.min_words, self.max_words)
+
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
+        from magicap.decoding.beam_magic import beam_magic_search
+
+        found = beam_magic_search(trie, images, self, memory)
+        yield [(row, choices[0].step) for row, choices in enumerate(found)]
 
 
 @dataclass(frozen=True)
@@ -82,7 +163,9 @@ class ContrastiveSearch:
     def __post_init__(self) -> None:
         MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
 
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
         return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens).search(trie, images, seeds)
 
 
@@ -96,7 +179,9 @@ class Greedy:
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
         return MagicSearch(1, 0.0, 0.0, self.max_new_tokens).search(trie, images, seeds)
 
 
@@ -118,7 +203,9 @@ class TopK:
         number("temperature", self.temperature, lambda t: t > 0, "above 0")
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
         from magicap.decoding.baselines import keep_top_k, sample
 
         return sample(
@@ -148,7 +235,9 @@ class Nucleus:
         number("temperature", self.temperature, lambda t: t > 0, "above 0")
         whole("max_new_tokens", self.max_new_tokens)
 
-    def search(self, trie: PrefixTrie, images: Tensor, seeds: list[int]) -> Steps:
+    def search(
+        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+    ) -> Steps:
         from magicap.decoding.baselines import keep_nucleus, sample
 
         return sample(
@@ -162,6 +251,7 @@ class Nucleus:
 
 SETTINGS = {
     "magic": MagicSearch,
+    "beam-magic": BeamMagicSearch,
     "contrastive": ContrastiveSearch,
     "greedy": Greedy,
     "top-k": TopK,

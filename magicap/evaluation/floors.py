@@ -88,7 +88,8 @@ def floor_decodings(captioner: Captioner, training: Sequence[CaptionedImage]) ->
     Contrastive search has the captioner's magic search settings without the picture; retrieval looks in the
     training captions.
     """
-    from magicap.decoding.memory import CaptionMemory, ConsensusCaption, NearestCaption
+    from magicap.decoding.memory import CaptionMemory
+    from magicap.decoding.retrieved import ConsensusCaption, NearestCaption
 
     own = captioner.decoding if isinstance(captioner.decoding, MagicSearch) else MagicSearch()
     texts = [normalise_caption(text) for row in training for text in row.captions]

@@ -271,6 +271,11 @@ class LanguageModel:
         texts: list[str] = self.tokenizer.batch_decode(spoken, clean_up_tokenization_spaces=False)
         return texts
 
+    def caption_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of whole captions, between the start and the end token."""
+        rows = self.tokenizer(list(captions), add_special_tokens=False).input_ids if captions else []
+        return [[self.start_id, *ids, self.end_id] for ids in rows]
+
     def shown(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""
         return [text.rstrip("\ufffd") for text in self.texts(batch)]

@@ -1,0 +1,125 @@
+"""Beam magic search: whole captions compete, and the one that the others agree with most wins.
+
+Magic search chooses word by word and never goes back. Here beams are scored as wholes, by the language model
+mixed with what the memory's captions nearest to the picture go on with, and by the picture. What they write
+competes with those captions themselves, and that is taken which the captions nearest to the picture agree
+with most: minimum Bayes risk (Kumar and Byrne 2004) with CIDEr-D as the gain, as consensus captioning takes
+it (Devlin et al. 2015).
+
+Shapes: B pictures, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from magicap.decoding.beam import Written, write_captions
+from magicap.decoding.electorate import NARROWEST, Electorate, by_score, nearest_captions
+from magicap.decoding.word_prior import WordPrior
+from magicap.errors import BadSettings
+from magicap.results import Step
+
+if TYPE_CHECKING:
+    from magicap.decoding.memory import CaptionMemory
+    from magicap.decoding.prefix_trie import PrefixTrie
+    from magicap.decoding.settings import BeamMagicSearch
+    from magicap.models.scorer import ImageTextScorer
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A whole caption that competed."""
+
+    text: str
+
+    consensus: float
+    """Expected CIDEr-D, 0 to 10."""
+
+    fit: float
+    """``fit_weight`` times the cosine of picture and caption."""
+
+    finished: bool
+    """Whether it ended of itself."""
+
+    @property
+    def score(self) -> float:
+        """What was compared."""
+        return self.consensus + self.fit
+
+    @property
+    def step(self) -> Step:
+        """The whole caption as one step of a search."""
+        return Step(self.text, self.text, -1, self.consensus, 0.0, self.fit, self.finished)
+
+
+def beam_magic_search(
+    trie: PrefixTrie, images: Tensor, settings: BeamMagicSearch, memory: CaptionMemory | None
+) -> list[list[Choice]]:
+    """For each picture the captions that competed, the best first; of equals the memory's, then the likelier.
+
+    Args:
+        images: (B, D) unit vectors of the pictures.
+        memory: captions with their vectors; without one, what was written competes and agrees alone.
+
+    Raises:
+        BadSettings: no room for so many tokens, or constraints that no caption meets.
+    """
+    trie.language_model.require_room(settings.max_new_tokens)
+    if not len(images):
+        return []
+    near: Sequence[Electorate | None] = [None] * len(images)
+    if memory is not None:
+        allowed = memory.where(settings.constraints)
+        near = nearest_captions(allowed, images, settings.neighbours, settings.temperature)
+    priors = [_prior(trie, electorate) for electorate in near]
+    units = [each.unit for each in near if each] or _first_words_spread(trie, images, settings)
+    weight = settings.image_weight if settings.image_weight is not None else float(memory is None)
+    written = write_captions(trie, images, priors, units, weight, settings)
+    return [_elect(trie.scorer, *each, settings) for each in zip(images, written, near, strict=True)]
+
+
+def _first_words_spread(trie: PrefixTrie, images: Tensor, settings: BeamMagicSearch) -> list[float]:
+    """What cosines are measured in where no captions are remembered: how far first words differ."""
+    (vectors,) = trie.look([trie.root(settings.top_k)])
+    spread: list[float] = (images @ vectors.T).std(dim=1, correction=0).clamp_min(NARROWEST).tolist()
+    return spread
+
+
+def _prior(trie: PrefixTrie, near: Electorate | None) -> WordPrior | None:
+    if near is None:
+        return None
+    language_model = trie.language_model
+    captions = language_model.caption_ids(near.texts)
+    return WordPrior(captions, len(captions) * near.weights)
+
+
+def _elect(
+    scorer: ImageTextScorer,
+    image: Tensor,
+    written: Sequence[Written],
+    near: Electorate | None,
+    settings: BeamMagicSearch,
+) -> list[Choice]:
+    """The captions that compete, the best first."""
+    own = {each.text: each for each in reversed(written) if settings.constraints.hold(each.text)}
+    if near is None and not own:
+        raise BadSettings(
+            "nothing that the language model would say is as it must be; a captioner with a memory finds more"
+        )
+    electorate = near or by_score(list(own), [each.score for each in own.values()])
+    known = set(electorate.texts)
+    more = [text for text in own if text not in known]
+    texts = [*electorate.texts, *more]
+    fit = [0.0] * len(texts)
+    if settings.fit_weight:
+        fit = (settings.fit_weight * (scorer.encode_texts(texts) @ image)).tolist()
+    agreed = electorate.agreement(more).tolist()
+    choices = [
+        Choice(text, consensus, cosine, text not in own or own[text].finished)
+        for text, consensus, cosine in zip(texts, agreed, fit, strict=True)
+    ]
+    return sorted(choices, key=lambda choice: -choice.score)

@@ -1,0 +1,139 @@
+"""CIDEr-D of captions with one another, fast enough to be asked at every picture: what a consensus is.
+
+n-grams are weighed by how few captions of a corpus hold them, as CIDEr-D weighs them by images. They are
+known by numbers that need no vocabulary, so what is known of a corpus is two arrays.
+
+Shapes: C captions, R of them references, E n-grams of all of them one behind the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Self
+
+import numpy as np
+
+from magicap.metrics.cider import SIGMA
+from magicap.metrics.ngrams import ORDERS, Integers, look_up, words
+from magicap.metrics.score import Numbers
+from magicap.metrics.tokenizer import PTB
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: no word is lost in products modulo 2**64
+
+
+@dataclass(frozen=True, eq=False)
+class Rarity:
+    """In how many captions of a corpus each n-gram stands."""
+
+    captions: int
+    """How many captions there are."""
+
+    numbers: Integers
+    """n-grams that stand in at least two of them, rising."""
+
+    counts: Integers
+    """In how many."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """Count a corpus of captions."""
+        grams = _Ngrams.of(texts)
+        numbers, counts = np.unique(grams.number[grams.occurrence == 0], return_counts=True)
+        often = counts > 1
+        return cls(len(texts), numbers[often], counts[often])
+
+    def __call__(self, numbers: Integers) -> Numbers:
+        """Log of captions over those that each n-gram stands in, at least one."""
+        position, found = look_up(self.numbers, numbers)
+        counts = np.where(found, self.counts[position], 1) if len(self.counts) else np.ones(len(numbers))
+        return np.asarray(np.log(max(self.captions, 1)) - np.log(counts))
+
+
+def likeness(texts: Sequence[str], references: int, rarity: Rarity) -> Numbers:
+    """(C, R) CIDEr-D of captions, 0 to 10, each held against one reference; float32.
+
+    Args:
+        texts: C captions.
+        references: how many of them, the first, are the references.
+        rarity: of the corpus.
+    """
+    grams = _Ngrams.of(texts)
+    rare = rarity(grams.number)
+    total = np.bincount(grams.place, weights=grams.count * rare**2, minlength=ORDERS * len(texts))
+    length = np.sqrt(total)[grams.place]
+    unit = np.divide(rare, length, out=np.zeros_like(rare), where=length > 0)
+    # What stands in one caption alone is like nothing. The k-th of equal n-grams is a coordinate of its own:
+    # then the product holds the smaller of two counts, so that repeating a word gains nothing.
+    _, coordinate, holders = np.unique(
+        grams.number * 31 + grams.occurrence, return_inverse=True, return_counts=True
+    )
+    shared = holders > 1
+    column = (np.cumsum(shared) - 1)[coordinate]
+    kept = shared[coordinate]
+    owner, column = grams.place[kept] % len(texts), column[kept]
+    candidate = np.zeros((len(texts), int(shared.sum())), dtype=np.float32)
+    candidate[owner, column] = unit[kept]
+    reference = candidate[:references].copy()
+    given = owner < references
+    reference[owner[given], column[given]] *= grams.count[kept][given]
+    apart = grams.sizes[:, None] - grams.sizes[None, :references]
+    nearness = np.exp(-(apart**2) / (2 * SIGMA**2)).astype(np.float32)
+    return np.asarray(10 / ORDERS * (candidate @ reference.T) * nearness)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ngrams:
+    """Every n-gram of some captions."""
+
+    number: Integers
+    """(E,) which n-gram it is."""
+
+    place: Integers
+    """(E,) its order, from 0, times C, and its caption."""
+
+    count: Integers
+    """(E,) how often it stands in its caption."""
+
+    occurrence: Integers
+    """(E,) which of these it is, from 0."""
+
+    sizes: Integers
+    """(C,) bigrams of each caption, at least 0: what CIDEr-D's length penalty compares."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        rows = [_digests(text) for text in texts]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        digests = np.concatenate([*rows, np.zeros(0, dtype=np.uint64)])
+        caption = np.repeat(np.arange(len(rows)), lengths)
+        room = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(digests))  # words to the caption's end
+        numbers, places = [], []
+        gram = np.zeros_like(digests)
+        for order in range(ORDERS):
+            begins = np.flatnonzero(room > order)
+            gram[begins] = gram[begins] * _BASE + digests[begins + order]
+            numbers.append(gram[begins].view(np.int64))
+            places.append(order * len(rows) + caption[begins])
+        number, place = np.concatenate(numbers), np.concatenate(places)
+        order_of = np.lexsort((number, place))
+        number, place = number[order_of], place[order_of]
+        new = np.ones(len(number), dtype=bool)
+        new[1:] = (number[1:] != number[:-1]) | (place[1:] != place[:-1])
+        starts = np.flatnonzero(new)
+        counts = np.diff(np.append(starts, len(number)))
+        occurrence = np.arange(len(number)) - np.repeat(starts, counts)
+        return cls(number, place, np.repeat(counts, counts), occurrence, np.maximum(lengths - 1, 0))
+
+
+@lru_cache(maxsize=2**17)
+def _digests(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """64 bits a word; that two n-grams share a number is as good as impossible."""
+    return np.array([_digest(word) for word in words(PTB(text))], dtype=np.uint64)
+
+
+@lru_cache(maxsize=2**16)
+def _digest(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest(), "little")

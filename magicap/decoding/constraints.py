@@ -1,0 +1,72 @@
+"""What a caption must have, must not have, and how long it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from magicap.errors import BadSettings
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Words are compared as captions are scored: lower case, without punctuation."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    min_words: int = 0
+    max_words: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+                raise BadSettings(f"{name} must be a list of words, found {given!r}")
+            if odd := [word for word in given if len(_words(word)) != 1]:
+                raise BadSettings(f"{name} must hold single words, found {odd[0]!r}")
+        if both := self._included & self._excluded:
+            raise BadSettings(f"{sorted(both)[0]!r} cannot be both included and excluded")
+        for name in ("min_words", "max_words"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise BadSettings(f"{name} must be a whole number of at least 0, found {value!r}")
+        if self.max_words is not None and self.max_words < max(1, self.min_words, len(self._included)):
+            raise BadSettings(
+                f"max_words must leave room for min_words and all of include, found {self.max_words}"
+            )
+
+    def __bool__(self) -> bool:
+        return self != Constraints()
+
+    def hold(self, caption: str) -> bool:
+        """Whether a whole caption is as it must be."""
+        words = _words(caption)
+        return (
+            self.min_words <= len(words)
+            and (self.max_words is None or len(words) <= self.max_words)
+            and self._included <= set(words)
+            and self._excluded.isdisjoint(words)
+        )
+
+    def can_hold(self, beginning: str) -> bool:
+        """Whether a caption that begins so can still be as it must be; its last word may go on."""
+        words = _words(beginning)
+        return (self.max_words is None or len(words) <= self.max_words) and self._excluded.isdisjoint(
+            words[:-1]
+        )
+
+    @cached_property
+    def _included(self) -> frozenset[str]:
+        return frozenset(word for each in self.include for word in _words(each))
+
+    @cached_property
+    def _excluded(self) -> frozenset[str]:
+        return frozenset(word for each in self.exclude for word in _words(each))
+
+
+def _words(text: str) -> Sequence[str]:
+    from magicap.metrics.ngrams import words
+    from magicap.metrics.tokenizer import PTB
+
+    return words(PTB(text))

@@ -1,0 +1,82 @@
+"""Captions that have a say in which caption a picture gets.
+
+Shapes: B pictures, M captions of an electorate, C candidates, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from magicap.decoding.consensus import Rarity, likeness
+from magicap.metrics.score import Numbers
+
+if TYPE_CHECKING:
+    from magicap.decoding.memory import CaptionMemory
+
+NARROWEST = 1e-6  # spread of cosines that are all the same
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """Different captions, and how likely each is taken to be said of the picture."""
+
+    texts: Sequence[str]
+    """M captions."""
+
+    weights: Numbers
+    """(M,) their probabilities, which add up to one."""
+
+    rarity: Rarity
+    """By which their n-grams are weighed."""
+
+    cosines: Numbers = field(default_factory=lambda: np.zeros(0))
+    """(M,) to the picture; none where no picture was looked at."""
+
+    @property
+    def unit(self) -> float:
+        """What cosines to the picture are measured in: their standard deviation."""
+        return max(float(self.cosines.std()), NARROWEST)
+
+    def agreement(self, more: Sequence[str]) -> Numbers:
+        """(M + C,) expected CIDEr-D, 0 to 10, of its own captions and of C others, none of them its own.
+
+        Each of its own captions is judged by the others.
+        """
+        M = len(self.texts)
+        alike = likeness([*self.texts, *more], M, self.rarity)
+        np.fill_diagonal(alike[:M], 0.0)
+        agreed = alike @ self.weights
+        agreed[:M] /= np.maximum(1 - self.weights, NARROWEST)
+        return np.asarray(agreed)
+
+
+def nearest_captions(
+    memory: CaptionMemory, images: Tensor, count: int, temperature: float
+) -> list[Electorate]:
+    """Of each picture the captions of a memory that are nearest to it, weighed by a softmax of their cosines.
+
+    Cosines are measured in their own spread, so one temperature suits any scorer and any memory.
+
+    Args:
+        images: (B, D) unit vectors.
+        count: M, or as many as there are.
+        temperature: in standard deviations of the M cosines.
+    """
+    cosines, positions = memory.nearest(images.to(memory.vectors.device), count)
+    found = []
+    for row, places in zip(cosines.double().cpu().numpy(), positions.tolist(), strict=True):
+        weights = np.exp((row - row[0]) / (temperature * max(float(row.std()), NARROWEST)))
+        texts = [memory.texts[place] for place in places]
+        found.append(Electorate(texts, weights / weights.sum(), memory.rarity, row))
+    return found
+
+
+def by_score(texts: Sequence[str], scores: Sequence[float]) -> Electorate:
+    """Captions that agree among themselves, weighed by their log-probabilities."""
+    weights = np.exp(np.array(scores) - max(scores))
+    return Electorate(texts, weights / weights.sum(), Rarity.of(texts))
