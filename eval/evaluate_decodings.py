@@ -20,9 +20,11 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from magicap import (
+    BeamMagicSearch,
     BeamSearch,
     Captioner,
     CaptionMemory,
+    ConsensusCaption,
     ContrastiveSearch,
     Greedy,
     MagicSearch,
@@ -49,6 +51,7 @@ class Config:
     memory: list[str] = field(
         default_factory=list, metadata={"help": "captions to retrieve from (train split)"}
     )
+    forget: bool = field(default=False, metadata={"help": "without what the captioner remembers"})
     limit: int | None = field(default=None, metadata={"help": "only the first so many pictures"})
     decodings: list[str] = field(
         default_factory=list, metadata={"help": "only these, and what is asked below"}
@@ -75,6 +78,8 @@ def main(config: Config) -> None:
         raise SystemExit(f"{config.captions} has no split {config.split!r}")
     images = ImageFiles(config.images)
     captioner = load_captioner(config.preset, dtype=config.dtype)
+    if config.forget and isinstance(captioner, Captioner):
+        captioner.memory = None
     print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
     print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))
     known = beams if isinstance(captioner, SupervisedCaptioner) else zero_shot_decodings
@@ -102,10 +107,12 @@ def beams(config: Config, captioner: SupervisedCaptioner) -> dict[str, Any]:
 
 
 def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
-    own = captioner.decoding if isinstance(captioner.decoding, MagicSearch) else MagicSearch()
-    room = own.max_new_tokens
+    default: Any = captioner.decoding
+    room = default.max_new_tokens
+    own = default if isinstance(default, MagicSearch) else MagicSearch(max_new_tokens=room)
     decodings: dict[str, Any] = {
-        "magic": captioner.decoding,
+        "own": default,
+        **(beam_magic_parts(default, captioner.memory) if isinstance(default, BeamMagicSearch) else {}),
         "greedy": Greedy(room),
         "contrastive": ContrastiveSearch(own.top_k, own.alpha, room),
         "top-k": TopK(max_new_tokens=room),
@@ -119,8 +126,23 @@ def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
             decodings[name] = replace(own, top_k=top_k, alpha=alpha, beta=beta)
     if config.memory:
         texts = [text for path in config.memory for text in read_sentences(path)]
-        decodings["nearest caption"] = NearestCaption(CaptionMemory.from_texts(captioner.scorer, texts))
+        memory = CaptionMemory.from_texts(captioner.scorer, texts)
+        decodings["nearest caption"] = NearestCaption(memory)
+        decodings["consensus of 30"] = ConsensusCaption(memory, 30)
     return decodings
+
+
+def beam_magic_parts(own: BeamMagicSearch, memory: CaptionMemory | None) -> dict[str, Any]:
+    """Beam magic search with a part less or more."""
+    parts: dict[str, Any] = {
+        "own, no word prior": replace(own, memory_weight=0.0),
+        "own, beams steered by the picture": replace(own, image_weight=0.1),
+        "own, the picture has a say": replace(own, fit_weight=0.5),
+    }
+    if memory is not None:
+        parts["remembered: nearest"] = NearestCaption(memory)
+        parts["remembered: consensus"] = ConsensusCaption(memory, own.neighbours)
+    return parts
 
 
 def chosen(config: Config, decodings: dict[str, Any]) -> dict[str, Any]:

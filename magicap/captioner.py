@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from magicap.base import BaseCaptioner
 from magicap.decoding.memory import CaptionMemory
 from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
-from magicap.decoding.settings import Decoding, MagicSearch, from_dict, to_dict, whole
+from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, from_dict, to_dict, whole
 from magicap.errors import BadSettings, ModelNotFound
 from magicap.explanations.figures import SHOWN
 from magicap.images import ImageSource, open_image
@@ -35,7 +36,9 @@ from magicap.sources import (
 )
 
 if TYPE_CHECKING:
+    from magicap.adaptation import AdaptationSettings
     from magicap.explanations.candidates import CandidatesExplanation
+    from magicap.explanations.election import ElectionExplanation
 
 LANGUAGE_MODEL, SCORER, MEMORY = "language_model", "scorer", "memory"
 
@@ -141,10 +144,35 @@ class Captioner(BaseCaptioner[Decoding]):
             self.memory.save_pretrained(folder / MEMORY)
         write_settings(folder, ZERO_SHOT, decoding)
 
+    def adapt(
+        self,
+        texts: Iterable[str],
+        images: Sequence[ImageSource] | None = None,
+        *,
+        settings: AdaptationSettings | None = None,
+    ) -> Captioner:
+        """A captioner for another domain, from its sentences alone; minutes on two cores.
+
+        ``recipes/adapt_domain.py`` does the same, can resume, and says what has changed.
+
+        Args:
+            texts: sentences of the domain, a caption each; no pictures belong to them.
+            images: pictures of the domain without captions, which make the calibration finer.
+            settings: how much is done; None: the defaults.
+
+        Raises:
+            BadData: too few different sentences.
+            BadImage: a picture cannot be read.
+        """
+        from magicap.adaptation import adapt
+
+        with TemporaryDirectory(prefix="magicap-") as folder:
+            return adapt(self, texts, images, folder=Path(folder), settings=settings).captioner
+
     def stream(
         self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0
     ) -> Iterator[Step]:
-        """Caption one picture step by step, as the words are chosen.
+        """Caption one picture step by step, as the words are chosen; an elected caption is one step.
 
         Raises:
             BadImage: the picture cannot be read; raised at once, before the first step.
@@ -156,29 +184,38 @@ class Captioner(BaseCaptioner[Decoding]):
 
     def explain(
         self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0, candidates: int = SHOWN
-    ) -> CandidatesExplanation:
-        """Caption one picture by magic search, and show which tokens competed at each step.
+    ) -> CandidatesExplanation | ElectionExplanation:
+        """Caption one picture, and show what competed: tokens at each step, or whole captions.
 
         Args:
-            seed: magic search draws nothing, so it changes nothing.
-            candidates: how many are shown of each step.
+            seed: neither search draws, so it changes nothing.
+            candidates: how many are shown, of each step or in all.
 
         Raises:
             BadImage: the picture cannot be read.
-            BadSettings: another decoding than magic search, or no candidates.
+            BadSettings: another decoding than the two magic searches, or no candidates.
         """
         search = decoding or self.decoding
-        if not isinstance(search, MagicSearch):
+        if not isinstance(search, MagicSearch | BeamMagicSearch):
             raise BadSettings(
-                f"only MagicSearch weighs candidates that can be shown, found {search!r}; "
-                "explain with decoding=MagicSearch()"
+                f"only MagicSearch and BeamMagicSearch weigh candidates that can be shown, found {search!r}; "
+                "explain with one of these"
             )
         whole("candidates", candidates)
+        picture = open_image(image)
+        vectors = self.scorer.encode_images([picture])
+        if isinstance(search, BeamMagicSearch):
+            from magicap.decoding.beam_magic import beam_magic_search
+            from magicap.explanations.election import ElectionExplanation
+
+            (choices,) = beam_magic_search(self.trie, vectors, search, self.memory)
+            elected = tuple(choice.step for choice in choices[:candidates])
+            (caption,) = self._gathered(vectors, [[elected[0]]])
+            return ElectionExplanation(picture, caption, elected)
+
         from magicap.decoding.magic import magic_positions
         from magicap.explanations.candidates import CandidatesExplanation
 
-        picture = open_image(image)
-        vectors = self.scorer.encode_images([picture])
         positions = magic_positions(self.trie, vectors, search, places=candidates)
         shown = [tuple(position.best(self.language_model, candidates)[0]) for position in positions]
         (caption,) = self._gathered(vectors, [[steps[0] for steps in shown]])

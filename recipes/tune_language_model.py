@@ -16,9 +16,9 @@ A second run of the same command resumes where the first one stopped.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from magicap.training.checks import claim_folder, refuse_empty
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.sentences import Sentences, surprise
 
 MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "cpu")
 
@@ -85,20 +86,16 @@ class Config:
 def main(config: Config) -> None:
     set_seed(config.seed)
     language_model = start_model(config)
-    texts = {path: encode_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
-    every = [row for path in config.text for row in texts[path]]
-    domain = [row for path in config.domain_text for row in texts[path]]
+    texts = {path: read_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
+    every = reduce(add, [texts[path] for path in config.text])
+    domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
     validation = read_sentences(config.validation_text, splits=("dev", "val"), held_out=())
     refuse_empty(validation, config.validation_text, ("dev", "val"))
-    held_out = encode(language_model, validation, config.max_tokens)
-    characters = sum(len(text) + 1 for text in validation)
-
-    def batches(data: list[list[int]], order: list[list[int]]) -> DataLoader[list[int]]:
-        return DataLoader(data, batch_sampler=order, collate_fn=lambda rows: pad(rows, language_model.pad_id))  # type: ignore[arg-type]
+    held_out = Sentences(language_model, validation, config.max_tokens)
 
     def epoch_batches(epoch: int) -> DataLoader[list[int]]:
-        train = every if epoch < config.epochs else domain
-        return batches(train, by_length(train, config.batch_size, shuffle=config.seed + epoch))
+        train = every if epoch < config.epochs or domain is None else domain
+        return train.batches(config.batch_size, shuffle=config.seed + epoch)
 
     def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         output = model(
@@ -111,21 +108,6 @@ def main(config: Config) -> None:
             )
         return value
 
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        nats = tokens = 0.0
-        for batch in batches(held_out, by_length(held_out, config.batch_size)):
-            batch = {name: tensor.to(next(model.parameters()).device) for name, tensor in batch.items()}
-            count = float(batch["mask"][:, 1:].sum())
-            logits = model(batch["ids"], attention_mask=batch["mask"]).logits
-            nats += float(next_token_cross_entropy(logits, batch["ids"], batch["mask"])) * count
-            tokens += count
-        bits_per_character = nats / characters / torch.log(torch.tensor(2.0)).item()
-        return {
-            "score": -bits_per_character,
-            "bits_per_character": bits_per_character,
-            "nats_per_token": nats / tokens,
-        }
-
     out = Path(config.out)
     claim_folder(out, asdict(config), MAY_CHANGE)
     progress = fit(
@@ -133,11 +115,11 @@ def main(config: Config) -> None:
         split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),
         loader=epoch_batches,
         loss=loss,
-        validate=validate,
+        validate=lambda model: surprise(model, held_out, config.batch_size),
         save_best=lambda _: language_model.save_pretrained(out / "best"),
         folder=out,
         config=LoopConfig(
-            epochs=config.epochs + (config.domain_epochs if domain else 0),
+            epochs=config.epochs + (0 if domain is None else config.domain_epochs),
             validations_per_epoch=config.validations_per_epoch,
             max_steps=config.max_steps,
             cpu=config.cpu,
@@ -168,41 +150,11 @@ def start_model(config: Config) -> LanguageModel:
     return LanguageModel(GPT2LMHeadModel(shape), tokenizer)
 
 
-def encode_file(language_model: LanguageModel, path: str, config: Config) -> list[list[int]]:
-    """Token ids of the train split of a data set, or of a text file."""
+def read_file(language_model: LanguageModel, path: str, config: Config) -> Sentences:
+    """The train split of a data set, or a text file."""
     sentences = read_sentences(path, splits=("train",))
     refuse_empty(sentences, path, ("train",))
-    return encode(language_model, sentences, config.max_tokens)
-
-
-def encode(language_model: LanguageModel, sentences: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Token ids between the start and the end token; a sentence cut at ``max_tokens`` gets no end."""
-    rows = language_model.tokenizer(list(sentences), add_special_tokens=False).input_ids
-    rows = [[language_model.start_id, *ids, language_model.end_id] for ids in rows]
-    return [row[:max_tokens] for row in rows]
-
-
-def by_length(rows: Sequence[Sequence[int]], batch_size: int, shuffle: int | None = None) -> list[list[int]]:
-    """Batches of row numbers of about equal length, so that little is padding; shuffled by a seed."""
-    chance = random.Random(shuffle)
-    order = list(range(len(rows)))
-    if shuffle is not None:
-        chance.shuffle(order)
-    chunk = batch_size * 50
-    batches = []
-    for start in range(0, len(order), chunk):
-        part = sorted(order[start : start + chunk], key=lambda row: len(rows[row]))
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    if shuffle is not None:
-        chance.shuffle(batches)
-    return batches
-
-
-def pad(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return {"ids": ids, "mask": mask}
+    return Sentences(language_model, sentences, config.max_tokens)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 from magicap.data import CaptionedImage
-from magicap.decoding.memory import CaptionMemory, ConsensusCaption
+from magicap.decoding.memory import CaptionMemory
+from magicap.decoding.retrieved import ConsensusCaption
 from magicap.errors import BadData, BadSettings
 from magicap.evaluation.comparison import System, compare
 from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicap.commands.shared import SOME_FAILED, load_captioner, progress, say
+from magicap.decoding.settings import SETTINGS
 from magicap.errors import BadImage, BadSettings
 from magicap.evaluation.rows import Origin, caption_row
 from magicap.explanations.figures import FORMATS, refuse_undrawable
@@ -53,19 +54,36 @@ def add(commands: Any) -> None:
         "--explain", metavar="FILE",
         help=f"draw why: what was weighed at each word, or looked at ({', '.join(FORMATS)}; one picture)",
     )  # fmt: skip
+    caption.add_argument(
+        "--decoding",
+        choices=sorted(SETTINGS),
+        help="how to search, at that search's own defaults (default: the captioner's own)",
+    )
     for name, (kind, about) in _SEARCH_OPTIONS.items():
         caption.add_argument(_option(name), type=kind, help=about)
+    for name, about in _WORD_OPTIONS.items():
+        caption.add_argument(_option(name), action="append", metavar="WORD", help=about)
 
 
 _SEARCH_OPTIONS = {
-    "top_k": (int, "magic search: how many next tokens compete"),
+    "top_k": (int, "magic searches: how many next tokens compete"),
     "alpha": (float, "magic search: weight of the degeneration penalty"),
     "beta": (float, "magic search: weight of the picture"),
-    "beam_size": (int, "supervised captioners: how many beginnings are kept"),
+    "beam_size": (int, "beam searches: how many beginnings are kept"),
+    "neighbours": (int, "beam magic search: how many remembered captions have a say"),
+    "fit_weight": (float, "beam magic search: weight of the picture when the caption is chosen"),
+    "min_words": (int, "beam magic search: the fewest words of a caption"),
+    "max_words": (int, "beam magic search: the most words of a caption"),
     "length_penalty": (float, "supervised captioners: above 1 prefers longer captions, below 1 shorter ones"),
     "max_new_tokens": (int, "the longest caption in tokens"),
 }
 """Settings of decodings: each can be given where the captioner's decoding has it."""
+
+
+_WORD_OPTIONS = {
+    "include": "beam magic search: a word that the caption must have (again for another)",
+    "exclude": "beam magic search: a word that it must not have (again for another)",
+}
 
 
 def _option(setting: str) -> str:
@@ -125,10 +143,17 @@ def _with_options(captioner: AnyCaptioner, options: argparse.Namespace) -> Any:
         BadSettings: an option that the decoding does not have, or a value out of range.
     """
     decoding: Any = captioner.decoding
-    given = {name: getattr(options, name) for name in _SEARCH_OPTIONS if getattr(options, name) is not None}
-    has = {field.name for field in fields(decoding)} & _SEARCH_OPTIONS.keys()
+    if options.decoding is not None:
+        if not hasattr(decoding, "search"):
+            raise BadSettings(
+                f"--decoding: {options.preset} is a supervised captioner, which has one of its own"
+            )
+        decoding = SETTINGS[options.decoding]()
+    every = [*_SEARCH_OPTIONS, *_WORD_OPTIONS]
+    given = {name: getattr(options, name) for name in every if getattr(options, name) is not None}
+    has = {field.name for field in fields(decoding)} & {*every}
     if stray := [_option(name) for name in given if name not in has]:
-        known = ", ".join(_option(name) for name in _SEARCH_OPTIONS if name in has)
+        known = ", ".join(_option(name) for name in every if name in has)
         raise BadSettings(
             f"{', '.join(stray)}: this captioner's decoding is {type(decoding).__name__}, which has {known}; "
             "leave the others out"

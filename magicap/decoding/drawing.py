@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from magicap.data.text import normalise_caption
-from magicap.errors import BadModel
 
 if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
 
 _AT_ONCE = 250
-_TRIES = 20  # draws a caption that is wanted, before a model is said to repeat itself
+_ENOUGH_NEW = 0.05  # of a batch's draws; a model that says less that is new has said what it has to say
 
 
 @torch.inference_mode()
@@ -30,27 +29,22 @@ def draw_captions(
     """Different whole captions, each as :func:`normalise_caption` writes it, in the order they were drawn.
 
     Args:
+        count: how many; fewer where the model has no more to say.
         temperature: below 1 draws more of what is probable.
-        max_new_tokens: what has not ended by then is thrown away.
+        max_new_tokens: what has not ended by then, or where the model's positions end, is thrown away.
         progress: told how many more there are.
-
-    Raises:
-        BadModel: the language model does not say so many different captions.
     """
-    language_model.require_room(max_new_tokens)
+    max_new_tokens = min(max_new_tokens, language_model.max_new_tokens)
     dice = torch.Generator(language_model.device).manual_seed(seed)
     captions: dict[str, None] = {}
-    for _ in range(-(-_TRIES * count // _AT_ONCE)):
+    found = _AT_ONCE
+    while len(captions) < count and found >= _ENOUGH_NEW * _AT_ONCE:
         before = len(captions)
         rows = _draw(language_model, temperature, max_new_tokens, dice)
         captions.update(dict.fromkeys(text for each in rows if (text := normalise_caption(each))))
-        progress(min(len(captions), count) - min(before, count))
-        if len(captions) >= count:
-            return list(captions)[:count]
-    raise BadModel(
-        f"the language model says only {len(captions)} different captions in {_TRIES} times as many draws as "
-        f"the {count} wanted; ask for fewer, or draw at a higher temperature"
-    )
+        found = len(captions) - before
+        progress(min(len(captions), count) - before)
+    return list(captions)[:count]
 
 
 def _draw(

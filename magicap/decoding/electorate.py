@@ -70,10 +70,17 @@ def nearest_captions(
     cosines, positions = memory.nearest(images.to(memory.vectors.device), count)
     found = []
     for row, places in zip(cosines.double().cpu().numpy(), positions.tolist(), strict=True):
-        weights = np.exp((row - row[0]) / (temperature * max(float(row.std()), NARROWEST)))
         texts = [memory.texts[place] for place in places]
-        found.append(Electorate(texts, weights / weights.sum(), memory.rarity, row))
+        found.append(Electorate(texts, softmax_in_spreads(row, temperature), memory.rarity, row))
     return found
+
+
+def softmax_in_spreads(cosines: Numbers, temperature: float) -> Numbers:
+    """(M,) softmax of falling cosines, the temperature in standard deviations of them."""
+    if not len(cosines):
+        return cosines
+    weights = np.exp((cosines - cosines[0]) / (temperature * max(float(cosines.std()), NARROWEST)))
+    return np.asarray(weights / weights.sum())
 
 
 def by_score(texts: Sequence[str], scores: Sequence[float]) -> Electorate:

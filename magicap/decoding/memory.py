@@ -84,12 +84,12 @@ class CaptionMemory:
         """What the language model says when it is left alone: a memory that needs no text.
 
         Args:
-            count: how many different captions.
+            count: how many different captions; fewer where it has no more to say.
             temperature, seed: see :func:`magicap.decoding.drawing.draw_captions`.
             progress: told of each caption twice, when it is drawn and when it is encoded.
 
         Raises:
-            BadModel: the language model does not say so many different captions.
+            BadSettings: the language model never ends a caption.
         """
         from magicap.decoding.drawing import draw_captions
 

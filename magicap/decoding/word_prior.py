@@ -42,5 +42,6 @@ class WordPrior:
                 break
             after = self._next[context]
             votes = np.array([after.get(token, 0.0) for token in candidates])
-            found = (votes + _BACKING_OFF * found) / (total + _BACKING_OFF)
+            trust = _BACKING_OFF if length else 0.0
+            found = (votes + trust * found) / (total + trust)
         return found

@@ -1,0 +1,147 @@
+"""A captioner's memory: drawn from its language model, kept on disk, calibrated by itself."""
+
+import gzip
+import json
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+
+from magicap import BadData, BadModel, BadSettings, BeamMagicSearch, CaptionMemory
+from magicap.adaptation import AdaptationSettings, adapt
+from magicap.decoding.calibration import NEIGHBOURS, TEMPERATURES, calibrated, stand_ins
+from magicap.decoding.constraints import Constraints
+from magicap.decoding.drawing import draw_captions
+from magicap.decoding.memory import CAPTIONS_FILE, VECTORS_FILE
+
+NOUNS = ["dog", "man", "child", "biker", "wall", "beach"]
+DOMAIN = [f"A {a} runs near the {b} on a {c}." for a in NOUNS for b in NOUNS for c in NOUNS[:3]]
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return tiny.captioner(0)
+
+
+@pytest.fixture(scope="module")
+def memory(captioner):
+    return CaptionMemory.from_texts(captioner.scorer, DOMAIN)
+
+
+@pytest.fixture(scope="module")
+def talker():
+    """A random language model that ends its sentences: one of the tokens that it likes is its end."""
+    language_model = tiny.language_model(tiny.word_tokenizer(), seed=1)
+    likely = language_model.probabilities(language_model.start().last).topk(2).indices
+    language_model.end_id = int(likely[0, 1])
+    return language_model
+
+
+def test_drawn_captions_differ_and_are_the_same_again(talker):
+    told = []
+    drawn = draw_captions(talker, 40, seed=3, progress=told.append)
+    assert len(set(drawn)) == len(drawn) == sum(told) == 40
+    assert drawn == draw_captions(talker, 40, seed=3)
+    assert drawn != draw_captions(talker, 40, seed=4)
+
+
+def test_a_model_that_repeats_itself_is_not_asked_for_ever(talker):
+    assert len(draw_captions(talker, 10**6, max_new_tokens=2, temperature=0.01)) < 500
+
+
+def test_a_memory_from_the_language_model_alone(talker, captioner):
+    memory = CaptionMemory.from_language_model(talker, captioner.scorer, 10)
+    assert len(memory) == 10
+    assert memory.vectors.norm(dim=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
+    memory.save_pretrained(tmp_path / "memory")
+    again = CaptionMemory.from_pretrained(tmp_path / "memory")
+    assert again.texts == memory.texts
+    assert (again.vectors * memory.vectors).sum(dim=1).min() > 0.9999
+    again.save_pretrained(tmp_path / "twice")
+    for name in (VECTORS_FILE, CAPTIONS_FILE):
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (VECTORS_FILE, b"no tensors"),
+        (CAPTIONS_FILE, b"no gzip"),
+        (CAPTIONS_FILE, gzip.compress(json.dumps(["one"]).encode())),
+        (CAPTIONS_FILE, None),
+    ],
+)
+def test_a_damaged_one_is_named(memory, tmp_path, name, content):
+    memory.save_pretrained(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadModel, match="holds no caption memory that can be read"):
+        CaptionMemory.from_pretrained(tmp_path)
+
+
+def test_a_part_of_it(memory):
+    part = memory.where(Constraints(include=("biker",)))
+    assert part.texts == [text for text in DOMAIN if "biker" in text]
+    assert part is memory.where(Constraints(include=("biker",)))
+    assert memory.where(Constraints()) is memory
+    with pytest.raises(BadSettings, match="none of the 108 captions"):
+        memory.where(Constraints(include=("giraffe",)))
+
+
+def test_the_nearest_are_the_nearest_of_all(memory, captioner):
+    queries = captioner.scorer.encode_images(tiny.pictures(3))
+    cosines, _ = memory.nearest(queries, 7)
+    expected = (queries @ memory.vectors.T).sort(dim=1, descending=True)
+    assert torch.equal(cosines, expected.values[:, :7])
+    assert memory.nearest(queries, 10**6)[0].shape == (3, len(memory))
+
+
+def test_calibration_chooses_among_what_it_tried(memory, captioner):
+    found = calibrated(BeamMagicSearch(top_k=9), memory, seed=1)
+    assert found.neighbours in NEIGHBOURS
+    assert found.temperature in TEMPERATURES
+    assert found.top_k == 9
+    assert found == calibrated(BeamMagicSearch(top_k=9), memory, seed=1)
+    images = captioner.scorer.encode_images(tiny.pictures(4))
+    assert calibrated(BeamMagicSearch(), memory, images).neighbours in NEIGHBOURS
+
+
+def test_noise_is_as_loud_as_pictures_are_far():
+    vectors = F.normalize(torch.randn(400, 64, generator=torch.Generator().manual_seed(5)), dim=1)
+    memory = CaptionMemory([str(number) for number in range(400)], vectors)
+    near = stand_ins(vectors[:50], memory, vectors[50:100])  # pictures that are captions need next to none
+    far = stand_ins(vectors[:50], memory, stand_ins(vectors[50:100], memory))
+    for queries, low, high in ((near, 0.99, 1.01), (far, 0.15, 0.4)):
+        assert low < (queries * vectors[:50]).sum(dim=1).mean() < high
+
+
+def test_adapting_teaches_the_language_model_and_fills_the_memory(captioner, tmp_path):
+    settings = AdaptationSettings(epochs=3, learning_rate=3e-3, batch_size=8, max_tokens=20, drawn=0)
+    before = captioner.language_model.model.lm_head.weight.clone()
+    said = []
+    adaptation = adapt(captioner, [*DOMAIN, *DOMAIN], folder=tmp_path, settings=settings, say=said.append)
+    assert adaptation.learned + adaptation.held_out == len(DOMAIN)
+    assert adaptation.after["bits_per_character"] < adaptation.before["bits_per_character"]
+    adapted = adaptation.captioner
+    assert set(adapted.memory.texts) < set(DOMAIN)
+    assert isinstance(adapted.decoding, BeamMagicSearch)
+    assert torch.equal(before, captioner.language_model.model.lm_head.weight)
+    assert said
+    picture = tiny.pictures(1)[0]
+    quick = BeamMagicSearch(max_new_tokens=10, beam_size=2)
+    assert adapted.caption(picture, quick)
+    again = adapt(captioner, DOMAIN, folder=tmp_path, settings=settings)  # a finished run is not run again
+    assert again.after == pytest.approx(adaptation.after, abs=1e-5)
+
+
+def test_too_few_sentences_are_refused(captioner, tmp_path):
+    with pytest.raises(BadData, match="at least 20 different sentences"):
+        adapt(captioner, ["A dog.", "a dog"] * 50, folder=tmp_path)
+    with pytest.raises(BadData, match="at least 20"):
+        captioner.adapt([])
