@@ -76,6 +76,25 @@ def test_settings_of_the_search_can_be_given(preset, album, capsys):
     assert len(short["caption"]) < len(json.loads(capsys.readouterr().out)["caption"])
 
 
+def test_another_search_can_be_named(preset, album, capsys):
+    photo = str(album / "10.png")
+    arguments = ["caption", photo, "--preset", preset, "--decoding"]
+    assert main([*arguments, "greedy", "--max-new-tokens", "5", "--json"]) == 0
+    greedy = json.loads(capsys.readouterr().out)
+    assert "Greedy" in json.dumps(greedy)
+    assert (
+        main([*arguments, "beam-magic", "--max-new-tokens", "6", "--exclude", "dog", "--exclude", "man"]) == 0
+    )
+    assert capsys.readouterr().out.strip()
+    assert main([*arguments, "beam-magic", "--include", "two words"]) == 2
+    assert "single words" in capsys.readouterr().err
+
+
+def test_a_supervised_captioner_has_one_search(supervised, album, capsys):
+    assert main(["caption", str(album / "10.png"), "--preset", supervised, "--decoding", "greedy"]) == 2
+    assert "supervised captioner" in capsys.readouterr().err
+
+
 def test_a_supervised_captioner_is_used_as_any_other(supervised, album, capsys):
     base = ["caption", str(album), "--preset", supervised, "--json"]
     assert main([*base, "--beam-size", "3", "--length-penalty", "0.5", "--max-new-tokens", "4"]) == 0

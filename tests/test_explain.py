@@ -11,7 +11,17 @@ import torch
 from PIL import Image
 from reference import reference_steps
 
-from magicap import BadImage, BadSettings, BeamSearch, Greedy, MissingPackage, Sampling
+from magicap import (
+    BadImage,
+    BadSettings,
+    BeamMagicSearch,
+    BeamSearch,
+    Captioner,
+    CaptionMemory,
+    Greedy,
+    MissingPackage,
+    Sampling,
+)
 from magicap.cli import main
 from magicap.decoding.magic import contenders, magic_positions, magic_score
 from magicap.decoding.prefix_trie import PrefixTrie
@@ -217,6 +227,25 @@ def test_missing_matplotlib_is_named_with_its_extra(magic, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MissingPackage, match=r"magicap\[eval\]"):
         explanation.draw()
+
+
+# ---- beam magic search ----
+
+
+def test_an_election_shows_the_caption_that_won_first(magic, tmp_path):
+    memory = CaptionMemory.from_texts(magic.scorer, tiny.SENTENCES)
+    captioner = Captioner(magic.language_model, magic.scorer, None, memory)
+    search = BeamMagicSearch(max_new_tokens=6, beam_size=3, fit_weight=0.5)
+    for picture in tiny.pictures(3):
+        explanation = captioner.explain(picture, search, candidates=4)
+        assert same(explanation.caption, captioner.caption(picture, search))
+        assert explanation.candidates[0].text == explanation.caption
+        scores = [step.score for step in explanation.candidates]
+        assert len(scores) == 4
+        assert scores == sorted(scores, reverse=True)
+    explanation.save(tmp_path / "why.svg")
+    drawn = (tmp_path / "why.svg").read_text()
+    assert all(step.text.split()[0] in drawn for step in explanation.candidates)
 
 
 # ---- command line ----

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ import tiny
 from PIL import Image
 from tiny import SENTENCES
 
-from magicap import Captioner, ImageTextScorer, MagicSearch
+from magicap import BeamMagicSearch, Captioner, ImageTextScorer, MagicSearch
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -117,6 +118,43 @@ def test_what_the_recipes_make_captions_a_picture(language_model, scorer, tmp_pa
     assert captioner.scorer.text_tower is not None
     caption = captioner.caption(np.zeros((30, 40, 3), np.uint8))
     assert 1 <= len(caption.steps) <= 9
+
+
+def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
+    language_model, scorer, data, tmp_path, capsys
+):
+    assemble, move = recipe("assemble_captioner"), recipe("adapt_domain")
+    parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
+    remembered = tmp_path / "remembered.txt"
+    remembered.write_text("\n".join(SENTENCES))
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
+    base = Captioner.from_pretrained(tmp_path / "base")
+    assert len(base.memory) == len(SENTENCES)
+    assert isinstance(base.decoding, BeamMagicSearch)
+
+    text = tmp_path / "domain.txt"
+    text.write_text("\n".join(f"A {a} runs over {b}." for a in ("dog", "man", "child") for b in "abcdefghi"))
+    config = move.Config(
+        captions=[str(text)],
+        images=[str(data / "images.tar")],
+        base=str(tmp_path / "base"),
+        out=str(tmp_path / "domain"),
+        max_steps=2,
+        batch_size=4,
+        drawn=250,
+    )
+    move.main(config)
+    card = (tmp_path / "domain" / "README.md").read_text()
+    assert "26 different sentences learned, 1 held out" in card
+    assert card in capsys.readouterr().out
+    adapted = Captioner.from_pretrained(tmp_path / "domain")
+    assert len(adapted.memory) >= 26
+    assert adapted.caption(np.zeros((30, 40, 3), np.uint8))
+    move.main(config)  # what is done is not done again
+    with pytest.raises(SystemExit, match="choose another --out"):
+        move.main(replace(config, epochs=9))
+    with pytest.raises(SystemExit, match="--captions FILE"):
+        move.main(replace(config, captions=[]))
 
 
 def test_logs_hold_loss_and_validation(language_model, scorer):
