@@ -24,7 +24,7 @@ from transformers import HfArgumentParser
 
 from magicap.base import BaseCaptioner
 from magicap.captioner import Captioner
-from magicap.data import CaptionedImage, ImageFiles
+from magicap.data import CaptionedImage, ImageFiles, normalise_caption, read_sentences
 from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.comparison import Comparison, System, compare
 from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
@@ -75,6 +75,9 @@ class Config:
     metrics: list[str] = field(default_factory=list, metadata={"help": f"some of {', '.join(METRICS)} (all)"})
     title: str | None = field(default=None, metadata={"help": "of the report"})
     limit: int | None = field(default=None, metadata={"help": "only the first so many images"})
+    unseen: bool = field(
+        default=False, metadata={"help": "leave out images with a reference that stands in --training"}
+    )
     partial: bool = field(default=False, metadata={"help": "score images that all systems captioned, marked"})
     keep: str = field(default="runs/compare", metadata={"help": "folder for captions as they are made"})
     html: str | None = field(default=None, metadata={"help": "write the report here"})
@@ -166,7 +169,21 @@ def images_of(config: Config, files: dict[str, Predictions]) -> tuple[list[Capti
     about = say_split(rows)
     if len(wanted) < len(rows):
         about["partial"] = f"{len(wanted)} of {len(rows)} images"
-    return [row for row in rows if row.image in wanted], about
+    kept = [row for row in rows if row.image in wanted]
+    if config.unseen:
+        kept = without_known_captions(kept, config)
+        about["unseen"] = f"{len(kept)} images, no reference of which stands in {config.training}"
+    return kept, about
+
+
+def without_known_captions(rows: Sequence[CaptionedImage], config: Config) -> list[CaptionedImage]:
+    if config.training is None:
+        raise BadSettings("--unseen leaves out what stands in --training; name that too")
+    known = set(read_sentences(config.training))
+    kept = [row for row in rows if known.isdisjoint(map(normalise_caption, row.captions))]
+    if not kept:
+        raise BadSettings(f"every image has a reference that stands in {config.training}")
+    return kept
 
 
 def refuse_other_references(own: Sequence[Sequence[CaptionedImage]]) -> None:

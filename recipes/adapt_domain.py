@@ -9,6 +9,7 @@ without captions (--images) make the calibration finer. A second run of the same
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,6 +30,9 @@ class Config(AdaptationSettings):
     captions: list[str] = field(
         default_factory=list, metadata={"help": "text files, a caption a line, or data sets (train split)"}
     )
+    key: str | None = field(
+        default=None, metadata={"help": "--captions are JSON lines: the key of the sentences, e.g. humorous"}
+    )
     images: list[str] = field(
         default_factory=list,
         metadata={"help": "folders or tar files of pictures; no caption is read of them"},
@@ -43,7 +47,7 @@ def main(config: Config) -> None:
         raise SystemExit("give --captions FILE, sentences of the new domain, a caption a line")
     set_seed(config.seed)
     out = Path(config.out)
-    texts = [text for path in config.captions for text in read_sentences(path)]
+    texts = [text for path in config.captions for text in read_texts(path, config.key)]
     pictures = None
     if config.images:
         files = ImageFiles(config.images)
@@ -65,6 +69,17 @@ def main(config: Config) -> None:
     card = model_card(config, adaptation)
     (out / "README.md").write_text(card, encoding="utf-8")
     print(card)
+
+
+def read_texts(path: str, key: str | None) -> list[str]:
+    """The train split of a data set, a text file, or what stands under one key of JSON lines."""
+    if key is None:
+        return read_sentences(path)
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = [row[key] for row in rows if key in row and row.get("split", "train") == "train"]
+    if not found:
+        raise SystemExit(f"{path}: no row of its train split has the key {key!r}; found {', '.join(rows[0])}")
+    return [text for each in found for text in ([each] if isinstance(each, str) else each)]
 
 
 def model_card(config: Config, adaptation: Adaptation) -> str:

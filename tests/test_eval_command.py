@@ -366,3 +366,44 @@ def test_learning_curves_are_drawn_from_logs(tmp_path, suffix):
         curves.main(curves.Config([str(tmp_path)], ["r5"], str(out)))
     with pytest.raises(SystemExit, match=r"log\.jsonl, which training writes; found none"):
         curves.main(curves.Config([str(tmp_path / "nowhere")], ["loss"], str(out)))
+
+
+def test_images_whose_captions_are_known_can_be_left_out(predictions, album, tmp_path, capsys):
+    compare, known = script("compare"), tmp_path / "known.txt"
+    rows = [json.loads(line) for line in (album / "captions.jsonl").read_text().splitlines()]
+    test_rows = [row for row in rows if row["split"] == "test"]
+    known.write_text(test_rows[0]["captions"][0])
+    settings = {
+        "systems": [f"ours={predictions}"],
+        "references": str(album / "captions.jsonl"),
+        "split": "test",
+        "metrics": ["bleu"],
+        "unseen": True,
+    }
+    compare.main(compare.Config(**settings, training=str(known), csv=str(tmp_path / "figures.csv")))
+    assert f"{len(test_rows) - 1} images, no reference of which" in (tmp_path / "figures.csv").read_text()
+    with pytest.raises(ValueError, match="--unseen leaves out what stands in --training"):
+        compare.main(compare.Config(**settings))
+    known.write_text("\n".join(row["captions"][0] for row in test_rows))
+    with pytest.raises(ValueError, match="every image has a reference"):
+        compare.main(compare.Config(**settings, training=str(known)))
+
+
+def test_styled_captions_are_told_from_factual_ones(tmp_path, capsys):
+    style = script("style")
+    things = ["dog", "man", "child", "car", "boat", "tree", "house", "girl", "boy", "cat"]
+    rows = [
+        {"silly": f"A {one} dreams of a {other}.", "factual": [f"A {one} near a {other}.", f"A {other}."]}
+        for one in things
+        for other in things
+    ]
+    path, said = tmp_path / "style.jsonl", tmp_path / "said.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    said.write_text("\n".join(json.dumps({"caption": f"A {word} dreams of snow."}) for word in things))
+    style.main(style.Config(style=str(path), key="silly", captions=[f"ours={said}"]))
+    out = capsys.readouterr().out
+    assert "silly: 80 rows read, 20 held out, seed 0" in out
+    assert "100.0 % of styled and 100.0 % of factual sentences" in out
+    assert "ours: 100.0 % of 10 read as silly" in out
+    with pytest.raises(SystemExit, match="no row has the keys"):
+        style.main(style.Config(style=str(path), key="sad"))

@@ -49,7 +49,7 @@ def test_the_python_of_the_readme_runs(desk, capsys):
     names = {"pil_image": picture, "array": np.asarray(picture), "paths": ["a.jpg"], "pictures": [picture]}
     for block in blocks("python"):
         exec(block, names)
-    assert names["captioner"].caption("photo.jpg") in capsys.readouterr().out.splitlines()
+    assert names["captioner"].caption("photo.jpg", names["magic"]) in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def data_set(desk) -> Path:
 
 @pytest.mark.slow
 def test_every_recipe_of_the_readme_explains_itself():
-    recipes = commands("python recipes/")
+    recipes = [words for words in commands("python recipes/") if "--help" in words]
     assert len(recipes) == len(list((ROOT / "recipes").glob("*.py")))
     running = [
         subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -87,7 +87,23 @@ def test_every_recipe_of_the_readme_explains_itself():
         assert "--out" in out
 
 
+@pytest.mark.slow
+def test_moving_to_a_domain_as_in_the_readme_gives_a_captioner(desk):
+    sizes, things, places = "big small red".split(), "boat plane house".split(), "harbour field town".split()
+    sentences = [f"A {a} {b} in a {c}." for a in sizes for b in things for c in places]
+    Path("aerial.txt").write_text("\n".join(sentences))
+    Path("flickrstyle10k.jsonl").write_text("\n".join(json.dumps({"humorous": text}) for text in sentences))
+    shutil.copytree("holiday", "aerial_pictures")
+    moves = [words for words in commands("python recipes/") if "--help" not in words]
+    assert len(moves) == 2
+    for words in moves:
+        run([sys.executable, str(ROOT / words[1]), *words[2:], "--max_steps", "2", "--drawn", "250"])
+        assert "26 different sentences learned, 1 held out" in Path(words[-1], "README.md").read_text()
+        assert Captioner.from_pretrained(words[-1]).caption("photo.jpg")
+
+
 def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
+    Captioner.from_pretrained().save_pretrained("my-domain")
     for words in commands("magicap caption"):
         done = run([sys.executable, "-m", "magicap", *words[1:]])
         assert len(done.stdout.splitlines()) == (2 if "holiday/" in words else 1)

@@ -92,7 +92,7 @@ class BeamMagicSearch:
 
     image_weight: float | None = None
     """What a standard deviation of cosine is worth in nats while beams are written; None: 0 with a memory,
-    which says what the picture shows, and 1 without."""
+    which says what the picture shows, and 2 without."""
 
     fit_weight: float = 0.0
     """What a cosine of one is worth in points of expected CIDEr-D (0 to 10), when the caption is chosen."""

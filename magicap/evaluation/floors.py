@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magicap.data import CaptionedImage, leave_out, normalise_caption, read_captions
+from magicap.data import CaptionedImage, leave_out, normalise_caption, read_captions, read_sentences
 from magicap.decoding.settings import ContrastiveSearch, Decoding, MagicSearch
 from magicap.errors import BadData
 from magicap.metrics.cider import TfIdf
@@ -66,7 +66,7 @@ def _mean_similarity(vectors: TfIdf, candidates: int) -> Numbers:
 
 
 def training_captions(path: str | Path, images: Collection[str]) -> list[CaptionedImage]:
-    """The train split of a data set, less every picture on which captioners are compared.
+    """The train split of a data set, less every picture on which captioners are compared; or a text file.
 
     Rows that say they stand in Flickr8k's dev or test split are left out too.
 
@@ -74,6 +74,11 @@ def training_captions(path: str | Path, images: Collection[str]) -> list[Caption
         BadData: nothing is left.
     """
     compared = set(images)
+    if Path(path).suffix == ".txt":
+        return [
+            CaptionedImage(f"{path}:{number}", "train", (text,))
+            for number, text in enumerate(read_sentences(path), start=1)
+        ]
     rows = [
         row for row in leave_out(read_captions(path, "train"), ("dev", "test")) if row.image not in compared
     ]
