@@ -19,7 +19,7 @@ from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, fr
 from magicap.errors import BadSettings, ModelNotFound
 from magicap.explanations.figures import SHOWN
 from magicap.images import ImageSource, open_image
-from magicap.models.fingerprint import fingerprint
+from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.presets import DEFAULT, PRESETS
@@ -121,9 +121,16 @@ class Captioner(BaseCaptioner[Decoding]):
         """Where both models are."""
         return self.scorer.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Twelve digits that tell these two models from any others, of their weights when first asked for."""
+        """Twelve digits that tell these two models and this memory from any others.
+
+        Of the models' weights when first asked for.
+        """
+        return self._models if self.memory is None else combined(self._models, self.memory)
+
+    @cached_property
+    def _models(self) -> str:
         return fingerprint(self.language_model.model, self.scorer.model)
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:

@@ -114,6 +114,7 @@ def test_a_captioner_with_a_memory_is_saved_with_it(captioner, memory, tmp_path)
     assert again.memory.texts == memory.texts
     assert torch.allclose(again.memory.vectors, memory.vectors, atol=0.01)
     assert again.decoding == whole.decoding
+    assert again.fingerprint != captioner.fingerprint  # or kept captions would be taken for its own
     caption = again.caption(tiny.pictures(1)[0])
     assert "dog" not in caption.lower()
     assert caption.steps[0].confidence > 0

@@ -8,6 +8,11 @@ import torch
 from torch import nn
 
 
+def combined(*parts: object) -> str:
+    """Twelve hexadecimal digits of what several things show of themselves."""
+    return hashlib.blake2b("\n".join(map(repr, parts)).encode(), digest_size=6).hexdigest()
+
+
 def fingerprint(*models: nn.Module) -> str:
     """Twelve hexadecimal digits that change with any name, shape, type or value of any weight."""
     digest = hashlib.blake2b(digest_size=6)
