@@ -13,7 +13,7 @@ from magicap.adaptation import AdaptationSettings, adapt
 from magicap.decoding.calibration import NEIGHBOURS, TEMPERATURES, calibrated, stand_ins
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.drawing import draw_captions
-from magicap.decoding.memory import CAPTIONS_FILE, VECTORS_FILE
+from magicap.decoding.memory import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
 
 NOUNS = ["dog", "man", "child", "biker", "wall", "beach"]
 DOMAIN = [f"A {a} runs near the {b} on a {c}." for a in NOUNS for b in NOUNS for c in NOUNS[:3]]
@@ -61,8 +61,9 @@ def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
     again = CaptionMemory.from_pretrained(tmp_path / "memory")
     assert again.texts == memory.texts
     assert (again.vectors * memory.vectors).sum(dim=1).min() > 0.9999
+    assert again.rarity(memory.rarity.numbers) == pytest.approx(memory.rarity(memory.rarity.numbers))
     again.save_pretrained(tmp_path / "twice")
-    for name in (VECTORS_FILE, CAPTIONS_FILE):
+    for name in (VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE):
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
 
 
@@ -70,6 +71,7 @@ def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
     ("name", "content"),
     [
         (VECTORS_FILE, b"no tensors"),
+        (NGRAMS_FILE, b"no tensors"),
         (CAPTIONS_FILE, b"no gzip"),
         (CAPTIONS_FILE, gzip.compress(json.dumps(["one"]).encode())),
         (CAPTIONS_FILE, None),

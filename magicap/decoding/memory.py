@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
 
-VECTORS_FILE, CAPTIONS_FILE = "vectors.safetensors", "captions.json.gz"
+VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
 _STEPS = 127  # of the eight bits that a number is stored in
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, BadSettings, SafetensorError)
 _CHUNK = 1024  # captions encoded between two words of progress
@@ -33,11 +33,12 @@ _CHUNK = 1024  # captions encoded between two words of progress
 class CaptionMemory:
     """Distinct captions with their unit vectors; every search looks at all of them."""
 
-    def __init__(self, texts: Sequence[str], vectors: Tensor) -> None:
+    def __init__(self, texts: Sequence[str], vectors: Tensor, rarity: Rarity | None = None) -> None:
         """
         Args:
             texts: N captions.
             vectors: (N, D) unit vectors, in the same order.
+            rarity: in how many of the captions each n-gram stands; None: counted at first use.
 
         Raises:
             BadSettings: no captions, or not as many vectors.
@@ -48,6 +49,8 @@ class CaptionMemory:
             )
         self.texts = list(texts)
         self.vectors = vectors
+        if rarity is not None:
+            self.rarity = rarity
         self._allowed: dict[Constraints, CaptionMemory] = {}
 
     @classmethod
@@ -110,12 +113,14 @@ class CaptionMemory:
             texts = json.loads(gzip.decompress((folder / CAPTIONS_FILE).read_bytes()))
             stored = load_file(folder / VECTORS_FILE)
             vectors = F.normalize(stored["vectors"].float(), dim=1).to(device)
-            return cls(texts, vectors)
+            ngrams = load_file(folder / NGRAMS_FILE)
+            rarity = Rarity(len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy())
+            return cls(texts, vectors, rarity)
         except _UNREADABLE as error:
             raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write captions and vectors, a number in eight bits: cosines change by less than 0.01."""
+        """Write captions, vectors of eight bits a number (cosines change by less than 0.01), and n-grams."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -123,6 +128,8 @@ class CaptionMemory:
         largest = self.vectors.abs().amax(dim=1, keepdim=True)
         stored = (self.vectors / largest * _STEPS).round().to(torch.int8).cpu().contiguous()
         save_file({"vectors": stored}, folder / VECTORS_FILE)
+        ngrams = {"numbers": self.rarity.numbers, "counts": self.rarity.counts.astype("int32")}
+        save_file({name: torch.from_numpy(each) for name, each in ngrams.items()}, folder / NGRAMS_FILE)
         text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
         open_to_readers(folder)
@@ -178,5 +185,5 @@ class CaptionMemory:
 
     @cached_property
     def rarity(self) -> Rarity:
-        """In how many of the captions each n-gram stands; counted at first use."""
+        """In how many of the captions each n-gram stands."""
         return Rarity.of(self.texts)
