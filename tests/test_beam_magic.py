@@ -132,6 +132,7 @@ def test_settings_survive_json():
         ({"image_weight": -1}, "image_weight"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"beam_size": 0}, "beam_size"),
+        ({"neighbours": 10**6}, "neighbours must be at most 2000"),
         ({"include": "dog"}, "a list of words"),
         ({"include": ("two words",)}, "single words"),
         ({"include": ("dog",), "exclude": ("Dog",)}, "both included and excluded"),

@@ -74,6 +74,10 @@ class MagicSearch:
         return magic_search(trie, images, self)
 
 
+MOST_NEIGHBOURS = 2000
+"""More would be held against each other in gigabytes."""
+
+
 @dataclass(frozen=True)
 class BeamMagicSearch:
     """Beam magic search: captions written by a beam, and remembered ones, are chosen among by consensus."""
@@ -124,6 +128,8 @@ class BeamMagicSearch:
                 object.__setattr__(self, name, tuple(given))
         for name in ("top_k", "beam_size", "finished", "neighbours", "max_new_tokens"):
             whole(name, getattr(self, name))
+        if self.neighbours > MOST_NEIGHBOURS:
+            raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
         number("memory_weight", self.memory_weight, lambda weight: 0 <= weight <= 1, "between 0 and 1")
         for name in ("image_weight", "fit_weight"):
             value = 0 if name == "image_weight" and self.image_weight is None else getattr(self, name)
