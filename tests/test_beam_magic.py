@@ -155,10 +155,19 @@ def test_captions_are_as_they_must_be(captioner, memory, images, control):
         assert all(constraints.hold(choice.text) for choice in choices)
 
 
+def test_without_a_memory_words_are_banned_while_they_are_written(captioner, images):
+    usual = beam_magic_search(captioner.trie, images, small(), None)
+    banned = words(PTB(usual[0][0].text))[0]
+    search = small(exclude=(banned,), max_words=5)
+    for choices in beam_magic_search(captioner.trie, images, search, None):
+        assert choices
+        assert all(search.constraints.hold(choice.text) for choice in choices)
+
+
 def test_words_that_nothing_has_are_refused(captioner, memory, images):
     with pytest.raises(BadSettings, match="none of the 7 captions"):
         beam_magic_search(captioner.trie, images, small(include=("giraffe",)), memory)
-    with pytest.raises(BadSettings, match="a captioner with a memory finds more"):
+    with pytest.raises(BadSettings, match="this captioner has no memory"):
         beam_magic_search(captioner.trie, images, small(include=("giraffe",)), None)
 
 

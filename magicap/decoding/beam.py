@@ -17,6 +17,7 @@ from magicap.decoding.word_prior import WordPrior
 from magicap.metrics.score import Numbers
 
 if TYPE_CHECKING:
+    from magicap.decoding.constraints import Constraints
     from magicap.decoding.prefix_trie import Node, PrefixTrie
     from magicap.decoding.settings import BeamMagicSearch
 
@@ -76,7 +77,7 @@ def write_captions(
     """
     beams = [_Beam(row, trie.root(settings.top_k), 0.0) for row in range(len(images))]
     ended: list[list[_Option]] = [[] for _ in images]
-    open_options: list[_Option] = []
+    unfinished: list[list[_Option]] = [[] for _ in images]
     for _ in range(settings.max_new_tokens):
         log_probability = _log_probabilities(beams, priors, settings.memory_weight)
         score = log_probability
@@ -85,9 +86,11 @@ def write_captions(
             vectors = trie.look([beam.node for beam in beams])
             cosine = torch.einsum("bd,bkd->bk", images[rows], vectors).double().cpu().numpy()
             score = score + image_weight * cosine / np.array([units[row] for row in rows])[:, None]
-        open_options = []
+        open_options: list[_Option] = []
         for row, options in enumerate(_best(beams, log_probability, score, len(images), settings.beam_size)):
-            open_options += _go_on(trie, options, ended[row], settings)
+            going_on = _go_on(trie, options, ended[row], settings)
+            unfinished[row] = going_on or unfinished[row]
+            open_options += going_on
         if not open_options:
             break
         nodes = trie.grow(
@@ -98,8 +101,8 @@ def write_captions(
             for node, each in zip(nodes, open_options, strict=True)
         ]
     return [
-        _written(trie, done or [each for each in open_options if each.beam.row == row], finished=bool(done))
-        for row, done in enumerate(ended)
+        _written(trie, done or rest, finished=bool(done))
+        for done, rest in zip(ended, unfinished, strict=True)
     ]
 
 
@@ -139,26 +142,33 @@ def _go_on(
     A score only falls as a caption grows, but for the picture's part: what is behind as many finished
     captions as are wanted is given up.
     """
-    ended += [option for option in options if option.token == trie.language_model.end_id]
+    end_id = trie.language_model.end_id
+    if settings.constraints:
+        options = _allowed(trie, options, settings.constraints)
+    ended += [option for option in options if option.token == end_id]
     ended.sort(key=lambda option: -option.score)
     del ended[settings.finished :]
     bar = ended[-1].score if len(ended) == settings.finished else -np.inf
-    open_options = [
-        option for option in options if option.token != trie.language_model.end_id and option.score > bar
-    ]
-    if settings.constraints:
-        ids = [(*option.beam.node.ids, option.token) for option in open_options]
-        texts = trie.language_model.texts(ids)
-        open_options = [
-            option
-            for option, text in zip(open_options, texts, strict=True)
-            if settings.constraints.can_hold(text)
-        ]
+    open_options = [option for option in options if option.token != end_id and option.score > bar]
     return open_options[: settings.beam_size]
 
 
-def _written(trie: PrefixTrie, options: Sequence[_Option], *, finished: bool) -> list[Written]:
-    texts = trie.language_model.texts([(*option.beam.node.ids, option.token) for option in options])
+def _allowed(trie: PrefixTrie, options: Sequence[_Option], constraints: Constraints) -> list[_Option]:
+    """Those that are as they must be, or where the caption goes on, can still become so."""
+    end_id = trie.language_model.end_id
     return [
-        Written(text.strip(), option.score, finished) for text, option in zip(texts, options, strict=True)
+        option
+        for option, text in zip(options, _texts(trie, options), strict=True)
+        if (constraints.hold if option.token == end_id else constraints.can_hold)(text)
+    ]
+
+
+def _texts(trie: PrefixTrie, options: Sequence[_Option]) -> list[str]:
+    return trie.language_model.texts([(*option.beam.node.ids, option.token) for option in options])
+
+
+def _written(trie: PrefixTrie, options: Sequence[_Option], *, finished: bool) -> list[Written]:
+    return [
+        Written(text.strip(), option.score, finished)
+        for text, option in zip(_texts(trie, options), options, strict=True)
     ]

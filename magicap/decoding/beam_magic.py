@@ -12,7 +12,7 @@ Shapes: B pictures, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -73,6 +73,10 @@ def beam_magic_search(
     trie.language_model.require_room(settings.max_new_tokens)
     if not len(images):
         return []
+    if memory is None and (settings.include or settings.min_words):
+        raise BadSettings(
+            "include and min_words choose among captions that are remembered; this captioner has no memory"
+        )
     near: Sequence[Electorate | None] = [None] * len(images)
     if memory is not None:
         allowed = memory.where(settings.constraints)
@@ -110,10 +114,9 @@ def _elect(
 ) -> list[Choice]:
     """The captions that compete, the best first."""
     own = {each.text: each for each in reversed(written) if settings.constraints.hold(each.text)}
-    if near is None and not own:
-        raise BadSettings(
-            "nothing that the language model would say is as it must be; a captioner with a memory finds more"
-        )
+    if near is None and not own:  # words that are banned can end what was written, but not the run
+        best = written[0] if written else Written("", 0.0, False)
+        own = {text: replace(best, finished=False) for text in [settings.constraints.shortened(best.text)]}
     electorate = near or by_score(list(own), [each.score for each in own.values()])
     known = set(electorate.texts)
     more = [text for text in own if text not in known]

@@ -56,6 +56,12 @@ class Constraints:
             words[:-1]
         )
 
+    def shortened(self, text: str) -> str:
+        """The longest beginning of a text, in whole words, that is as it must be; empty if none is."""
+        tokens = text.split()
+        beginnings = (" ".join(tokens[:count]) for count in range(len(tokens), 0, -1))
+        return next(filter(self.hold, beginnings), "")
+
     @cached_property
     def _included(self) -> frozenset[str]:
         return frozenset(word for each in self.include for word in _words(each))
