@@ -113,7 +113,10 @@ def _elect(
     settings: BeamMagicSearch,
 ) -> list[Choice]:
     """The captions that compete, the best first."""
-    own = {each.text: each for each in reversed(written) if settings.constraints.hold(each.text)}
+    own: dict[str, Written] = {}
+    for each in written:
+        if settings.constraints.hold(each.text):
+            own.setdefault(each.text, each)
     if near is None and not own:  # words that are banned can end what was written, but not the run
         best = written[0] if written else Written("", 0.0, False)
         own = {text: replace(best, finished=False) for text in [settings.constraints.shortened(best.text)]}
