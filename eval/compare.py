@@ -94,6 +94,8 @@ class Config:
             raise BadSettings(f"--limit must be at least 1, found {self.limit}")
         if unknown := [name for name in self.metrics if name not in METRICS]:
             raise BadSettings(f"no metric {unknown[0]!r}: expected some of {', '.join(METRICS)}")
+        if self.unseen and self.training is None:
+            raise BadSettings("--unseen leaves out what stands in --training; name that too")
         inputs = [self.references, *(spec.partition("=")[2] for spec in self.systems)]
         for path in (self.html, self.csv, self.markdown):
             if path is not None:
@@ -177,9 +179,7 @@ def images_of(config: Config, files: dict[str, Predictions]) -> tuple[list[Capti
 
 
 def without_known_captions(rows: Sequence[CaptionedImage], config: Config) -> list[CaptionedImage]:
-    if config.training is None:
-        raise BadSettings("--unseen leaves out what stands in --training; name that too")
-    known = set(read_sentences(config.training))
+    known = set(read_sentences(str(config.training)))
     kept = [row for row in rows if known.isdisjoint(map(normalise_caption, row.captions))]
     if not kept:
         raise BadSettings(f"every image has a reference that stands in {config.training}")

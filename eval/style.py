@@ -1,6 +1,6 @@
 """Can a classifier that has read style text alone tell styled captions from factual ones?
 
-It is logistic regression on words and word pairs, trained on the train split of a file of JSON lines with a
+It is logistic regression on words and word pairs, trained on most rows of a file of JSON lines with a
 key of styled sentences and one of factual ones, and judged on sentences that it has not read. Then it judges
 a captioner's captions, which ``magicap caption --json`` or ``eval/compare.py --keep`` wrote.
 
@@ -92,8 +92,7 @@ def features(text: str) -> set[str]:
 
 
 def main(config: Config) -> None:
-    rows = [json.loads(line) for line in Path(config.style).read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if config.key in row and config.factual in row]
+    rows = [row for row in json_lines(config.style) if config.key in row and config.factual in row]
     if not rows:
         raise SystemExit(f"{config.style}: no row has the keys {config.key!r} and {config.factual!r}")
     random.Random(config.seed).shuffle(rows)
@@ -106,9 +105,14 @@ def main(config: Config) -> None:
     print(f"{100 * found[0]:.1f} % of styled and {100 * found[1]:.1f} % of factual sentences")
     for spec in config.captions:
         name, _, path = spec.partition("=")
-        texts = [json.loads(line)["caption"] for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        texts = [row["caption"] for row in json_lines(path) if "caption" in row]  # others failed
         share = 100 * classifier.is_styled(texts).float().mean()
         print(f"{name}: {share:.1f} % of {len(texts)} read as {config.key}")
+
+
+def json_lines(path: str) -> list[dict[str, str | list[str]]]:
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def sentences(rows: Sequence[dict[str, str | list[str]]], key: str) -> list[str]:

@@ -21,7 +21,7 @@ from magicap.data.text import normalise_caption
 from magicap.decoding.calibration import calibrated, expected_gains, stand_ins
 from magicap.decoding.drawing import draw_captions
 from magicap.decoding.memory import CaptionMemory
-from magicap.decoding.settings import BeamMagicSearch, whole
+from magicap.decoding.settings import BeamMagicSearch, number, whole
 from magicap.errors import BadData
 from magicap.models.language_model import LanguageModel
 from magicap.training.loop import Batch, LoopConfig, fit
@@ -75,6 +75,9 @@ class AdaptationSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "max_steps", "batch_size", "max_tokens", "sentences"):
             whole(name, getattr(self, name))
+        number("held_out", self.held_out, lambda share: 0 < share <= 0.5, "above 0 and at most 0.5")
+        number("learning_rate", self.learning_rate, lambda rate: rate > 0, "above 0")
+        number("drawn", self.drawn, lambda count: count >= 0, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def adapt(
 
 def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str], list[str]]:
     """Different sentences to learn from, and those held out."""
+    if isinstance(texts, str):
+        raise BadData("expected a list of sentences, found one text; split it into lines first")
     sentences = list(dict.fromkeys(text for each in texts if (text := normalise_caption(each))))
     if len(sentences) < FEWEST:
         raise BadData(

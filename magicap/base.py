@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from magicap.batching import BatchSize
-from magicap.errors import BadImage, BadSettings
+from magicap.decoding.settings import whole
+from magicap.errors import BadImage
 from magicap.explanations.figures import Explanation
 from magicap.images import ImageSource
 from magicap.results import Caption
@@ -91,8 +92,8 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 caption whose ``error`` says why, and the rest go on.
             BadSettings: the decoding does not fit the models.
         """
-        if batch_size is not None and batch_size < 1:
-            raise BadSettings(f"batch_size must be at least 1, found {batch_size}")
+        if batch_size is not None:
+            whole("batch_size", batch_size)
         search = self.decoding if decoding is None else decoding
         if isinstance(images, list | tuple):
             return list(self._captions(images, search, batch_size, seed))

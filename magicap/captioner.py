@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -79,7 +80,7 @@ class Captioner(BaseCaptioner[Decoding]):
             )
         self.language_model = language_model
         self.scorer = scorer
-        self.decoding: Decoding = decoding or MagicSearch()
+        self.decoding: Decoding = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
         self.memory = memory
         self.trie = PrefixTrie(language_model, scorer, cache_bytes)
 
@@ -149,6 +150,8 @@ class Captioner(BaseCaptioner[Decoding]):
         self.scorer.save_pretrained(folder / SCORER, dtype=stored)
         if self.memory is not None:
             self.memory.save_pretrained(folder / MEMORY)
+        elif (folder / MEMORY).is_dir():  # of a captioner that was saved here before
+            shutil.rmtree(folder / MEMORY)
         write_settings(folder, ZERO_SHOT, decoding)
 
     def adapt(

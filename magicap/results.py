@@ -53,7 +53,7 @@ class Caption(str):
     Attributes:
         score: cosine of picture and words in the scorer's space, -1 to 1; of a supervised captioner the mean
             log-probability of a token in nats, at most 0; NaN for a picture that failed.
-        steps: one :class:`Step` a token.
+        steps: one :class:`Step` a token; one in all where a whole caption was chosen.
         error: why there is no caption; None for a picture that was read.
     """
 

@@ -14,11 +14,14 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from PIL.Image import Image
 from transformers import HfArgumentParser, set_seed
 
 from magicap import Captioner
 from magicap.adaptation import Adaptation, AdaptationSettings, adapt
 from magicap.data import ImageFiles, read_sentences
+from magicap.errors import BadImage, MagicapError
+from magicap.images import open_image
 from magicap.presets import DEFAULT
 from magicap.training.checks import claim_folder
 
@@ -51,7 +54,9 @@ def main(config: Config) -> None:
     pictures = None
     if config.images:
         files = ImageFiles(config.images)
-        pictures = [files.read(name) for name in list(files)[: config.most_images]]
+        pictures = [
+            picture for name in list(files)[: config.most_images] if (picture := readable(files, name))
+        ]
     base = Captioner.from_pretrained(config.base)
     claim_folder(out / "training", asdict(config), MAY_CHANGE)
     settings = AdaptationSettings(
@@ -71,14 +76,24 @@ def main(config: Config) -> None:
     print(card)
 
 
+def readable(files: ImageFiles, name: str) -> Image | None:
+    """A picture, or nothing and a line that says why."""
+    try:
+        return open_image(files.read(name))
+    except BadImage as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return None
+
+
 def read_texts(path: str, key: str | None) -> list[str]:
     """The train split of a data set, a text file, or what stands under one key of JSON lines."""
     if key is None:
         return read_sentences(path)
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     found = [row[key] for row in rows if key in row and row.get("split", "train") == "train"]
     if not found:
-        raise SystemExit(f"{path}: no row of its train split has the key {key!r}; found {', '.join(rows[0])}")
+        keys = ", ".join(rows[0]) if rows else "no rows"
+        raise SystemExit(f"{path}: no row of its train split has the key {key!r}; found {keys}")
     return [text for each in found for text in ([each] if isinstance(each, str) else each)]
 
 
@@ -117,4 +132,7 @@ def _shown(value: float | None, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    try:
+        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    except MagicapError as error:
+        sys.exit(f"adapt_domain.py: {error}")

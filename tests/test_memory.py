@@ -74,6 +74,8 @@ def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
         (NGRAMS_FILE, b"no tensors"),
         (CAPTIONS_FILE, b"no gzip"),
         (CAPTIONS_FILE, gzip.compress(json.dumps(["one"]).encode(), mtime=0)),
+        (CAPTIONS_FILE, gzip.compress(b"5", mtime=0)),
+        (CAPTIONS_FILE, gzip.compress(bytes(range(256)), mtime=0)[:20] + b"\xff" * 20),
         (CAPTIONS_FILE, None),
     ],
 )
@@ -91,6 +93,7 @@ def test_a_part_of_it(memory):
     part = memory.where(Constraints(include=("biker",)))
     assert part.texts == [text for text in DOMAIN if "biker" in text]
     assert part is memory.where(Constraints(include=("biker",)))
+    assert part.rarity is memory.rarity  # what is rare is rare among all
     assert memory.where(Constraints()) is memory
     with pytest.raises(BadSettings, match="none of the 108 captions"):
         memory.where(Constraints(include=("giraffe",)))
@@ -147,3 +150,7 @@ def test_too_few_sentences_are_refused(captioner, tmp_path):
         adapt(captioner, ["A dog.", "a dog"] * 50, folder=tmp_path)
     with pytest.raises(BadData, match="at least 20"):
         captioner.adapt([])
+    with pytest.raises(BadData, match="found one text"):
+        captioner.adapt("A dog runs.")
+    with pytest.raises(BadSettings, match="held_out must be above 0"):
+        AdaptationSettings(held_out=float("nan"))

@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     caption.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
     caption.add_argument(
         "--explain", metavar="FILE",
-        help=f"draw why: what was weighed at each word, or looked at ({', '.join(FORMATS)}; one picture)",
+        help=f"draw why: what competed, or was looked at ({', '.join(FORMATS)}; one picture)",
     )  # fmt: skip
     caption.add_argument(
         "--decoding",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from magicap.decoding.word_prior import WordPrior
@@ -86,6 +87,8 @@ def write_captions(
             vectors = trie.look([beam.node for beam in beams])
             cosine = torch.einsum("bd,bkd->bk", images[rows], vectors).double().cpu().numpy()
             score = score + image_weight * cosine / np.array([units[row] for row in rows])[:, None]
+        if settings.constraints:
+            score = np.where(_allowed(trie, beams, settings.constraints), score, -np.inf)
         open_options: list[_Option] = []
         for row, options in enumerate(_best(beams, log_probability, score, len(images), settings.beam_size)):
             going_on = _go_on(trie, options, ended[row], settings)
@@ -131,7 +134,12 @@ def _best(
         for column, token in zip(columns.tolist(), tokens, strict=True):
             own, total = float(log_probability[number, column]), float(score[number, column])
             options[beam.row].append(_Option(beam, column, token, own, total))
-    return [sorted(each, key=lambda option: -option.score)[: 2 * beam_size] for each in options]
+    return [
+        sorted((option for option in each if option.score > -np.inf), key=lambda option: -option.score)[
+            : 2 * beam_size
+        ]
+        for each in options
+    ]
 
 
 def _go_on(
@@ -143,8 +151,6 @@ def _go_on(
     captions as are wanted is given up.
     """
     end_id = trie.language_model.end_id
-    if settings.constraints:
-        options = _allowed(trie, options, settings.constraints)
     ended += [option for option in options if option.token == end_id]
     ended.sort(key=lambda option: -option.score)
     del ended[settings.finished :]
@@ -153,14 +159,17 @@ def _go_on(
     return open_options[: settings.beam_size]
 
 
-def _allowed(trie: PrefixTrie, options: Sequence[_Option], constraints: Constraints) -> list[_Option]:
-    """Those that are as they must be, or where the caption goes on, can still become so."""
-    end_id = trie.language_model.end_id
-    return [
-        option
-        for option, text in zip(options, _texts(trie, options), strict=True)
-        if (constraints.hold if option.token == end_id else constraints.can_hold)(text)
+def _allowed(trie: PrefixTrie, beams: Sequence[_Beam], constraints: Constraints) -> NDArray[np.bool_]:
+    """(N, K) which candidates end a caption as it must be, or leave it able to become so."""
+    tokens = [beam.node.candidates.tolist() for beam in beams]
+    ids = [(*beam.node.ids, token) for beam, each in zip(beams, tokens, strict=True) for token in each]
+    texts = trie.language_model.texts(ids)
+    ends = [prefix[-1] == trie.language_model.end_id for prefix in ids]
+    holds = [
+        (constraints.hold if end else constraints.can_hold)(text)
+        for text, end in zip(texts, ends, strict=True)
     ]
+    return np.array(holds).reshape(len(beams), -1)
 
 
 def _texts(trie: PrefixTrie, options: Sequence[_Option]) -> list[str]:

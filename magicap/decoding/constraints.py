@@ -21,7 +21,7 @@ class Constraints:
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
             given = getattr(self, name)
-            if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+            if not isinstance(given, tuple) or not all(isinstance(word, str) for word in given):
                 raise BadSettings(f"{name} must be a list of words, found {given!r}")
             if odd := [word for word in given if len(_words(word)) != 1]:
                 raise BadSettings(f"{name} must hold single words, found {odd[0]!r}")
@@ -50,11 +50,24 @@ class Constraints:
         )
 
     def can_hold(self, beginning: str) -> bool:
-        """Whether a caption that begins so can still be as it must be; its last word may go on."""
+        """Whether a caption that begins so can still be as it must be.
+
+        A banned word at its end is refused too, though it might have become another: where a beam waited for
+        that, all its ways could turn out to be closed.
+        """
         words = _words(beginning)
-        return (self.max_words is None or len(words) <= self.max_words) and self._excluded.isdisjoint(
-            words[:-1]
-        )
+        return (self.max_words is None or len(words) <= self.max_words) and self._excluded.isdisjoint(words)
+
+    @property
+    def asked(self) -> str:
+        """What is asked of a caption, as the end of a sentence."""
+        wishes = {
+            "has {}": " and ".join(self.include),
+            "lacks {}": ", ".join(self.exclude),
+            "has at least {} words": self.min_words,
+            "has at most {} words": self.max_words,
+        }
+        return ", ".join(wish.format(value) for wish, value in wishes.items() if value)
 
     def shortened(self, text: str) -> str:
         """The longest beginning of a text, in whole words, that is as it must be; empty if none is."""

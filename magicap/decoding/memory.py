@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
 
 VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
 _STEPS = 127  # of the eight bits that a number is stored in
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, BadSettings, SafetensorError)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    BadSettings,
+    SafetensorError,
+    zlib.error,
+)
 _CHUNK = 1024  # captions encoded between two words of progress
 
 
@@ -110,11 +120,15 @@ class CaptionMemory:
 
         folder = Path(folder)
         try:
-            texts = json.loads(gzip.decompress((folder / CAPTIONS_FILE).read_bytes()))
+            texts = _captions(json.loads(gzip.decompress((folder / CAPTIONS_FILE).read_bytes())))
             stored = load_file(folder / VECTORS_FILE)
+            if stored["vectors"].ndim != 2:
+                raise ValueError(f"expected vectors (N, D), found {tuple(stored['vectors'].shape)}")
             vectors = F.normalize(stored["vectors"].float(), dim=1).to(device)
             ngrams = load_file(folder / NGRAMS_FILE)
             rarity = Rarity(len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy())
+            if not rarity.numbers.shape == rarity.counts.shape == (rarity.numbers.size,):
+                raise ValueError("expected one count an n-gram")
             return cls(texts, vectors, rarity)
         except _UNREADABLE as error:
             raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
@@ -174,16 +188,23 @@ class CaptionMemory:
         """
         if not constraints:
             return self
-        if constraints not in self._allowed:
+        found = self._allowed.get(constraints)
+        if found is None:
             kept = [number for number, text in enumerate(self.texts) if constraints.hold(text)]
             if not kept:
-                raise BadSettings(
-                    f"none of the {len(self)} captions that are remembered is as it must be: {constraints}"
-                )
-            self._allowed = {constraints: CaptionMemory([self.texts[i] for i in kept], self.vectors[kept])}
-        return self._allowed[constraints]
+                raise BadSettings(f"none of the {len(self)} captions that are remembered {constraints.asked}")
+            texts = [self.texts[number] for number in kept]
+            found = CaptionMemory(texts, self.vectors[kept], self.rarity)
+            self._allowed = {constraints: found}  # the last that were asked for
+        return found
 
     @cached_property
     def rarity(self) -> Rarity:
         """In how many of the captions each n-gram stands."""
         return Rarity.of(self.texts)
+
+
+def _captions(found: object) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ValueError("expected a list of captions")
+    return found

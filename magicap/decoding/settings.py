@@ -7,7 +7,7 @@ iterator of steps out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -124,7 +124,8 @@ class BeamMagicSearch:
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):  # JSON knows no tuples
-            if isinstance(given := getattr(self, name), list):
+            given = getattr(self, name)
+            if isinstance(given, Iterable) and not isinstance(given, str):
                 object.__setattr__(self, name, tuple(given))
         for name in ("top_k", "beam_size", "finished", "neighbours", "max_new_tokens"):
             whole(name, getattr(self, name))
@@ -134,7 +135,7 @@ class BeamMagicSearch:
         for name in ("image_weight", "fit_weight"):
             value = 0 if name == "image_weight" and self.image_weight is None else getattr(self, name)
             number(name, value, lambda weight: 0 <= weight <= 1e6, "between 0 and a million")
-        number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        number("temperature", self.temperature, lambda t: t >= 1e-3, "at least 0.001")
         _ = self.constraints
 
     @cached_property
