@@ -68,7 +68,7 @@ def test_batches_lists_and_streams_give_each_picture_what_it_gets_alone(kind):
     assert isinstance(stream, Iterator)
     assert list(stream) == alone
     assert captioner.caption([]) == []
-    with pytest.raises(BadSettings, match="batch_size must be at least 1, found 0"):
+    with pytest.raises(BadSettings, match="batch_size must be a whole number of at least 1, found 0"):
         captioner.caption(pictures, batch_size=0)
 
 
