@@ -52,10 +52,8 @@ class StyleClassifier:
         self._column = {feature: number for number, feature in enumerate(kept)}
         self._weights, self._bias = torch.zeros(len(self._column), requires_grad=True), torch.zeros(1)
         self._bias.requires_grad_()
-        table, target = (
-            self._table([*styled, *factual]),
-            torch.tensor([1.0] * len(styled) + [0.0] * len(factual)),
-        )
+        table = self._table([*styled, *factual])
+        target = torch.tensor([1.0] * len(styled) + [0.0] * len(factual))
         # Both kinds weigh the same, however many sentences there are of each.
         share = torch.where(target > 0, 0.5 / len(styled), 0.5 / len(factual)) * len(target)
         optimizer = torch.optim.AdamW([self._weights, self._bias], lr=RATE, weight_decay=DECAY)

@@ -172,12 +172,8 @@ def _allowed(trie: PrefixTrie, beams: Sequence[_Beam], constraints: Constraints)
     return np.array(holds).reshape(len(beams), -1)
 
 
-def _texts(trie: PrefixTrie, options: Sequence[_Option]) -> list[str]:
-    return trie.language_model.texts([(*option.beam.node.ids, option.token) for option in options])
-
-
 def _written(trie: PrefixTrie, options: Sequence[_Option], *, finished: bool) -> list[Written]:
+    texts = trie.language_model.texts([(*option.beam.node.ids, option.token) for option in options])
     return [
-        Written(text.strip(), option.score, finished)
-        for text, option in zip(_texts(trie, options), options, strict=True)
+        Written(text.strip(), option.score, finished) for text, option in zip(texts, options, strict=True)
     ]

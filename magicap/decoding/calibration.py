@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magicap.decoding.consensus import likeness
-from magicap.decoding.electorate import NARROWEST, nearest_captions, softmax_in_spreads
+from magicap.decoding.electorate import NARROWEST, judged, nearest_captions, softmax_in_spreads
 from magicap.decoding.memory import CaptionMemory
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def expected_gains(
         for (count, temperature), found in gains.items():
             weights = softmax_in_spreads(cosines[:count], temperature)
             M = len(weights)
-            agreed = alike[:M, :M] @ weights / np.maximum(1 - weights, NARROWEST)
-            found.append(float(alike[:M, -1][agreed.argmax()]) if M else 0.0)
+            found.append(float(alike[judged(alike[:M, :M], weights).argmax(), -1]) if M else 0.0)
     return {each: float(np.mean(found)) for each, found in gains.items()}
 
 
@@ -107,5 +106,5 @@ def _noise_like(images: Tensor, vectors: Tensor, noise: Tensor, memory: CaptionM
 def _standing_out(queries: Tensor, memory: CaptionMemory) -> float:
     """By how many standard deviations the nearest caption is nearer than the mean one, on average."""
     cosine = queries @ memory.vectors.T
-    spread = cosine.std(dim=1).clamp_min(1e-6)
+    spread = cosine.std(dim=1).clamp_min(NARROWEST)
     return float(((cosine.max(dim=1).values - cosine.mean(dim=1)) / spread).mean())

@@ -50,9 +50,7 @@ class Electorate:
         M = len(self.texts)
         alike = likeness([*self.texts, *more], M, self.rarity)
         np.fill_diagonal(alike[:M], 0.0)
-        agreed = alike @ self.weights
-        agreed[:M] /= np.maximum(1 - self.weights, NARROWEST)
-        return np.asarray(agreed)
+        return judged(alike, self.weights)
 
 
 def nearest_captions(
@@ -73,6 +71,18 @@ def nearest_captions(
         texts = [memory.texts[place] for place in places]
         found.append(Electorate(texts, softmax_in_spreads(row, temperature), memory.rarity, row))
     return found
+
+
+def judged(alike: Numbers, weights: Numbers) -> Numbers:
+    """(C,) expected likeness of captions, the first M of which are the judges: each of these by the others.
+
+    Args:
+        alike: (C, M) likeness to each judge, 0 to itself.
+        weights: (M,) of the judges.
+    """
+    agreed = alike @ weights
+    agreed[: len(weights)] /= np.maximum(1 - weights, NARROWEST)
+    return np.asarray(agreed)
 
 
 def softmax_in_spreads(cosines: Numbers, temperature: float) -> Numbers:
