@@ -125,7 +125,7 @@ def adapt(
     vectors = None if images is None or not len(images) else captioner.scorer.encode_images(images)
 
     say(f"tuning the language model on {len(learned)} sentences")
-    check = Sentences(captioner.language_model, held_out, settings.max_tokens)
+    check = Sentences.of(captioner.language_model, held_out, settings.max_tokens)
     before = _judged(captioner, check, held_out, vectors, settings)
     language_model = _tuned(captioner.language_model, learned, check, folder, settings)
 
@@ -163,7 +163,7 @@ def _tuned(
 ) -> LanguageModel:
     """A language model that has read the sentences; the state that foretells the held-out ones best."""
     model = copy.deepcopy(language_model.model).float()
-    sentences = Sentences(language_model, learned, settings.max_tokens)
+    sentences = Sentences.of(language_model, learned, settings.max_tokens)
 
     def loss(model: torch.nn.Module, batch: Batch) -> Tensor:
         logits = model(batch["ids"], attention_mask=batch["mask"]).logits

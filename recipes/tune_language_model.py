@@ -91,7 +91,7 @@ def main(config: Config) -> None:
     domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
     validation = read_sentences(config.validation_text, splits=("dev", "val"), held_out=())
     refuse_empty(validation, config.validation_text, ("dev", "val"))
-    held_out = Sentences(language_model, validation, config.max_tokens)
+    held_out = Sentences.of(language_model, validation, config.max_tokens)
 
     def epoch_batches(epoch: int) -> DataLoader[list[int]]:
         train = every if epoch < config.epochs or domain is None else domain
@@ -154,7 +154,7 @@ def read_file(language_model: LanguageModel, path: str, config: Config) -> Sente
     """The train split of a data set, or a text file."""
     sentences = read_sentences(path, splits=("train",))
     refuse_empty(sentences, path, ("train",))
-    return Sentences(language_model, sentences, config.max_tokens)
+    return Sentences.of(language_model, sentences, config.max_tokens)
 
 
 if __name__ == "__main__":

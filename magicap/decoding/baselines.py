@@ -49,7 +49,7 @@ def sample(
         return
     rows = torch.arange(len(seeds), device=language_model.device)
     dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-    prefixes = language_model.start(len(seeds))
+    prefixes = language_model.start().select(torch.zeros_like(rows))
     before = [""] * len(seeds)
     for _ in range(max_new_tokens):
         if not len(rows):

@@ -37,7 +37,6 @@ _UNREADABLE = (
     SafetensorError,
     zlib.error,
 )
-_CHUNK = 1024  # captions encoded between two words of progress
 
 
 class CaptionMemory:
@@ -77,11 +76,7 @@ class CaptionMemory:
             progress: told how many more are encoded.
         """
         distinct = list(dict.fromkeys(texts))
-        parts = []
-        for start in range(0, len(distinct), _CHUNK):
-            parts.append(scorer.encode_texts(distinct[start : start + _CHUNK]))
-            progress(len(parts[-1]))
-        return cls(distinct, torch.cat(parts) if parts else torch.zeros(0, 0))
+        return cls(distinct, scorer.encode_texts(distinct, progress=progress))
 
     @classmethod
     def from_language_model(

@@ -2,13 +2,15 @@
 
 Neither the language model nor the scorer's text tower sees the picture. So the next tokens that compete
 behind a prefix, how much each would repeat, and the vectors of the texts are functions of the prefix alone,
-and every caption begins at the same node.
+and every caption begins at the same node. What a language model is told of a picture belongs to the prefix:
+captions of prompted models begin at a node for each prompt.
 
-Shapes: B pictures, K candidates, D embedding width.
+Shapes: B pictures, K candidates, D embedding width, W hidden width of the language model.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ DEFAULT_CACHE_BYTES = 2**29
 """How much a captioner keeps of prefixes between calls."""
 
 Key = tuple[int, ...]
-"""The number of candidates, then the prefix's token ids."""
+"""The number of candidates, the prompt's number, then the prefix's token ids."""
 
 
 @dataclass(eq=False)
@@ -54,13 +56,16 @@ class Node:
     text: TextPrefix
     """What the scorer knows of the prefix, or of one before it until the vectors are asked for."""
 
+    prompt: int = 0
+    """Number of what the language model was told; 0: nothing."""
+
     vectors: Tensor | None = None
     """(K, D) unit vectors of the prefix with each candidate; None: not asked for yet."""
 
     @property
     def key(self) -> Key:
         """What it is found by."""
-        return len(self.candidates), *self.ids
+        return len(self.candidates), self.prompt, *self.ids
 
 
 @dataclass(frozen=True)
@@ -143,14 +148,27 @@ class PrefixTrie:
 
     def root(self, top_k: int) -> Node:
         """Where every caption begins: the start token alone, with its ``top_k`` candidates."""
-        ids = (self.language_model.start_id,)
+        return self.roots(top_k, None)[0]
+
+    def roots(self, top_k: int, prompts: Tensor | None) -> list[Node]:
+        """Where captions begin whose language model is told something: one node a prompt.
+
+        Args:
+            prompts: (B, W) as :meth:`LanguageModel.start` takes them; None: one node that is told nothing.
+        """
         count = min(top_k, self.language_model.vocabulary_size)
-        found = self._found((count, *ids))
-        if found is None:
-            self._count(language_tokens=1)
-            state = self.language_model.start().last_states()
-            (found,) = self._made(count, [ids], [tuple(state)], [TextPrefix()])
-        return found
+        numbers = [0] if prompts is None else [_number(prompt) for prompt in prompts]
+        keys = [(count, number, self.language_model.start_id) for number in numbers]
+        nodes = {key: self._found(key) for key in keys}
+        missing = {key: row for row, key in enumerate(keys) if nodes[key] is None}
+        if missing:
+            told = None if prompts is None else prompts[list(missing.values())]
+            states = [(state,) for state in self.language_model.start(told).last_states()]
+            self._count(language_tokens=len(missing))
+            nodes.update(
+                zip(missing, self._made(list(missing), states, [TextPrefix()] * len(missing)), strict=True)
+            )
+        return [node for key in keys if (node := nodes[key]) is not None]
 
     def look(self, nodes: Sequence[Node]) -> Tensor:
         """(B, K, D) unit vectors of each prefix with each of its candidates."""
@@ -207,8 +225,7 @@ class PrefixTrie:
         if missing:
             states = self._states(missing, fresh)
             made = self._made(
-                len(nodes[0].candidates),
-                [keys[step][1:] for step in missing],
+                [keys[step] for step in missing],
                 [(*node.states, state) for (node, _), state in zip(missing, states, strict=True)],
                 [node.text for node, _ in missing],
             )
@@ -240,25 +257,21 @@ class PrefixTrie:
         return Fresh(self.language_model.extend(prefixes, candidates), places)
 
     def _made(
-        self,
-        count: int,
-        ids: Sequence[tuple[int, ...]],
-        states: Sequence[tuple[TokenState, ...]],
-        texts: Sequence[TextPrefix],
+        self, keys: Sequence[Key], states: Sequence[tuple[TokenState, ...]], texts: Sequence[TextPrefix]
     ) -> list[Node]:
-        """New nodes with ``count`` candidates; the output head runs for these alone."""
+        """New nodes, all with as many candidates; the output head runs for these alone."""
         last = torch.stack([row[-1].last for row in states])
-        top = self.language_model.probabilities(last).topk(count, dim=1)
+        top = self.language_model.probabilities(last).topk(keys[0][0], dim=1)
         unknown = torch.full_like(top.values, torch.nan)
-        self._count(nodes_made=len(ids))
+        self._count(nodes_made=len(keys))
         nodes = []
-        for number, (each, row, text) in enumerate(zip(ids, states, texts, strict=True)):
-            candidates, probabilities = top.indices[number].clone(), top.values[number].clone()
-            node = Node(each, row, candidates, probabilities, unknown[number].clone(), text)
+        for row, ((_, prompt, *ids), own, text) in enumerate(zip(keys, states, texts, strict=True)):
+            candidates, probabilities = top.indices[row].clone(), top.values[row].clone()
+            node = Node(tuple(ids), own, candidates, probabilities, unknown[row].clone(), text, prompt)
             nodes.append(node)
-            token = row[-1]
-            own = token.hidden, token.last, token.cache, candidates, probabilities, node.repetition
-            self._keep(node, _bytes(*own))
+            token = own[-1]
+            kept = token.hidden, token.last, token.cache, candidates, probabilities, node.repetition
+            self._keep(node, _bytes(*kept))
         return nodes
 
     def _found(self, key: Key) -> Node | None:
@@ -324,6 +337,12 @@ def _in_rows(columns: Sequence[int], width: int) -> list[list[int]]:
     rows = [list(columns[start : start + width]) for start in range(0, len(columns), width)]
     rows[-1] += rows[-1][:1] * (width - len(rows[-1]))
     return rows
+
+
+def _number(prompt: Tensor) -> int:
+    """By which a prompt (W,) is known; never 0."""
+    digest = hashlib.blake2b(prompt.float().cpu().numpy().tobytes(), digest_size=7)
+    return 1 + int.from_bytes(digest.digest(), "big")
 
 
 def _bytes(*tensors: Tensor) -> int:

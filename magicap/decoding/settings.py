@@ -107,6 +107,12 @@ class BeamMagicSearch:
     temperature: float = 2.0
     """Of their weights, in standard deviations of their cosines."""
 
+    drawn: int = 0
+    """How many captions a prompted language model is to say of each picture; they have a say too."""
+
+    drawn_share: float = 0.5
+    """Share of all say that these have together, 0 to 1; the remembered have the rest."""
+
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""
 
@@ -150,7 +156,7 @@ class BeamMagicSearch:
     ) -> Steps:
         from magicap.decoding.beam_magic import beam_magic_search
 
-        found = beam_magic_search(trie, images, self, memory)
+        found = beam_magic_search(trie, images, self, memory, seeds)
         yield [(row, choices[0].step) for row, choices in enumerate(found)]
 
 

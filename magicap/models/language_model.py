@@ -21,7 +21,8 @@ from torch import Tensor
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.models.loading import explain_loading_errors, no_loading_bar
-from magicap.models.token_cache import KeysAndValues, stacked, taken
+from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
+from magicap.models.token_cache import KeysAndValues, as_cache, stacked, taken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -136,18 +137,22 @@ class LanguageModel:
         tokenizer: its tokenizer.
         start_id, pad_id, end_id: ids of the start, pad and end token.
         max_new_tokens: how many tokens fit behind the start token.
+        prompt: what it can be told of a picture by; None: it speaks with its eyes shut.
 
     The published start and pad tokens are added where the tokenizer lacks them; a start token that was
     added here is untrained, so such a model must be tuned before it can caption.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: SoftPrompt | None = None
+    ) -> None:
         """
         Raises:
             BadModel: no end token, or a model that does not work as GPT-2 does.
         """
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
+        self.prompt = prompt
         self._add_missing_tokens()
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
         self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
@@ -179,13 +184,18 @@ class LanguageModel:
             model, info = loaded
             if random := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
                 raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(random[:5])}")
-            return cls(model.to(device), tokenizer)
+            prompt = SoftPrompt.from_pretrained(source) if (Path(source) / PROMPT_FILE).is_file() else None
+            return cls(model.to(device), tokenizer, prompt and prompt.to(device, dtype))
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write model (safetensors) and tokenizer into a folder, in ``dtype`` where given."""
+        """Write model (safetensors), prompt and tokenizer into a folder, in ``dtype`` where given."""
         model = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         with no_loading_bar():
             model.save_pretrained(str(folder))
+        if self.prompt is not None:
+            self.prompt.save_pretrained(folder, dtype=dtype)
+        else:
+            (Path(folder) / PROMPT_FILE).unlink(missing_ok=True)  # of a model that was saved here before
         open_to_readers(folder)
         self.tokenizer.save_pretrained(str(folder))
 
@@ -200,10 +210,15 @@ class LanguageModel:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @torch.inference_mode()
-    def start(self, batch_size: int = 1) -> Prefixes:
-        """B prefixes that hold the start token alone."""
-        ids = torch.full((batch_size, 1), self.start_id, device=self.device)
-        hidden, cache = self._forward(ids, (), position=0)
+    def start(self, prompts: Tensor | None = None) -> Prefixes:
+        """Prefixes that hold the start token alone: one, or B of which each is told something.
+
+        Args:
+            prompts: (B, W) of :attr:`prompt`.
+        """
+        count = 1 if prompts is None else len(prompts)
+        ids = torch.full((count, 1), self.start_id, device=self.device)
+        hidden, cache = self._forward(ids, (), position=0, prompts=prompts)
         return Prefixes(ids, F.normalize(hidden.float(), dim=-1), hidden[:, -1], cache)
 
     @torch.inference_mode()
@@ -281,17 +296,14 @@ class LanguageModel:
         return [text.rstrip("\ufffd") for text in self.texts(batch)]
 
     def _forward(
-        self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int
+        self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int, prompts: Tensor | None = None
     ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
         """Hidden states (B, K, D) and grown cache of tokens that all stand at the same position."""
-        from transformers import DynamicCache
-
-        cache: Any = DynamicCache()
-        for layer, (keys, values) in enumerate(past):
-            cache.update(keys, values, layer)
+        cache: Any = as_cache(past)
         width = ids.shape[1]
+        embeddings = self.model.get_input_embeddings()(ids)
         output: Any = self.model.base_model(
-            ids,
+            inputs_embeds=embeddings if prompts is None else embeddings + prompts[:, None],
             past_key_values=cache,
             position_ids=torch.full_like(ids, position),
             attention_mask=_side_by_side_mask(position, width, self.model.dtype, ids.device),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from magicap.models.language_model import LanguageModel
@@ -14,33 +17,47 @@ from magicap.training.loop import Batch
 from magicap.training.losses import next_token_cross_entropy
 
 
+@dataclass(frozen=True)
 class Sentences:
     """Token ids of sentences between the start and the end token; one that is cut gets no end."""
 
-    def __init__(self, language_model: LanguageModel, texts: Sequence[str], max_tokens: int) -> None:
-        self.rows = [row[:max_tokens] for row in language_model.caption_ids(texts)]
-        self.characters = sum(len(text) + 1 for text in texts)
-        self._pad_id = language_model.pad_id
+    rows: Sequence[Sequence[int]]
+    characters: int
+    pad_id: int
+    vectors: Tensor | None = None
+    """(N, D) unit vectors of the sentences by a scorer, for language models that are told of pictures."""
+
+    own: Tensor | None = None
+    """(N,) where each sentence stands in the memory that they are told by, -1 where it does not."""
+
+    @classmethod
+    def of(cls, language_model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Sentences:
+        """Sentences as a language model's tokens, cut after ``max_tokens``."""
+        rows = [row[:max_tokens] for row in language_model.caption_ids(texts)]
+        return cls(rows, sum(len(text) + 1 for text in texts), language_model.pad_id)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __add__(self, other: Sentences) -> Sentences:
-        both: Sentences = object.__new__(Sentences)
-        both.rows, both.characters = self.rows + other.rows, self.characters + other.characters
-        both._pad_id = self._pad_id
-        return both
+        """Both, without vectors."""
+        return Sentences([*self.rows, *other.rows], self.characters + other.characters, self.pad_id)
 
-    def batches(self, batch_size: int, shuffle: int | None = None) -> DataLoader[list[int]]:
-        """Batches of ``ids`` and ``mask``, each (B, T); shuffled by a seed."""
+    def batches(self, batch_size: int, shuffle: int | None = None) -> DataLoader[int]:
+        """Batches of ``ids`` and ``mask``, each (B, T), ``vectors`` and ``own``; shuffled by a seed."""
         order = by_length(self.rows, batch_size, shuffle)
-        return DataLoader(self.rows, batch_sampler=order, collate_fn=self._padded)  # type: ignore[arg-type]
+        numbers: Any = range(len(self))
+        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch)  # type: ignore[arg-type]
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Batch:
+    def _batch(self, numbers: Sequence[int]) -> Batch:
+        rows = [self.rows[number] for number in numbers]
         width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[self._pad_id] * (width - len(row))] for row in rows])
+        ids = torch.tensor([[*row, *[self.pad_id] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        return {"ids": ids, "mask": mask}
+        told = {"vectors": self.vectors, "own": self.own}
+        return {"ids": ids, "mask": mask} | {
+            name: each[list(numbers)] for name, each in told.items() if each is not None
+        }
 
 
 def by_length(rows: Sequence[Sequence[int]], batch_size: int, shuffle: int | None = None) -> list[list[int]]:
@@ -61,13 +78,23 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int, shuffle: int | Non
 
 def surprise(model: torch.nn.Module, held_out: Sentences, batch_size: int) -> dict[str, float]:
     """Bits a character and nats a token that sentences cost a model; and a ``score`` to maximise."""
+    return surprise_of(
+        lambda batch: model(batch["ids"], attention_mask=batch["mask"]).logits,
+        held_out,
+        batch_size,
+        next(model.parameters()).device,
+    )
+
+
+def surprise_of(
+    logits: Callable[[Batch], Tensor], held_out: Sentences, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """As :func:`surprise`, of whatever gives scores (B, T, V) of the next token at every position."""
     nats = tokens = 0.0
-    device = next(model.parameters()).device
     for batch in held_out.batches(batch_size):
-        ids, mask = batch["ids"].to(device), batch["mask"].to(device)
-        count = float(mask[:, 1:].sum())
-        logits = model(ids, attention_mask=mask).logits
-        nats += float(next_token_cross_entropy(logits, ids, mask)) * count
+        batch = {name: each.to(device) for name, each in batch.items()}
+        count = float(batch["mask"][:, 1:].sum())
+        nats += float(next_token_cross_entropy(logits(batch), batch["ids"], batch["mask"])) * count
         tokens += count
     bits = nats / held_out.characters / math.log(2)
     return {"score": -bits, "bits_per_character": bits, "nats_per_token": nats / tokens}
