@@ -6,7 +6,6 @@ says besides, and how many of its captions have a say is calibrated. The scorer 
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from magicap.data.text import normalise_caption
 from magicap.decoding.calibration import calibrated, expected_gains, stand_ins
 from magicap.decoding.drawing import draw_captions
 from magicap.decoding.memory import CaptionMemory
+from magicap.decoding.modality_gap import ModalityGap
 from magicap.decoding.settings import BeamMagicSearch, number, whole
 from magicap.errors import BadData
 from magicap.models.language_model import LanguageModel
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.prompting import Prompted, prompted_loss, prompted_surprise, told_sentences
 from magicap.training.sentences import Sentences, surprise
 
 if TYPE_CHECKING:
@@ -124,12 +125,21 @@ def adapt(
     learned, held_out = _split(texts, settings)
     vectors = None if images is None or not len(images) else captioner.scorer.encode_images(images)
 
-    say(f"tuning the language model on {len(learned)} sentences")
     check = Sentences.of(captioner.language_model, held_out, settings.max_tokens)
     before = _judged(captioner, check, held_out, vectors, settings)
-    language_model = _tuned(captioner.language_model, learned, check, folder, settings)
-
-    memory = _memory(language_model, captioner, learned, settings, say)
+    say("encoding what is remembered")
+    memory = CaptionMemory.from_texts(captioner.scorer, learned[: settings.sentences])
+    say(f"tuning the language model on {len(learned)} sentences")
+    if captioner.language_model.prompt is None:
+        lesson = _lesson(captioner.language_model, learned, check, settings)
+    else:
+        gap = ModalityGap.of(memory, vectors, seed=settings.seed)
+        lesson = _told_lesson(captioner, memory, gap, learned, held_out, settings)
+    language_model = _tuned(captioner.language_model, lesson, folder, settings)
+    if settings.drawn:
+        say(f"drawing up to {settings.drawn} captions from it, encoding them")
+        drawn = draw_captions(language_model, settings.drawn, seed=settings.seed)
+        memory = memory.with_texts(captioner.scorer, drawn)
     say(f"calibrating on {'captions alone' if vectors is None else f'{len(vectors)} pictures'}")
     own = captioner.decoding
     decoding = own if isinstance(own, BeamMagicSearch) else BeamMagicSearch()
@@ -154,28 +164,65 @@ def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str
     return sentences[count:], sentences[:count]
 
 
-def _tuned(
-    language_model: LanguageModel,
-    learned: Sequence[str],
-    check: Sentences,
-    folder: Path,
-    settings: AdaptationSettings,
-) -> LanguageModel:
-    """A language model that has read the sentences; the state that foretells the held-out ones best."""
-    model = copy.deepcopy(language_model.model).float()
-    sentences = Sentences.of(language_model, learned, settings.max_tokens)
+@dataclass(frozen=True)
+class _Lesson:
+    """What a language model learns, and by what it is judged."""
 
+    learner: LanguageModel
+    module: torch.nn.Module
+    """What is trained of it."""
+
+    sentences: Sentences
+    loss: Callable[[torch.nn.Module, Batch], Tensor]
+    validate: Callable[[torch.nn.Module], dict[str, float]]
+
+
+def _lesson(
+    language_model: LanguageModel, learned: Sequence[str], check: Sentences, settings: AdaptationSettings
+) -> _Lesson:
     def loss(model: torch.nn.Module, batch: Batch) -> Tensor:
         logits = model(batch["ids"], attention_mask=batch["mask"]).logits
         return next_token_cross_entropy(logits, batch["ids"], batch["mask"])
 
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        return surprise(model, check, settings.batch_size)
+
+    learner = language_model.to_train()
+    sentences = Sentences.of(language_model, learned, settings.max_tokens)
+    return _Lesson(learner, learner.model, sentences, loss, validate)
+
+
+def _told_lesson(
+    captioner: Captioner,
+    memory: CaptionMemory,
+    gap: ModalityGap,
+    learned: Sequence[str],
+    held_out: Sequence[str],
+    settings: AdaptationSettings,
+) -> _Lesson:
+    """Of a language model that is told of pictures: each sentence is told by its own vector."""
+    sentences, check = (
+        told_sentences(captioner, memory, texts, settings.max_tokens) for texts in (learned, held_out)
+    )
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        return prompted_surprise(model, check, settings.batch_size, settings.seed)
+
+    learner = captioner.language_model.to_train()
+    return _Lesson(learner, Prompted(learner, memory, gap), sentences, prompted_loss, validate)
+
+
+def _tuned(
+    language_model: LanguageModel, lesson: _Lesson, folder: Path, settings: AdaptationSettings
+) -> LanguageModel:
+    """A language model that has learned its lesson; the state that foretells held-out sentences best."""
     fit(
-        model,
-        split_by_decay(model.parameters(), settings.learning_rate, _WEIGHT_DECAY),
-        loader=lambda epoch: sentences.batches(settings.batch_size, shuffle=settings.seed + epoch),
-        loss=loss,
-        validate=lambda model: surprise(model, check, settings.batch_size),
-        save_best=lambda _: LanguageModel(model, language_model.tokenizer).save_pretrained(folder / "best"),
+        lesson.module,
+        split_by_decay(lesson.module.parameters(), settings.learning_rate, _WEIGHT_DECAY),
+        loader=lambda epoch: lesson.sentences.batches(settings.batch_size, shuffle=settings.seed + epoch),
+        loss=lesson.loss,
+        validate=lesson.validate,
+        save_best=lambda _: lesson.learner.save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(
             epochs=settings.epochs,
@@ -187,21 +234,6 @@ def _tuned(
     return LanguageModel.from_pretrained(
         folder / "best", device=language_model.device, dtype=language_model.model.dtype
     )
-
-
-def _memory(
-    language_model: LanguageModel,
-    captioner: Captioner,
-    learned: Sequence[str],
-    settings: AdaptationSettings,
-    say: Said,
-) -> CaptionMemory:
-    texts = list(learned[: settings.sentences])
-    if settings.drawn:
-        say(f"drawing up to {settings.drawn} captions from it")
-        texts += draw_captions(language_model, settings.drawn, seed=settings.seed)
-    say("encoding what is remembered")
-    return CaptionMemory.from_texts(captioner.scorer, texts)
 
 
 def _judged(

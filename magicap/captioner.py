@@ -132,7 +132,8 @@ class Captioner(BaseCaptioner[Decoding]):
 
     @cached_property
     def _models(self) -> str:
-        return fingerprint(self.language_model.model, self.scorer.model)
+        prompt = self.language_model.prompt
+        return fingerprint(self.language_model.model, self.scorer.model, *([prompt] if prompt else []))
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
@@ -226,7 +227,7 @@ class Captioner(BaseCaptioner[Decoding]):
         from magicap.decoding.magic import magic_positions
         from magicap.explanations.candidates import CandidatesExplanation
 
-        positions = magic_positions(self.trie, vectors, search, places=candidates)
+        positions = magic_positions(self.trie, vectors, search, self.memory, places=candidates)
         shown = [tuple(position.best(self.language_model, candidates)[0]) for position in positions]
         (caption,) = self._gathered(vectors, [[steps[0] for steps in shown]])
         return CandidatesExplanation(picture, caption, tuple(shown))

@@ -5,38 +5,36 @@
         --validation_text $MAGICAP_DATA/flickr8k/captions.jsonl
     magicap caption photo.jpg --preset runs/prompted
 
-No picture is read: every sentence is told by its own vector, with noise that stands for what separates a picture
-from what is said of it, and by what the captioner's memory holds near that. The checkpoint is chosen on
-validation text. A second run of the same command resumes where the first one stopped.
+Every sentence is told by its own vector, with noise that stands for what separates a picture from what is
+said of it, and by what the captioner's memory holds near that. Pictures without captions (--images) say where
+pictures lie. The checkpoint is chosen on validation text. A second run of the same command resumes.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
 from accelerate.utils import set_seed
+from torch import Tensor
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, LanguageModel
-from magicap.data import read_sentences
+from magicap.data import ImageFiles, read_sentences
+from magicap.decoding.modality_gap import ModalityGap
 from magicap.errors import MagicapError
-from magicap.models.soft_prompt import SoftPrompt
 from magicap.presets import DEFAULT
 from magicap.training.checks import claim_folder, refuse_empty
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import next_token_cross_entropy
+from magicap.training.loop import LoopConfig, Progress, fit
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.prompting import Prompted, told_by
-from magicap.training.sentences import Sentences, surprise_of
+from magicap.training.prompting import NOISE, Prompted, prompted_loss, prompted_surprise, told_sentences
+from magicap.training.sentences import Sentences
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "drawn", "cpu")
+MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "cpu")
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,22 @@ class Config:
     )
     out: str = field(metadata={"help": "folder of the new captioner; training goes to <out>/training"})
     base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
-    least_noise: float = field(
-        default=1.5, metadata={"help": "length of the noise beside a vector of length 1: the least"}
+    images: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "folders or tar files of pictures, which say where pictures lie beside captions; no "
+            "caption is read of them"
+        },
     )
-    greatest_noise: float = field(default=3.5, metadata={"help": "the greatest"})
+    most_images: int = field(default=500, metadata={"help": "of these, the first"})
+    least_noise: float = field(
+        default=NOISE[0], metadata={"help": "of what stands for the gap, in standard deviations of captions"}
+    )
+    greatest_noise: float = field(default=NOISE[1], metadata={"help": "each sentence's is drawn up to this"})
     remember: int = field(
         default=20_000,
         metadata={"help": "captions that the language model says, to be remembered by a base without memory"},
     )
-    drawn: int = field(default=50, metadata={"help": "captions that the search draws for a picture"})
     epochs: int = field(default=1, metadata={"help": "passes over the text"})
     batch_size: int = field(default=64, metadata={"help": "sentences a step"})
     learning_rate: float = field(
@@ -71,43 +76,40 @@ class Config:
     seed: int = field(default=1, metadata={"help": "of weights, order and noise"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.least_noise <= self.greatest_noise:
+            raise SystemExit(
+                "--least_noise must be between 0 and --greatest_noise, found "
+                f"{self.least_noise} and {self.greatest_noise}"
+            )
+
 
 def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
     captioner = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
     claim_folder(out / "training", asdict(config), MAY_CHANGE)
-    memory = captioner.memory or remembered(captioner, config)
-    train = [text for path in config.text for text in sentences(path, ("train",))]
-    held_out = sentences(config.validation_text, ("dev", "val"), held_out=())
-    batches, check = (prepared(captioner, memory, texts, config) for texts in (train, held_out))
+    memory = captioner.memory or drawn_memory(captioner, config)
+    train = [text for path in config.text for text in read_texts(path, ("train",))]
+    held_out = read_texts(config.validation_text, ("dev", "val"), held_out=())
+    sentences = encoded(captioner, memory, list(dict.fromkeys(train)), config)
+    check = encoded(captioner, memory, held_out, config)
+    gap = ModalityGap.of(memory, pictures(captioner, config), seed=config.seed)
 
-    language_model = captioner.language_model
-    model = copy.deepcopy(language_model.model).float()
-    prompt = copy.deepcopy(language_model.prompt) or SoftPrompt(
-        memory.vectors.shape[1], model.get_input_embeddings().embedding_dim
-    )
-    prompted = Prompted(model, prompt.float(), memory, (config.least_noise, config.greatest_noise))
-
-    def loss(_: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        return next_token_cross_entropy(prompted(batch), batch["ids"], batch["mask"])
-
-    def validate(_: torch.nn.Module) -> dict[str, float]:
-        with torch.random.fork_rng():  # the same noise each time
-            torch.manual_seed(config.seed)
-            return surprise_of(prompted, check, config.batch_size, captioner.device)
-
+    learner = captioner.language_model.to_train()
+    noise = config.least_noise, config.greatest_noise
+    prompted = Prompted(learner, memory, gap, noise)
     best = out / "training" / "best"
     progress = fit(
         prompted,
         [
-            *split_by_decay(model.parameters(), config.learning_rate, config.weight_decay),
-            *split_by_decay(prompt.parameters(), config.prompt_rate, config.weight_decay),
+            *split_by_decay(prompted.model.parameters(), config.learning_rate, config.weight_decay),
+            *split_by_decay(prompted.prompt.parameters(), config.prompt_rate, config.weight_decay),
         ],
-        loader=lambda epoch: batches.batches(config.batch_size, shuffle=config.seed + epoch),
-        loss=loss,
-        validate=validate,
-        save_best=lambda _: LanguageModel(model, language_model.tokenizer, prompt).save_pretrained(best),
+        loader=lambda epoch: sentences.batches(config.batch_size, shuffle=config.seed + epoch),
+        loss=prompted_loss,
+        validate=lambda model: prompted_surprise(model, check, config.batch_size, config.seed),
+        save_best=lambda _: learner.save_pretrained(best),
         folder=out / "training",
         config=LoopConfig(
             epochs=config.epochs,
@@ -116,3 +118,57 @@ def main(config: Config) -> None:
             cpu=config.cpu,
         ),
     )
+    own = captioner.decoding
+    decoding = replace(own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(), prompted=True)
+    learned = LanguageModel.from_pretrained(best, device=captioner.device)
+    told = Captioner(learned, captioner.scorer, decoding, memory)
+    told.save_pretrained(out, dtype="float16")
+    (out / "README.md").write_text(model_card(config, len(sentences), progress), encoding="utf-8")
+    print(json.dumps({"sentences": len(sentences), **progress.state_dict()}))
+
+
+def read_texts(path: str, splits: tuple[str, ...], held_out: tuple[str, ...] = ("dev", "test")) -> list[str]:
+    """Sentences of some splits of a data set, or a text file."""
+    sentences = read_sentences(path, splits=splits, held_out=held_out)
+    refuse_empty(sentences, path, splits)
+    return sentences
+
+
+def drawn_memory(captioner: Captioner, config: Config) -> CaptionMemory:
+    """What the language model says when it is left alone, for a captioner that remembers nothing."""
+    with tqdm(total=2 * config.remember, desc="drawing and encoding a memory", disable=None) as bar:
+        return CaptionMemory.from_language_model(
+            captioner.language_model, captioner.scorer, config.remember, seed=config.seed, progress=bar.update
+        )
+
+
+def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config) -> Sentences:
+    with tqdm(total=len(texts), desc="encoding sentences", disable=None) as bar:
+        return told_sentences(captioner, memory, texts, config.max_tokens, bar.update)
+
+
+def pictures(captioner: Captioner, config: Config) -> Tensor | None:
+    """Vectors of pictures of which no caption is read."""
+    if not config.images:
+        return None
+    files = ImageFiles(config.images)
+    return captioner.scorer.encode_images([files.read(name) for name in list(files)[: config.most_images]])
+
+
+def model_card(config: Config, sentences: int, progress: Progress) -> str:
+    return f"""# A captioner whose language model is told of pictures
+
+Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone: {", ".join(config.text)}
+({sentences} different sentences, {progress.step} steps of {config.batch_size}, seed {config.seed}).
+Pictures without captions that say where pictures lie: {", ".join(config.images) or "none"}.
+Validation text: {config.validation_text}, {-progress.best:.3f} bits a character with noised vectors.
+
+Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.
+"""
+
+
+if __name__ == "__main__":
+    try:
+        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    except MagicapError as error:
+        sys.exit(f"tune_prompted.py: {error}")

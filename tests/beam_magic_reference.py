@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from reference import read
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory
 from magicap.metrics.cider import TfIdf
@@ -44,6 +45,7 @@ def reference_written(
     unit: float,
     image_weight: float,
     settings: BeamMagicSearch,
+    told: torch.Tensor | None = None,
 ) -> list[tuple[str, float]]:
     """Finished captions with their scores, the best first."""
     language_model, scorer = captioner.language_model, captioner.scorer
@@ -56,7 +58,7 @@ def reference_written(
     for _ in range(settings.max_new_tokens):
         options = []
         for before, prefix in beams:
-            probability = torch.softmax(language_model.model(torch.tensor([prefix])).logits[0, -1], dim=0)
+            probability = torch.softmax(read(language_model.model, [prefix], told).logits[0, -1], dim=0)
             of_beam = []
             for token in probability.topk(settings.top_k).indices.tolist():
                 own = float(probability[token])

@@ -19,11 +19,23 @@ def reference_caption(captioner: Captioner, picture: object, settings: MagicSear
     return [token for token, *_ in reference_steps(captioner, picture, settings)]
 
 
+def read(model, ids: list[list[int]], told: torch.Tensor | None):
+    """The model's output for whole sequences, the first token's embedding with what it is told."""
+    embeddings = model.get_input_embeddings()(torch.tensor(ids))
+    if told is not None:
+        embeddings = torch.cat([embeddings[:, :1] + told, embeddings[:, 1:]], dim=1)
+    return model(inputs_embeds=embeddings, output_hidden_states=True)
+
+
 @torch.no_grad()
 def reference_steps(
-    captioner: Captioner, picture: object, settings: MagicSearch
+    captioner: Captioner, picture: object, settings: MagicSearch, told: torch.Tensor | None = None
 ) -> list[tuple[int, float, float, float]]:
-    """Each chosen token with what confidence, degeneration and image gave it."""
+    """Each chosen token with what confidence, degeneration and image gave it.
+
+    Args:
+        told: what is added to the start token's embedding.
+    """
     model, tokenizer = captioner.language_model.model, captioner.language_model.tokenizer
     clip, clip_tokenizer = captioner.scorer.model, captioner.scorer.tokenizer
     start, pad = tokenizer.convert_tokens_to_ids([START, PAD])
@@ -33,14 +45,14 @@ def reference_steps(
     image = image / image.norm()
     prefix, steps = [start], []
     for _ in range(settings.max_new_tokens):
-        output = model(torch.tensor([prefix]), output_hidden_states=True)
+        output = read(model, [prefix], told)
         probability = torch.softmax(output.logits[0, -1], dim=0)
         hidden = output.hidden_states[-1][0]
         candidates = torch.topk(probability, min(settings.top_k, len(probability))).indices.tolist()
 
-        extended = torch.tensor([[*prefix, candidate] for candidate in candidates])
-        new_hidden = model(extended, output_hidden_states=True).hidden_states[-1][:, -1]
-        texts = [tokenizer.decode([t for t in row if t not in silent]) for row in extended.tolist()]
+        extended = [[*prefix, candidate] for candidate in candidates]
+        new_hidden = read(model, extended, told).hidden_states[-1][:, -1]
+        texts = [tokenizer.decode([t for t in row if t not in silent]) for row in extended]
         text_vectors = clip.encode_text(clip_tokenizer(texts))
         text_vectors = text_vectors / text_vectors.norm(dim=1, keepdim=True)
         fit = torch.softmax(clip.logit_scale.exp() * text_vectors @ image, dim=0)

@@ -17,6 +17,7 @@ from magicap.decoding.beam_magic import beam_magic_search
 from magicap.decoding.consensus import Rarity, likeness
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.electorate import Electorate, nearest_captions
+from magicap.decoding.prompting import told
 from magicap.decoding.settings import from_dict, to_dict
 from magicap.decoding.word_prior import WordPrior
 from magicap.metrics.cider import TfIdf
@@ -54,10 +55,15 @@ def small(**changes):
     return BeamMagicSearch(**{**given, **changes})
 
 
+@pytest.mark.parametrize("prompted", [False, True])
 @pytest.mark.parametrize("image_weight", [0.0, 0.7])
 @pytest.mark.parametrize("remembers", [True, False])
-def test_what_is_written_is_what_the_slow_judge_writes(captioner, memory, images, remembers, image_weight):
+def test_what_is_written_is_what_the_slow_judge_writes(
+    captioner, memory, images, remembers, image_weight, prompted
+):
     search = small()
+    if prompted:
+        captioner = tiny.prompted(0)
     near = nearest_captions(memory, images, 5, 2.0) if remembers else [None] * len(images)
     language_model = captioner.language_model
     priors = [
@@ -65,10 +71,14 @@ def test_what_is_written_is_what_the_slow_judge_writes(captioner, memory, images
         for each in near
     ]
     units = [0.3] * len(images)
-    written = write_captions(captioner.trie, images, priors, units, image_weight, search)
-    for image, found, each in zip(images, written, near, strict=True):
+    prompts = told(language_model, images, memory) if prompted else [None] * len(images)
+    roots = [captioner.trie.root(search.top_k)] * len(images)
+    if prompted:
+        roots = captioner.trie.roots(search.top_k, prompts)
+    written = write_captions(captioner.trie, roots, images, priors, units, image_weight, search)
+    for image, found, each, prompt in zip(images, written, near, prompts, strict=True):
         texts, weights = ([], []) if each is None else (list(each.texts), each.weights.tolist())
-        expected = reference_written(captioner, image, texts, weights, 0.3, image_weight, search)
+        expected = reference_written(captioner, image, texts, weights, 0.3, image_weight, search, prompt)
         assert [caption.text for caption in found] == [text for text, _ in expected]
         scores = [score for _, score in expected]
         assert [caption.score for caption in found] == pytest.approx(scores, abs=1e-3)

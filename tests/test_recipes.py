@@ -157,6 +157,37 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
         move.main(replace(config, captions=[]))
 
 
+def test_a_language_model_learns_to_be_told_of_pictures(language_model, scorer, data, tmp_path):
+    assemble, teach = recipe("assemble_captioner"), recipe("tune_prompted")
+    parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
+    remembered = tmp_path / "remembered.txt"
+    remembered.write_text("\n".join(SENTENCES))
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
+    config = teach.Config(
+        text=[str(data / "captions.jsonl")],
+        validation_text=str(data / "captions.jsonl"),
+        base=str(tmp_path / "base"),
+        images=[str(data / "images.tar")],
+        out=str(tmp_path / "told"),
+        batch_size=2,
+        max_steps=2,
+        cpu=True,
+    )
+    teach.main(config)
+    told = Captioner.from_pretrained(tmp_path / "told")
+    assert told.decoding.prompted
+    assert told.caption(np.zeros((30, 40, 3), np.uint8))
+    assert "2 steps of 2" in (tmp_path / "told" / "README.md").read_text()
+    weights = told.language_model.prompt.picture[0].weight
+    teach.main(config)  # what is done is not done again
+    again = Captioner.from_pretrained(tmp_path / "told").language_model.prompt.picture[0].weight
+    assert weights.equal(again)
+    with pytest.raises(SystemExit, match="choose another --out"):
+        teach.main(replace(config, greatest_noise=3.0))
+    with pytest.raises(SystemExit, match="least_noise"):
+        replace(config, least_noise=2.0)
+
+
 def test_logs_hold_loss_and_validation(language_model, scorer):
     for log in (language_model, *(scorer / stage for stage in ("warm", "align", "tune"))):
         rows = [json.loads(line) for line in (log / "log.jsonl").read_text().splitlines()]

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from magicap import BeamSearch, Captioner, ImageTextScorer, LanguageModel, MagicSearch, SupervisedCaptioner
+from magicap.models.soft_prompt import SoftPrompt
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.grid import GridConfig
 from magicap.supervised.network import CaptionNetwork
@@ -112,6 +113,15 @@ def captioner(seed: int = 0, *, custom_text: bool = False, **settings: Any) -> C
     return Captioner(
         language_model(word_tokenizer(), seed), scorer(custom_text=custom_text, seed=seed), decoding
     )
+
+
+def prompted(seed: int = 0, **settings: Any) -> Captioner:
+    """As :func:`captioner`, with a language model that is told of pictures, in random words."""
+    found = captioner(seed, **settings)
+    torch.manual_seed(seed)
+    prompt = SoftPrompt(found.scorer.width, found.language_model.model.config.n_embd)
+    found.language_model.prompt = prompt.requires_grad_(False)
+    return found
 
 
 def supervised(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:

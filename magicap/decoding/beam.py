@@ -59,6 +59,7 @@ class _Option:
 
 def write_captions(
     trie: PrefixTrie,
+    roots: Sequence[Node],
     images: Tensor,
     priors: Sequence[WordPrior | None],
     units: Sequence[float],
@@ -71,12 +72,13 @@ def write_captions(
     sequence the changes add up to the last cosine whatever the number of candidates.
 
     Args:
+        roots: B nodes at which their captions begin.
         images: (B, D) unit vectors of the pictures.
         priors: what the memory's captions near each picture go on with.
         units: what each picture's cosines are measured in.
         image_weight: what such a unit is worth in nats.
     """
-    beams = [_Beam(row, trie.root(settings.top_k), 0.0) for row in range(len(images))]
+    beams = [_Beam(row, root, 0.0) for row, root in enumerate(roots)]
     ended: list[list[_Option]] = [[] for _ in images]
     unfinished: list[list[_Option]] = [[] for _ in images]
     for _ in range(settings.max_new_tokens):

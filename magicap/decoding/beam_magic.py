@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from magicap.decoding.beam import Written, write_captions
-from magicap.decoding.drawing import draw_for_pictures
-from magicap.decoding.electorate import NARROWEST, Electorate, by_count, by_score, nearest_captions
-from magicap.decoding.prompting import told
+from magicap.decoding.electorate import NARROWEST, Electorate, by_score, nearest_captions
+from magicap.decoding.prompting import beginnings
 from magicap.decoding.word_prior import WordPrior
 from magicap.errors import BadSettings
 from magicap.results import Step
@@ -61,18 +60,13 @@ class Choice:
 
 
 def beam_magic_search(
-    trie: PrefixTrie,
-    images: Tensor,
-    settings: BeamMagicSearch,
-    memory: CaptionMemory | None,
-    seeds: Sequence[int] | None = None,
+    trie: PrefixTrie, images: Tensor, settings: BeamMagicSearch, memory: CaptionMemory | None
 ) -> list[list[Choice]]:
     """For each picture the captions that competed, the best first; of equals the memory's, then the likelier.
 
     Args:
         images: (B, D) unit vectors of the pictures.
         memory: captions with their vectors; without one, what was written competes and agrees alone.
-        seeds: B seeds of what is drawn; None: all 0.
 
     Raises:
         BadSettings: no room for so many tokens, or constraints that no caption meets.
@@ -88,15 +82,13 @@ def beam_magic_search(
     if memory is not None:
         allowed = memory.where(settings.constraints)
         near = nearest_captions(allowed, images, settings.neighbours, settings.temperature)
-    prompts = told(trie.language_model, images, memory) if settings.drawn else None
-    if prompts is not None:
-        near = _with_draws(trie, prompts, near, settings, seeds or [0] * len(images))
     priors = [_prior(trie, electorate) for electorate in near]
     units = [each.unit for each in near if each] or _first_words_spread(trie, images, settings)
     weight = settings.image_weight
     if weight is None:
         weight = _UNREMEMBERING if memory is None else 0.0
-    written = write_captions(trie, images, priors, units, weight, settings)
+    roots = beginnings(trie, images, settings, memory)
+    written = write_captions(trie, roots, images, priors, units, weight, settings)
     return [_elect(trie.scorer, *each, settings) for each in zip(images, written, near, strict=True)]
 
 
@@ -105,29 +97,6 @@ def _first_words_spread(trie: PrefixTrie, images: Tensor, settings: BeamMagicSea
     (vectors,) = trie.look([trie.root(settings.top_k)])
     spread: list[float] = (images @ vectors.T).std(dim=1, correction=0).clamp_min(NARROWEST).tolist()
     return spread
-
-
-def _with_draws(
-    trie: PrefixTrie,
-    prompts: Tensor,
-    near: Sequence[Electorate | None],
-    settings: BeamMagicSearch,
-    seeds: Sequence[int],
-) -> list[Electorate | None]:
-    """What the language model says of each picture, with the captions nearby."""
-    drawn = draw_for_pictures(
-        trie.language_model,
-        prompts,
-        settings.drawn,
-        temperature=1.0,
-        max_new_tokens=settings.max_new_tokens,
-        seeds=seeds,
-    )
-    kept = [[text for each in row if settings.constraints.hold(text := each.strip())] for row in drawn]
-    return [
-        by_count(texts) if each is None else each.joined(texts, settings.drawn_share)
-        for texts, each in zip(kept, near, strict=True)
-    ]
 
 
 def _prior(trie: PrefixTrie, near: Electorate | None) -> WordPrior | None:

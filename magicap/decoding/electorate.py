@@ -6,7 +6,7 @@ Shapes: B pictures, M captions of an electorate, C candidates, D embedding width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,25 +35,12 @@ class Electorate:
     """By which their n-grams are weighed."""
 
     cosines: Numbers = field(default_factory=lambda: np.zeros(0))
-    """To the picture, of those that were found by it."""
+    """(M,) to the picture; none where no picture was looked at."""
 
     @property
     def unit(self) -> float:
         """What cosines to the picture are measured in: their standard deviation."""
         return max(float(self.cosines.std()), NARROWEST)
-
-    def joined(self, drawn: Sequence[str], share: float) -> Electorate:
-        """With captions that were drawn for the picture, a caption as often as it was drawn.
-
-        Args:
-            share: of all say that they have together, 0 to 1.
-        """
-        if not drawn:
-            return self
-        weights = dict(zip(self.texts, (1 - share) * self.weights, strict=True))
-        for text in drawn:
-            weights[text] = weights.get(text, 0.0) + share / len(drawn)
-        return replace(self, texts=list(weights), weights=np.array(list(weights.values())))
 
     def agreement(self, more: Sequence[str]) -> Numbers:
         """(M + C,) expected CIDEr-D, 0 to 10, of its own captions and of C others, none of them its own.
@@ -105,14 +92,6 @@ def softmax_in_spreads(cosines: Numbers, temperature: float) -> Numbers:
     spread = np.maximum(cosines.std(axis=-1, keepdims=True), NARROWEST)
     weights = np.exp((cosines - cosines[..., :1]) / (temperature * spread))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def by_count(drawn: Sequence[str]) -> Electorate | None:
-    """Captions that agree among themselves, weighed by how often they were drawn; None of none."""
-    if not drawn:
-        return None
-    texts = list(dict.fromkeys(drawn))
-    return Electorate(texts, np.array([drawn.count(text) / len(drawn) for text in texts]), Rarity.of(texts))
 
 
 def by_score(texts: Sequence[str], scores: Sequence[float]) -> Electorate:

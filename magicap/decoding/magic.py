@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from magicap.decoding.prompting import beginnings
 from magicap.decoding.settings import Steps
 from magicap.results import Step, added_text
 
 if TYPE_CHECKING:
+    from magicap.decoding.memory import CaptionMemory
     from magicap.decoding.prefix_trie import Node, PrefixTrie
     from magicap.decoding.settings import MagicSearch
     from magicap.models.language_model import LanguageModel
@@ -129,21 +131,28 @@ class Position:
         return steps
 
 
-def magic_search(trie: PrefixTrie, images: Tensor, settings: MagicSearch) -> Steps:
+def magic_search(
+    trie: PrefixTrie, images: Tensor, settings: MagicSearch, memory: CaptionMemory | None = None
+) -> Steps:
     """Write a caption for each picture; all rows advance together and leave at their end token.
 
     Args:
         images: (B, D) unit vectors of the pictures.
+        memory: what a prompted language model is told by, beside the pictures.
 
     Yields:
         For each position, ``(row, step)`` of every row still being written.
     """
-    for position in magic_positions(trie, images, settings):
+    for position in magic_positions(trie, images, settings, memory):
         yield position.steps(trie.language_model)
 
 
 def magic_positions(
-    trie: PrefixTrie, images: Tensor, settings: MagicSearch, places: int = 1
+    trie: PrefixTrie,
+    images: Tensor,
+    settings: MagicSearch,
+    memory: CaptionMemory | None = None,
+    places: int = 1,
 ) -> Iterator[Position]:
     """The loop of :func:`magic_search`, with all that was weighed.
 
@@ -152,6 +161,7 @@ def magic_positions(
 
     Args:
         images: (B, D) unit vectors of the pictures.
+        memory: what a prompted language model is told by, beside the pictures.
         places: how many of the best candidates must be among the contenders. More cost time and change no
             caption.
     """
@@ -160,7 +170,7 @@ def magic_positions(
         return
     alpha, beta, logit_scale = settings.alpha, settings.beta, trie.scorer.logit_scale
     rows = tuple(range(len(images)))
-    nodes = [trie.root(settings.top_k)] * len(images)
+    nodes = beginnings(trie, images, settings, memory)
     for position in range(settings.max_new_tokens):
         probability = torch.stack([node.probabilities for node in nodes])
         fit = torch.zeros_like(probability)

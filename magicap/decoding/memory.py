@@ -78,6 +78,13 @@ class CaptionMemory:
         distinct = list(dict.fromkeys(texts))
         return cls(distinct, scorer.encode_texts(distinct, progress=progress))
 
+    def with_texts(self, scorer: ImageTextScorer, texts: Sequence[str]) -> CaptionMemory:
+        """A memory of these captions and of more; those that it holds already are not encoded again."""
+        known = set(self.texts)
+        more = [text for text in dict.fromkeys(texts) if text not in known]
+        vectors = scorer.encode_texts(more).to(self.vectors)
+        return CaptionMemory([*self.texts, *more], torch.cat([self.vectors, vectors]))
+
     @classmethod
     def from_language_model(
         cls,

@@ -11,23 +11,47 @@ import torch
 from torch import Tensor
 
 from magicap.decoding.electorate import softmax_in_spreads
+from magicap.errors import BadSettings
 
 if TYPE_CHECKING:
     from magicap.decoding.memory import CaptionMemory
+    from magicap.decoding.prefix_trie import Node, PrefixTrie
+    from magicap.decoding.settings import BeamMagicSearch, MagicSearch
     from magicap.models.language_model import LanguageModel
 
 _NEIGHBOURS = 200
 _TEMPERATURE = 1.0  # in standard deviations of their cosines
 
 
-def told(language_model: LanguageModel, images: Tensor, memory: CaptionMemory | None) -> Tensor | None:
-    """(B, W) prompts of pictures, unit vectors (B, D); None where the language model takes none."""
+def beginnings(
+    trie: PrefixTrie, images: Tensor, settings: MagicSearch | BeamMagicSearch, memory: CaptionMemory | None
+) -> list[Node]:
+    """Where captions of pictures, unit vectors (B, D), begin: at one node, or each told of its picture."""
+    if not settings.prompted:
+        return [trie.root(settings.top_k)] * len(images)
+    return trie.roots(settings.top_k, told(trie.language_model, images, memory))
+
+
+@torch.inference_mode()
+def told(language_model: LanguageModel, images: Tensor, memory: CaptionMemory | None) -> Tensor:
+    """(B, W) what a language model is told of pictures, unit vectors (B, D).
+
+    Raises:
+        BadSettings: it has not learned to be told, or by another scorer.
+    """
     prompt = language_model.prompt
     if prompt is None:
-        return None
-    with torch.inference_mode():
-        told: Tensor = prompt(images, None if memory is None else remembered(memory, images))
-        return told
+        raise BadSettings(
+            "this captioner's language model has not learned to be told of pictures; "
+            "search without prompted, or tune it with recipes/tune_prompted.py"
+        )
+    if images.shape[1] != prompt.scorer_width:
+        raise BadSettings(
+            f"this language model is told of pictures by vectors of width {prompt.scorer_width}, "
+            f"the scorer's are of width {images.shape[1]}: tune it with the captioner's own scorer"
+        )
+    told: Tensor = prompt(images, None if memory is None else remembered(memory, images))
+    return told
 
 
 def remembered(memory: CaptionMemory, queries: Tensor, own: Tensor | None = None) -> Tensor:

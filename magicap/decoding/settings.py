@@ -60,7 +60,12 @@ class MagicSearch:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
+    prompted: bool = False
+    """Whether the language model is told of the picture, which one must have learned
+    (``recipes/tune_prompted.py``)."""
+
     def __post_init__(self) -> None:
+        flag("prompted", self.prompted)
         whole("top_k", self.top_k)
         number("alpha", self.alpha, lambda alpha: 0 <= alpha <= 1, "between 0 and 1")
         number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
@@ -71,7 +76,7 @@ class MagicSearch:
     ) -> Steps:
         from magicap.decoding.magic import magic_search
 
-        return magic_search(trie, images, self)
+        return magic_search(trie, images, self, memory)
 
 
 MOST_NEIGHBOURS = 2000
@@ -107,11 +112,9 @@ class BeamMagicSearch:
     temperature: float = 2.0
     """Of their weights, in standard deviations of their cosines."""
 
-    drawn: int = 0
-    """How many captions a prompted language model is to say of each picture; they have a say too."""
-
-    drawn_share: float = 0.5
-    """Share of all say that these have together, 0 to 1; the remembered have the rest."""
+    prompted: bool = False
+    """Whether the language model is told of the picture when beams are written, which one must have learned
+    (``recipes/tune_prompted.py``)."""
 
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""
@@ -137,6 +140,7 @@ class BeamMagicSearch:
             whole(name, getattr(self, name))
         if self.neighbours > MOST_NEIGHBOURS:
             raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
+        flag("prompted", self.prompted)
         number("memory_weight", self.memory_weight, lambda weight: 0 <= weight <= 1, "between 0 and 1")
         for name in ("image_weight", "fit_weight"):
             value = 0 if name == "image_weight" and self.image_weight is None else getattr(self, name)
@@ -156,7 +160,7 @@ class BeamMagicSearch:
     ) -> Steps:
         from magicap.decoding.beam_magic import beam_magic_search
 
-        found = beam_magic_search(trie, images, self, memory, seeds)
+        found = beam_magic_search(trie, images, self, memory)
         yield [(row, choices[0].step) for row, choices in enumerate(found)]
 
 
@@ -307,6 +311,12 @@ def whole(name: str, value: Any) -> None:
     """Refuse what is no whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise BadSettings(f"{name} must be a whole number of at least 1, found {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise BadSettings(f"{name} must be True or False, found {value!r}")
 
 
 def number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:

@@ -22,7 +22,7 @@ from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
-from magicap.models.token_cache import KeysAndValues, as_cache, stacked, taken
+from magicap.models.token_cache import KeysAndValues, stacked, taken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -199,6 +199,14 @@ class LanguageModel:
         open_to_readers(folder)
         self.tokenizer.save_pretrained(str(folder))
 
+    def to_train(self) -> LanguageModel:
+        """A copy in float32, whatever this one computes in."""
+        learner = copy.deepcopy(self)
+        learner.model.float()
+        if learner.prompt is not None:
+            learner.prompt.float()
+        return learner
+
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
@@ -299,7 +307,11 @@ class LanguageModel:
         self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int, prompts: Tensor | None = None
     ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
         """Hidden states (B, K, D) and grown cache of tokens that all stand at the same position."""
-        cache: Any = as_cache(past)
+        from transformers import DynamicCache
+
+        cache: Any = DynamicCache()
+        for layer, (keys, values) in enumerate(past):
+            cache.update(keys, values, layer)
         width = ids.shape[1]
         embeddings = self.model.get_input_embeddings()(ids)
         output: Any = self.model.base_model(

@@ -2,7 +2,7 @@
 
 A prompted language model has learned from text alone: of every caption it was told the caption's own vector,
 with noise in place of what separates pictures from captions (CapDec, Nukrai et al. 2022), and what a memory
-holds near that vector (DeCap, Li et al. 2023; IFCap, Lee et al. 2024). A picture then takes the noise's place.
+holds near that vector (DeCap, Li et al. 2023; IFCap, Lee et al. 2024). A picture then takes its place.
 
 Shapes: B pictures, D embedding width of the scorer, W hidden width of the language model.
 """

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Of one layer, each (B, H, P, d)."""
@@ -42,13 +37,3 @@ def taken(cache: Sequence[KeysAndValues], rows: Tensor, places: Tensor) -> list[
     """
     layers = [torch.stack([keys[rows, :, places], values[rows, :, places]], dim=1) for keys, values in cache]
     return [token.clone() for token in torch.stack(layers, dim=1)]
-
-
-def as_cache(layers: Sequence[KeysAndValues]) -> DynamicCache:
-    """A cache that a transformers model goes on from."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    for layer, (keys, values) in enumerate(layers):
-        cache.update(keys, values, layer)
-    return cache

@@ -1,7 +1,7 @@
 """A language model learns from text alone to be told of pictures.
 
-Each sentence is told by its own vector, with noise in place of what separates a picture from what is said of it
-(CapDec, Nukrai et al. 2022), and by what a memory holds near that (DeCap, Li et al. 2023; neighbours of a
+Each sentence is told by its own vector, with noise in place of what separates a picture from what is said of
+it (CapDec, Nukrai et al. 2022), and by what a memory holds near that (DeCap, Li et al. 2023; neighbours of a
 noised vector as in IFCap, Lee et al. 2024).
 
 Shapes: B sentences, T tokens, D embedding width of the scorer, V vocabulary.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magicap.decoding.memory import CaptionMemory
+from magicap.decoding.modality_gap import ModalityGap
 from magicap.decoding.prompting import remembered
 from magicap.models.soft_prompt import SoftPrompt
 from magicap.training.loop import Batch
@@ -26,6 +27,10 @@ from magicap.training.sentences import Sentences, surprise_of
 
 if TYPE_CHECKING:
     from magicap.captioner import Captioner
+    from magicap.models.language_model import LanguageModel
+
+NOISE = (0.6, 1.6)
+"""Length of the noise that stands for the gap between pictures and captions, the least and the greatest."""
 
 UNTOLD = 0.3
 """Share of sentences that are not told by their own vector, and as many not by the memory: a model then knows
@@ -36,18 +41,25 @@ class Prompted(nn.Module):
     """A language model and its soft prompt as one module: a batch in, scores of the next tokens out."""
 
     def __init__(
-        self, model: nn.Module, prompt: SoftPrompt, memory: CaptionMemory, noise: tuple[float, float]
+        self,
+        language_model: LanguageModel,
+        memory: CaptionMemory,
+        gap: ModalityGap,
+        noise: tuple[float, float] = NOISE,
     ) -> None:
         """
         Args:
-            model: a transformers causal language model.
-            noise: the least and the greatest length of the noise, beside a vector of length 1; each sentence's
-                is drawn between them.
+            language_model: what is trained; one without a prompt is given one.
+            noise: the least and the greatest length of the noise, see :meth:`ModalityGap.crossed`; each
+                sentence's is drawn between them.
         """
         super().__init__()
-        self.model: Any = model
-        self.prompt = prompt
-        self._memory, self._noise = memory, noise
+        if language_model.prompt is None:
+            width = language_model.model.get_input_embeddings().embedding_dim
+            language_model.prompt = SoftPrompt(memory.vectors.shape[1], width).to(language_model.device)
+        self.model: Any = language_model.model
+        self.prompt = language_model.prompt
+        self._memory, self._gap, self._noise = memory, gap, noise
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, T, V) scores of the next token at every position.
@@ -56,21 +68,14 @@ class Prompted(nn.Module):
             batch: ``ids`` and ``mask`` (B, T), ``vectors`` (B, D) and ``own`` (B,), see :class:`Sentences`.
         """
         vectors = batch["vectors"].float()
-        pictures = noised(vectors, *self._noise)
+        length = torch.empty(len(vectors), 1, device=vectors.device).uniform_(*self._noise)
+        pictures = self._gap.crossed(vectors, length)
         near = remembered(self._memory, pictures, batch["own"])
         told = (torch.rand(2, len(vectors), 1, device=vectors.device) >= UNTOLD) if self.training else None
         embeddings = self.model.get_input_embeddings()(batch["ids"])
         prompts = F.pad(self.prompt(pictures, near, told)[:, None], (0, 0, 0, embeddings.shape[1] - 1))
-        logits: Tensor = self.model(
-            inputs_embeds=embeddings + prompts, attention_mask=batch["mask"]
-        ).logits
+        logits: Tensor = self.model(inputs_embeds=embeddings + prompts, attention_mask=batch["mask"]).logits
         return logits
-
-
-def noised(vectors: Tensor, least: float, greatest: float) -> Tensor:
-    """(B, D) unit vectors with noise in a direction and of a length that are drawn for each."""
-    length = torch.empty(len(vectors), 1, device=vectors.device).uniform_(least, greatest)
-    return F.normalize(vectors + length * F.normalize(torch.randn_like(vectors), dim=1), dim=1)
 
 
 def told_sentences(
@@ -83,15 +88,15 @@ def told_sentences(
     """Sentences with what they are told by: their vectors, and where they stand in the memory themselves.
 
     Args:
-        progress: told how many more are encoded.
+        progress: told how many more are encoded; those that the memory holds need not be.
     """
-    vectors = captioner.scorer.encode_texts(texts, progress=progress)
     places = {text: place for place, text in enumerate(memory.texts)}
-    return replace(
-        Sentences.of(captioner.language_model, texts, max_tokens),
-        vectors=vectors.half().cpu(),
-        own=torch.tensor([places.get(text, -1) for text in texts]),
-    )
+    own = torch.tensor([places.get(text, -1) for text in texts])
+    others = [text for text, place in zip(texts, own.tolist(), strict=True) if place < 0]
+    vectors = memory.vectors[own.clamp_min(0)].half().cpu()
+    vectors[own < 0] = captioner.scorer.encode_texts(others, progress=progress).half().cpu()
+    sentences = Sentences.of(captioner.language_model, texts, max_tokens)
+    return replace(sentences, vectors=vectors, own=own)
 
 
 def prompted_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -47,7 +47,7 @@ class Sentences:
         """Batches of ``ids`` and ``mask``, each (B, T), ``vectors`` and ``own``; shuffled by a seed."""
         order = by_length(self.rows, batch_size, shuffle)
         numbers: Any = range(len(self))
-        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch)  # type: ignore[arg-type]
+        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch)
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
         rows = [self.rows[number] for number in numbers]

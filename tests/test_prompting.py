@@ -1,0 +1,177 @@
+"""Language models that are told of pictures: exact in every search, kept on disk, learned from text alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from reference import reference_steps
+
+from magicap import BadModel, BadSettings, BeamMagicSearch, Captioner, CaptionMemory, MagicSearch
+from magicap.adaptation import AdaptationSettings, adapt
+from magicap.decoding.modality_gap import ModalityGap
+from magicap.decoding.prompting import remembered, told
+from magicap.decoding.settings import from_dict, to_dict
+from magicap.models.soft_prompt import PROMPT_FILE
+from magicap.training.prompting import Prompted, prompted_loss, told_sentences
+
+CAPTIONS = [
+    f"A {who} {does}." for who in ("dog", "man", "child") for does in ("runs", "climbs", "plays", "is red")
+]
+MAGIC = MagicSearch(top_k=8, alpha=0.2, beta=1.0, max_new_tokens=8, prompted=True)
+
+
+def ids(caption) -> list[int]:
+    return [step.token_id for step in caption.steps]
+
+
+@pytest.fixture
+def captioner() -> Captioner:
+    plain = tiny.prompted(2)
+    memory = CaptionMemory.from_texts(plain.scorer, CAPTIONS)
+    return Captioner(plain.language_model, plain.scorer, MAGIC, memory)
+
+
+def judged(captioner: Captioner, picture, memory: CaptionMemory | None, settings=MAGIC) -> list[int]:
+    (prompt,) = told(captioner.language_model, captioner.scorer.encode_images([picture]), memory)
+    return [token for token, *_ in reference_steps(captioner, picture, settings, prompt)]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+def test_prompted_magic_search_equals_the_slow_reference(captioner, beta, remembers):
+    settings = MagicSearch(top_k=8, alpha=0.2, beta=beta, max_new_tokens=8, prompted=True)
+    if not remembers:
+        captioner.memory = None
+    pictures = tiny.pictures(5)
+    expected = [judged(captioner, picture, captioner.memory, settings) for picture in pictures]
+    assert [ids(captioner.caption(picture, settings)) for picture in pictures] == expected
+    assert [ids(caption) for caption in captioner.caption(pictures, settings)] == expected
+    explained = captioner.explain(pictures[0], settings)
+    assert ids(explained.caption) == expected[0]
+
+
+def test_what_it_is_told_changes_what_it_says(captioner):
+    deaf = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8)
+    prompted = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8, prompted=True)
+    pictures = tiny.pictures(6)
+    assert len({*captioner.caption(pictures, deaf)}) == 1
+    assert len({*captioner.caption(pictures, prompted)}) > 1
+
+
+def test_the_same_picture_is_not_computed_again(captioner):
+    picture = tiny.pictures(1)[0]
+    captioner.caption(picture)
+    made = captioner.trie.work.nodes_made
+    captioner.caption(picture)
+    assert captioner.trie.work.nodes_made == made
+
+
+def test_it_is_saved_and_a_model_without_it_leaves_none_behind(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path)
+    again = Captioner.from_pretrained(tmp_path)
+    assert again.decoding == MAGIC
+    pictures = tiny.pictures(3)
+    vectors = captioner.scorer.encode_images(pictures)
+    own, read = (told(each.language_model, vectors, captioner.memory) for each in (captioner, again))
+    assert torch.equal(own, read)
+    assert again.fingerprint != tiny.captioner(2).fingerprint  # or kept captions would be taken for its own
+    half = tmp_path / "half"
+    captioner.save_pretrained(half, dtype="float16")
+    loaded = Captioner.from_pretrained(half, dtype="bfloat16")
+    assert len(loaded.caption(pictures)) == 3
+    tiny.captioner(2).save_pretrained(tmp_path)
+    assert Captioner.from_pretrained(tmp_path).language_model.prompt is None
+
+
+def test_a_damaged_prompt_is_named(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path)
+    path = tmp_path / "language_model" / PROMPT_FILE
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadModel, match=r"soft_prompt.* holds no soft prompt"):
+        Captioner.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("search", [MAGIC, BeamMagicSearch(prompted=True)])
+def test_a_model_that_was_never_told_says_how_to_teach_it(search):
+    with pytest.raises(BadSettings, match="tune_prompted"):
+        tiny.captioner(0).caption(tiny.pictures(1)[0], search)
+
+
+def test_a_prompt_of_another_scorer_is_refused(captioner):
+    with pytest.raises(BadSettings, match="vectors of width 24"):
+        told(captioner.language_model, torch.zeros(1, 8), None)
+
+
+def test_prompted_is_true_or_false_and_survives_json():
+    for kind in (MagicSearch, BeamMagicSearch):
+        search = kind(prompted=True)
+        assert from_dict(json.loads(json.dumps(to_dict(search)))) == search
+        with pytest.raises(BadSettings, match="prompted must be True or False"):
+            kind(prompted="yes")
+
+
+def test_what_is_remembered_is_the_weighed_mean_of_what_is_near(captioner):
+    memory = captioner.memory
+    queries = captioner.scorer.encode_images(tiny.pictures(3))
+    own = torch.tensor([-1, 4, 0])
+    found = remembered(memory, queries, own)
+    for query, place, vector in zip(queries, own.tolist(), found, strict=True):
+        cosines = memory.vectors @ query
+        weights = torch.exp((cosines - cosines.max()) / cosines.std(correction=0))
+        if place >= 0:
+            weights[place] = 0
+        assert torch.allclose(vector, (weights / weights.sum()) @ memory.vectors, atol=1e-5)
+
+
+def test_noise_varies_as_captions_do_and_the_shift_is_that_of_the_pictures():
+    dice = torch.Generator().manual_seed(0)
+    spread = torch.tensor([1.0, 0.5, *[0.05] * 14])
+    vectors = F.normalize(torch.randn(3000, 16, generator=dice) * spread, dim=1)
+    memory = CaptionMemory([str(number) for number in range(3000)], vectors)
+    still = vectors[:1].expand(3000, 16)
+    noise = ModalityGap.of(memory).crossed(still, 1.0, dice) - still
+    varies = noise.std(dim=0)
+    assert varies[2:].max() < 0.3 * varies[1]
+    images = F.normalize(vectors[:500] + torch.tensor([0.0] * 15 + [2.0]), dim=1)
+    crossed = ModalityGap.of(memory, images).crossed(vectors, 1.0, dice)
+    assert torch.allclose(crossed.norm(dim=1), torch.ones(3000), atol=1e-5)
+    before, after = (float((images.mean(0) - each.mean(0)).norm()) for each in (vectors, crossed))
+    assert after < 0.5 * before
+
+
+def test_it_learns_from_text_alone_to_say_what_it_is_told(captioner):
+    """Twelve captions are learned by their noised vectors; told the vectors themselves it says each again."""
+    torch.manual_seed(0)
+    learner = tiny.captioner(2).language_model
+    lesson = Prompted(learner, captioner.memory, ModalityGap.of(captioner.memory), noise=(0.0, 0.2))
+    sentences = told_sentences(captioner, captioner.memory, CAPTIONS, 20)
+    assert sentences.own.tolist() == list(range(12))
+    optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)
+    lesson.train()
+    for epoch in range(150):
+        for batch in sentences.batches(12, shuffle=epoch):
+            optimizer.zero_grad()
+            prompted_loss(lesson, batch).backward()
+            optimizer.step()
+    lesson.eval().requires_grad_(False)
+    greedy = MagicSearch(top_k=1, alpha=0.0, beta=0.0, max_new_tokens=12, prompted=True)
+    taught = Captioner(learner, captioner.scorer, greedy)
+    vectors = captioner.scorer.encode_texts(CAPTIONS)
+    steps = list(greedy.search(taught.trie, vectors, [0] * 12))
+    said = {row: step.text.strip() for position in steps for row, step in position}
+    assert sum(said[row] == text for row, text in enumerate(CAPTIONS)) >= 8  # one by chance
+
+
+def test_a_captioner_that_is_told_is_still_told_in_its_new_domain(captioner, tmp_path):
+    domain = [f"A {a} runs over {b}." for a in ("dog", "man", "child") for b in "abcdefghi"]
+    settings = AdaptationSettings(epochs=1, learning_rate=3e-3, batch_size=8, max_tokens=20, drawn=0)
+    before = captioner.language_model.prompt.picture[0].weight.clone()
+    pictures = tiny.pictures(4)
+    adapted = adapt(captioner, domain, pictures, folder=tmp_path, settings=settings).captioner
+    assert not torch.equal(before, adapted.language_model.prompt.picture[0].weight)
+    assert torch.equal(before, captioner.language_model.prompt.picture[0].weight)
+    assert adapted.caption(pictures[0], MAGIC)
