@@ -20,7 +20,6 @@ from magicap.data.text import normalise_caption
 from magicap.decoding.calibration import calibrated, expected_gains, stand_ins
 from magicap.decoding.drawing import draw_captions
 from magicap.decoding.memory import CaptionMemory
-from magicap.decoding.modality_gap import ModalityGap
 from magicap.decoding.settings import BeamMagicSearch, number, whole
 from magicap.errors import BadData
 from magicap.models.language_model import LanguageModel
@@ -133,8 +132,7 @@ def adapt(
     if captioner.language_model.prompt is None:
         lesson = _lesson(captioner.language_model, learned, check, settings)
     else:
-        gap = ModalityGap.of(memory, vectors, seed=settings.seed)
-        lesson = _told_lesson(captioner, memory, gap, learned, held_out, settings)
+        lesson = _told_lesson(captioner, memory, learned, held_out, settings)
     language_model = _tuned(captioner.language_model, lesson, folder, settings)
     if settings.drawn:
         say(f"drawing up to {settings.drawn} captions from it, encoding them")
@@ -195,7 +193,6 @@ def _lesson(
 def _told_lesson(
     captioner: Captioner,
     memory: CaptionMemory,
-    gap: ModalityGap,
     learned: Sequence[str],
     held_out: Sequence[str],
     settings: AdaptationSettings,
@@ -209,7 +206,7 @@ def _told_lesson(
         return prompted_surprise(model, check, settings.batch_size, settings.seed)
 
     learner = captioner.language_model.to_train()
-    return _Lesson(learner, Prompted(learner, memory, gap), sentences, prompted_loss, validate)
+    return _Lesson(learner, Prompted(learner, memory), sentences, prompted_loss, validate)
 
 
 def _tuned(

@@ -19,7 +19,7 @@ MOST_ON_GPU = 256
 _SHARE = 0.5  # of free memory; longer captions need more than the first batch showed
 
 
-class Memory(NamedTuple):
+class GpuMemory(NamedTuple):
     """Bytes of a GPU."""
 
     free: int
@@ -29,12 +29,12 @@ class Memory(NamedTuple):
     """The most that was in use at once since :meth:`BatchSize.measured` asked, above what is in use now."""
 
 
-def cuda_memory(device: torch.device) -> Memory:
+def cuda_memory(device: torch.device) -> GpuMemory:
     """Memory of a GPU now, its peak counted anew from here on."""
     used, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     peak = torch.cuda.max_memory_allocated(device) - used
     torch.cuda.reset_peak_memory_stats(device)
-    return Memory(torch.cuda.mem_get_info(device)[0] + reserved - used, peak)
+    return GpuMemory(torch.cuda.mem_get_info(device)[0] + reserved - used, peak)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class BatchSize:
 
     device: torch.device
     given: int | None = None
-    memory: Callable[[torch.device], Memory] = cuda_memory
+    memory: Callable[[torch.device], GpuMemory] = cuda_memory
     _fits: int = field(default=FIRST_ON_GPU, init=False)
 
     def __post_init__(self) -> None:

@@ -6,8 +6,8 @@
     magicap caption photo.jpg --preset runs/prompted
 
 Every sentence is told by its own vector, with noise that stands for what separates a picture from what is
-said of it, and by what the captioner's memory holds near that. Pictures without captions (--images) say where
-pictures lie. The checkpoint is chosen on validation text. A second run of the same command resumes.
+said of it, and by what the captioner's memory holds near that. The checkpoint is chosen on validation text. A
+second run of the same command resumes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from accelerate.utils import set_seed
-from torch import Tensor
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, LanguageModel
-from magicap.data import ImageFiles, read_sentences
-from magicap.decoding.modality_gap import ModalityGap
+from magicap.data import read_sentences
 from magicap.errors import MagicapError
 from magicap.presets import DEFAULT
 from magicap.training.checks import claim_folder, refuse_empty
@@ -47,14 +45,6 @@ class Config:
     )
     out: str = field(metadata={"help": "folder of the new captioner; training goes to <out>/training"})
     base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
-    images: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "folders or tar files of pictures, which say where pictures lie beside captions; no "
-            "caption is read of them"
-        },
-    )
-    most_images: int = field(default=500, metadata={"help": "of these, the first"})
     least_noise: float = field(
         default=NOISE[0], metadata={"help": "of what stands for the gap, in standard deviations of captions"}
     )
@@ -94,11 +84,9 @@ def main(config: Config) -> None:
     held_out = read_texts(config.validation_text, ("dev", "val"), held_out=())
     sentences = encoded(captioner, memory, list(dict.fromkeys(train)), config)
     check = encoded(captioner, memory, held_out, config)
-    gap = ModalityGap.of(memory, pictures(captioner, config), seed=config.seed)
 
     learner = captioner.language_model.to_train()
-    noise = config.least_noise, config.greatest_noise
-    prompted = Prompted(learner, memory, gap, noise)
+    prompted = Prompted(learner, memory, (config.least_noise, config.greatest_noise))
     best = out / "training" / "best"
     progress = fit(
         prompted,
@@ -147,20 +135,11 @@ def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], c
         return told_sentences(captioner, memory, texts, config.max_tokens, bar.update)
 
 
-def pictures(captioner: Captioner, config: Config) -> Tensor | None:
-    """Vectors of pictures of which no caption is read."""
-    if not config.images:
-        return None
-    files = ImageFiles(config.images)
-    return captioner.scorer.encode_images([files.read(name) for name in list(files)[: config.most_images]])
-
-
 def model_card(config: Config, sentences: int, progress: Progress) -> str:
     return f"""# A captioner whose language model is told of pictures
 
 Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone: {", ".join(config.text)}
 ({sentences} different sentences, {progress.step} steps of {config.batch_size}, seed {config.seed}).
-Pictures without captions that say where pictures lie: {", ".join(config.images) or "none"}.
 Validation text: {config.validation_text}, {-progress.best:.3f} bits a character with noised vectors.
 
 Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.

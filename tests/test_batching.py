@@ -4,14 +4,14 @@ import pytest
 import tiny
 import torch
 
-from magicap.batching import FIRST_ON_GPU, MOST_ON_GPU, ON_CPU, BatchSize, Memory
+from magicap.batching import FIRST_ON_GPU, MOST_ON_GPU, ON_CPU, BatchSize, GpuMemory
 
 GPU = torch.device("cuda")
 
 
 def reports(*memories):
     """A GPU that has told its state once before the first batch, and tells these after the batches."""
-    states = iter([Memory(0, 0), *memories])
+    states = iter([GpuMemory(0, 0), *memories])
     return lambda device: next(states)
 
 
@@ -28,7 +28,7 @@ def test_a_processor_takes_one_size():
 
 
 def test_a_gpu_takes_what_half_of_its_memory_holds_doubling_on_the_way():
-    size = BatchSize(GPU, memory=reports(*[Memory(1000, 80), Memory(1000, 160), Memory(1000, 320)]))
+    size = BatchSize(GPU, memory=reports(*[GpuMemory(1000, 80), GpuMemory(1000, 160), GpuMemory(1000, 320)]))
     seen = []
     for _ in range(3):
         seen.append(size.now)
@@ -36,7 +36,7 @@ def test_a_gpu_takes_what_half_of_its_memory_holds_doubling_on_the_way():
     assert (seen, size.now) == ([FIRST_ON_GPU, 16, 32], 50)
 
 
-@pytest.mark.parametrize(("memory", "expected"), [(Memory(10, 800), 1), (Memory(10**12, 0), 16)])
+@pytest.mark.parametrize(("memory", "expected"), [(GpuMemory(10, 800), 1), (GpuMemory(10**12, 0), 16)])
 def test_it_is_at_least_one_and_at_most_twice_the_last(memory, expected):
     size = BatchSize(GPU, memory=reports(memory))
     size.measured(FIRST_ON_GPU)
@@ -44,7 +44,7 @@ def test_it_is_at_least_one_and_at_most_twice_the_last(memory, expected):
 
 
 def test_it_ends_somewhere():
-    size = BatchSize(GPU, memory=lambda device: Memory(10**15, 1))
+    size = BatchSize(GPU, memory=lambda device: GpuMemory(10**15, 1))
     for _ in range(20):
         size.measured(size.now)
     assert size.now == MOST_ON_GPU

@@ -12,10 +12,10 @@ from reference import reference_steps
 
 from magicap import BadModel, BadSettings, BeamMagicSearch, Captioner, CaptionMemory, MagicSearch
 from magicap.adaptation import AdaptationSettings, adapt
-from magicap.decoding.modality_gap import ModalityGap
 from magicap.decoding.prompting import remembered, told
 from magicap.decoding.settings import from_dict, to_dict
 from magicap.models.soft_prompt import PROMPT_FILE
+from magicap.training.modality_gap import ModalityGap
 from magicap.training.prompting import Prompted, prompted_loss, told_sentences
 
 CAPTIONS = [
@@ -127,27 +127,23 @@ def test_what_is_remembered_is_the_weighed_mean_of_what_is_near(captioner):
         assert torch.allclose(vector, (weights / weights.sum()) @ memory.vectors, atol=1e-5)
 
 
-def test_noise_varies_as_captions_do_and_the_shift_is_that_of_the_pictures():
+def test_noise_varies_as_captions_do():
     dice = torch.Generator().manual_seed(0)
     spread = torch.tensor([1.0, 0.5, *[0.05] * 14])
     vectors = F.normalize(torch.randn(3000, 16, generator=dice) * spread, dim=1)
-    memory = CaptionMemory([str(number) for number in range(3000)], vectors)
+    gap = ModalityGap(CaptionMemory([str(number) for number in range(3000)], vectors))
     still = vectors[:1].expand(3000, 16)
-    noise = ModalityGap.of(memory).crossed(still, 1.0, dice) - still
-    varies = noise.std(dim=0)
-    assert varies[2:].max() < 0.3 * varies[1]
-    images = F.normalize(vectors[:500] + torch.tensor([0.0] * 15 + [2.0]), dim=1)
-    crossed = ModalityGap.of(memory, images).crossed(vectors, 1.0, dice)
-    assert torch.allclose(crossed.norm(dim=1), torch.ones(3000), atol=1e-5)
-    before, after = (float((images.mean(0) - each.mean(0)).norm()) for each in (vectors, crossed))
-    assert after < 0.5 * before
+    near, far = (gap.crossed(still, length, dice) for length in (0.3, 1.0))
+    assert torch.allclose(far.norm(dim=1), torch.ones(3000), atol=1e-5)
+    assert (far - still).std(dim=0)[2:].max() < 0.3 * (far - still).std(dim=0)[1]
+    assert 0.5 < (far * still).sum(dim=1).mean() < (near * still).sum(dim=1).mean() < 0.99
 
 
 def test_it_learns_from_text_alone_to_say_what_it_is_told(captioner):
     """Twelve captions are learned by their noised vectors; told the vectors themselves it says each again."""
     torch.manual_seed(0)
     learner = tiny.captioner(2).language_model
-    lesson = Prompted(learner, captioner.memory, ModalityGap.of(captioner.memory), noise=(0.0, 0.2))
+    lesson = Prompted(learner, captioner.memory, noise=(0.0, 0.2))
     sentences = told_sentences(captioner, captioner.memory, CAPTIONS, 20)
     assert sentences.own.tolist() == list(range(12))
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)

@@ -63,6 +63,11 @@ def add(commands: Any) -> None:
         caption.add_argument(_option(name), type=kind, help=about)
     for name, about in _WORD_OPTIONS.items():
         caption.add_argument(_option(name), action="append", metavar="WORD", help=about)
+    caption.add_argument(
+        "--prompted",
+        action=argparse.BooleanOptionalAction,
+        help="magic searches: tell the language model of the picture, or leave it untold",
+    )
 
 
 _SEARCH_OPTIONS = {
@@ -71,7 +76,10 @@ _SEARCH_OPTIONS = {
     "beta": (float, "magic search: weight of the picture"),
     "beam_size": (int, "beam searches: how many beginnings are kept"),
     "neighbours": (int, "beam magic search: how many remembered captions have a say"),
+    "memory_weight": (float, "beam magic search: share of their words in the probability of a next token"),
+    "image_weight": (float, "beam magic search: weight of the picture while captions are written"),
     "fit_weight": (float, "beam magic search: weight of the picture when the caption is chosen"),
+    "temperature": (float, "beam magic search, sampling: above 1 is more even, below 1 sharper"),
     "min_words": (int, "beam magic search: the fewest words of a caption"),
     "max_words": (int, "beam magic search: the most words of a caption"),
     "length_penalty": (float, "supervised captioners: above 1 prefers longer captions, below 1 shorter ones"),
@@ -149,7 +157,7 @@ def _with_options(captioner: AnyCaptioner, options: argparse.Namespace) -> Any:
                 f"--decoding: {options.preset} is a supervised captioner, which has one of its own"
             )
         decoding = SETTINGS[options.decoding]()
-    every = [*_SEARCH_OPTIONS, *_WORD_OPTIONS]
+    every = [*_SEARCH_OPTIONS, *_WORD_OPTIONS, "prompted"]
     given = {name: getattr(options, name) for name in every if getattr(options, name) is not None}
     has = {field.name for field in fields(decoding)} & {*every}
     if stray := [_option(name) for name in given if name not in has]:

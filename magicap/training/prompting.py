@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magicap.decoding.memory import CaptionMemory
-from magicap.decoding.modality_gap import ModalityGap
 from magicap.decoding.prompting import remembered
 from magicap.models.soft_prompt import SoftPrompt
 from magicap.training.loop import Batch
 from magicap.training.losses import next_token_cross_entropy
+from magicap.training.modality_gap import ModalityGap
 from magicap.training.sentences import Sentences, surprise_of
 
 if TYPE_CHECKING:
     from magicap.captioner import Captioner
     from magicap.models.language_model import LanguageModel
 
-NOISE = (0.6, 1.6)
+NOISE = (0.2, 0.9)
 """Length of the noise that stands for the gap between pictures and captions, the least and the greatest."""
 
 UNTOLD = 0.3
@@ -44,7 +44,6 @@ class Prompted(nn.Module):
         self,
         language_model: LanguageModel,
         memory: CaptionMemory,
-        gap: ModalityGap,
         noise: tuple[float, float] = NOISE,
     ) -> None:
         """
@@ -59,7 +58,7 @@ class Prompted(nn.Module):
             language_model.prompt = SoftPrompt(memory.vectors.shape[1], width).to(language_model.device)
         self.model: Any = language_model.model
         self.prompt = language_model.prompt
-        self._memory, self._gap, self._noise = memory, gap, noise
+        self._memory, self._gap, self._noise = memory, ModalityGap(memory), noise
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, T, V) scores of the next token at every position.
