@@ -200,11 +200,11 @@ class LanguageModel:
         self.tokenizer.save_pretrained(str(folder))
 
     def to_train(self) -> LanguageModel:
-        """A copy in float32, whatever this one computes in."""
+        """A copy in float32, whatever this one computes in, whose weights can learn."""
         learner = copy.deepcopy(self)
-        learner.model.float()
+        learner.model.float().requires_grad_(True)
         if learner.prompt is not None:
-            learner.prompt.float()
+            learner.prompt.float().requires_grad_(True)
         return learner
 
     @property
