@@ -252,7 +252,7 @@ def search(trie: PrefixTrie, pixels: torch.Tensor, settings: MagicSearch, rung: 
     vectors = trie.scorer.encode_pixels(pixels)
     places = 1 if rung.pruned else settings.top_k
     said: list[list[int]] = [[] for _ in pixels]
-    for position in magic_positions(trie, vectors, settings, places):
+    for position in magic_positions(trie, vectors, settings, places=places):
         for row, step in position.steps(trie.language_model):
             said[row].append(step.token_id)
     return said

@@ -20,7 +20,7 @@ from magicap.data.text import normalise_caption
 from magicap.decoding.calibration import calibrated, expected_gains, stand_ins
 from magicap.decoding.drawing import draw_captions
 from magicap.decoding.memory import CaptionMemory
-from magicap.decoding.settings import BeamMagicSearch, number, whole
+from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, number, whole
 from magicap.errors import BadData
 from magicap.models.language_model import LanguageModel
 from magicap.training.loop import Batch, LoopConfig, fit
@@ -92,8 +92,8 @@ class Adaptation:
     """Sentences that were not."""
 
     before: dict[str, float]
-    """``bits_per_character`` of the language model; ``gain``: CIDEr-D (0 to 100) of what the memory elects
-    for vectors of held-out sentences with noise in place of pictures, absent without a memory."""
+    """``bits_per_character`` of the language model, told of nothing; ``gain``: CIDEr-D (0 to 100) of what the
+    memory elects for vectors of held-out sentences with noise in place of pictures, absent without one."""
 
     after: dict[str, float]
 
@@ -140,11 +140,15 @@ def adapt(
         memory = memory.with_texts(captioner.scorer, drawn)
     say(f"calibrating on {'captions alone' if vectors is None else f'{len(vectors)} pictures'}")
     own = captioner.decoding
-    decoding = own if isinstance(own, BeamMagicSearch) else BeamMagicSearch()
+    decoding = own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(prompted=_is_prompted(own))
     decoding = calibrated(decoding, memory, vectors, seed=settings.seed)
     adapted = Captioner(language_model, captioner.scorer, decoding, memory)
     after = _judged(adapted, check, held_out, vectors, settings)
     return Adaptation(adapted, len(learned), len(held_out), before, after)
+
+
+def _is_prompted(decoding: Decoding) -> bool:
+    return isinstance(decoding, MagicSearch) and decoding.prompted
 
 
 def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str], list[str]]:

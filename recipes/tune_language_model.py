@@ -130,7 +130,9 @@ def main(config: Config) -> None:
 
 def start_model(config: Config) -> LanguageModel:
     if config.base is not None:
-        return LanguageModel.from_pretrained(config.base)
+        language_model = LanguageModel.from_pretrained(config.base)
+        language_model.prompt = None  # sentences are learned untold; tune_prompted.py teaches it anew
+        return language_model
     if config.tokenizer is None:
         raise SystemExit("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)

@@ -67,6 +67,8 @@ class Config:
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
     def __post_init__(self) -> None:
+        if self.remember < 1:
+            raise SystemExit(f"--remember must be at least 1, found {self.remember}")
         if not 0 <= self.least_noise <= self.greatest_noise:
             raise SystemExit(
                 "--least_noise must be between 0 and --greatest_noise, found "
@@ -85,6 +87,7 @@ def main(config: Config) -> None:
     sentences = encoded(captioner, memory, list(dict.fromkeys(train)), config)
     check = encoded(captioner, memory, held_out, config)
 
+    captioner.language_model.require_room(config.max_tokens - 1)
     learner = captioner.language_model.to_train()
     prompted = Prompted(learner, memory, (config.least_noise, config.greatest_noise))
     best = out / "training" / "best"

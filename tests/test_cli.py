@@ -90,6 +90,16 @@ def test_another_search_can_be_named(preset, album, capsys):
     assert "single words" in capsys.readouterr().err
 
 
+def test_the_language_model_is_told_of_the_picture_where_it_can_be(preset, album, tmp_path, capsys):
+    tiny.prompted(0).save_pretrained(tmp_path / "told")
+    base = ["caption", str(album / "10.png"), "--json", "--preset"]
+    for option, value in (("--prompted", "prompted=True"), ("--no-prompted", "prompted=False")):
+        assert main([*base, str(tmp_path / "told"), option]) == 0
+        assert value in capsys.readouterr().out
+    assert main([*base, preset, "--prompted"]) == 2
+    assert "recipes/tune_prompted.py" in capsys.readouterr().err
+
+
 def test_a_supervised_captioner_has_one_search(supervised, album, capsys):
     assert main(["caption", str(album / "10.png"), "--preset", supervised, "--decoding", "greedy"]) == 2
     assert "supervised captioner" in capsys.readouterr().err

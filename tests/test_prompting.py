@@ -10,11 +10,20 @@ import torch
 import torch.nn.functional as F
 from reference import reference_steps
 
-from magicap import BadModel, BadSettings, BeamMagicSearch, Captioner, CaptionMemory, MagicSearch
+from magicap import (
+    BadModel,
+    BadSettings,
+    BeamMagicSearch,
+    Captioner,
+    CaptionMemory,
+    LanguageModel,
+    MagicSearch,
+)
 from magicap.adaptation import AdaptationSettings, adapt
 from magicap.decoding.prompting import remembered, told
 from magicap.decoding.settings import from_dict, to_dict
-from magicap.models.soft_prompt import PROMPT_FILE
+from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
+from magicap.training.loop import LoopConfig, fit
 from magicap.training.modality_gap import ModalityGap
 from magicap.training.prompting import Prompted, prompted_loss, told_sentences
 
@@ -67,6 +76,7 @@ def test_the_same_picture_is_not_computed_again(captioner):
     captioner.caption(picture)
     made = captioner.trie.work.nodes_made
     captioner.caption(picture)
+    captioner.caption([picture, picture])
     assert captioner.trie.work.nodes_made == made
 
 
@@ -101,9 +111,15 @@ def test_a_model_that_was_never_told_says_how_to_teach_it(search):
         tiny.captioner(0).caption(tiny.pictures(1)[0], search)
 
 
-def test_a_prompt_of_another_scorer_is_refused(captioner):
+def test_a_prompt_of_another_width_is_refused(captioner):
     with pytest.raises(BadSettings, match="vectors of width 24"):
         told(captioner.language_model, torch.zeros(1, 8), None)
+    narrow = CaptionMemory(["A dog."], torch.ones(1, 1))
+    with pytest.raises(BadSettings, match="two scorers"):
+        Prompted(captioner.language_model, narrow)
+    plain = tiny.captioner(2).language_model
+    with pytest.raises(BadModel, match="soft prompt of width 32"):
+        LanguageModel(plain.model, plain.tokenizer, SoftPrompt(24, 16))
 
 
 def test_prompted_is_true_or_false_and_survives_json():
@@ -170,4 +186,32 @@ def test_a_captioner_that_is_told_is_still_told_in_its_new_domain(captioner, tmp
     adapted = adapt(captioner, domain, pictures, folder=tmp_path, settings=settings).captioner
     assert not torch.equal(before, adapted.language_model.prompt.picture[0].weight)
     assert torch.equal(before, captioner.language_model.prompt.picture[0].weight)
-    assert adapted.caption(pictures[0], MAGIC)
+    assert adapted.decoding.prompted
+    assert adapted.caption(pictures[0])
+
+
+def test_a_killed_run_learns_what_one_that_was_not_learns(captioner, tmp_path):
+    """The noise is drawn on as if nothing had happened."""
+    sentences = told_sentences(captioner, captioner.memory, CAPTIONS, 20)
+
+    def train(folder, stops):
+        for steps in stops:
+            torch.manual_seed(len(stops))  # a new process begins with other dice
+            lesson = Prompted(tiny.prompted(2).language_model.to_train(), captioner.memory)
+            if not (folder / "checkpoint").exists():
+                torch.manual_seed(1)
+            fit(
+                lesson,
+                [{"params": list(lesson.parameters()), "lr": 1e-3, "weight_decay": 0.0}],
+                loader=lambda epoch: sentences.batches(4, shuffle=epoch),
+                loss=prompted_loss,
+                validate=lambda model: {"score": 0.0},
+                save_best=lambda model: None,
+                folder=folder,
+                config=LoopConfig(epochs=2, max_steps=steps, warmup_share=0.0, cpu=True),
+            )
+        return lesson.state_dict()
+
+    straight = train(tmp_path / "straight", [5])
+    killed = train(tmp_path / "killed", [2, 5])
+    assert all(torch.equal(killed[name], each) for name, each in straight.items())

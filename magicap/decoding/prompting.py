@@ -37,7 +37,7 @@ def told(language_model: LanguageModel, images: Tensor, memory: CaptionMemory | 
     """(B, W) what a language model is told of pictures, unit vectors (B, D).
 
     Raises:
-        BadSettings: it has not learned to be told, or by another scorer.
+        BadSettings: it has not learned to be told, or by vectors of another width.
     """
     prompt = language_model.prompt
     if prompt is None:
@@ -66,8 +66,8 @@ def remembered(memory: CaptionMemory, queries: Tensor, own: Tensor | None = None
             in for a picture, which no picture would find.
     """
     cosines, positions = memory.nearest(queries.to(memory.vectors), _NEIGHBOURS)
-    weights = torch.from_numpy(softmax_in_spreads(cosines.double().cpu().numpy(), _TEMPERATURE)).to(queries)
+    weights = torch.from_numpy(softmax_in_spreads(cosines.cpu().double().numpy(), _TEMPERATURE)).to(queries)
     if own is not None:
-        weights = weights * (positions != own[:, None])
+        weights = weights * (positions != own.to(positions)[:, None]).to(queries)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     return torch.einsum("bm,bmd->bd", weights, memory.vectors[positions].to(queries))

@@ -112,10 +112,6 @@ class BeamMagicSearch:
     temperature: float = 2.0
     """Of their weights, in standard deviations of their cosines."""
 
-    prompted: bool = False
-    """Whether the language model is told of the picture when beams are written, which one must have learned
-    (``recipes/tune_prompted.py``)."""
-
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""
 
@@ -130,6 +126,10 @@ class BeamMagicSearch:
 
     max_words: int | None = None
     """The most words it may have; None: no limit but ``max_new_tokens``."""
+
+    prompted: bool = False
+    """Whether the language model is told of the picture when beams are written, which one must have learned
+    (``recipes/tune_prompted.py``)."""
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):  # JSON knows no tuples

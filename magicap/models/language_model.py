@@ -158,6 +158,8 @@ class LanguageModel:
         self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
         self.end_id = self._find_end_id()
         self.max_new_tokens = self._find_room()
+        if prompt is not None:
+            prompt.require_width(self.model.get_input_embeddings().weight.shape[1])
         self._unspoken = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
         self._confirm()
 
@@ -315,7 +317,7 @@ class LanguageModel:
         width = ids.shape[1]
         embeddings = self.model.get_input_embeddings()(ids)
         output: Any = self.model.base_model(
-            inputs_embeds=embeddings if prompts is None else embeddings + prompts[:, None],
+            inputs_embeds=embeddings if prompts is None else embeddings + prompts[:, None].to(embeddings),
             past_key_values=cache,
             position_ids=torch.full_like(ids, position),
             attention_mask=_side_by_side_mask(position, width, self.model.dtype, ids.device),

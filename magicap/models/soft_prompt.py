@@ -38,6 +38,19 @@ class SoftPrompt(nn.Module):
         """D."""
         return int(self._first.in_features)
 
+    def require_width(self, width: int) -> None:
+        """Refuse to tell a language model of another width.
+
+        Raises:
+            BadModel: it is of another width.
+        """
+        last: Any = self.picture[-1]
+        if last.out_features != width:
+            raise BadModel(
+                f"expected a soft prompt of width {width} as the language model's, found one of width "
+                f"{last.out_features}"
+            )
+
     @property
     def _first(self) -> Any:
         return self.picture[0]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from magicap.decoding.memory import CaptionMemory
 from magicap.decoding.prompting import remembered
+from magicap.errors import BadSettings
 from magicap.models.soft_prompt import SoftPrompt
 from magicap.training.loop import Batch
 from magicap.training.losses import next_token_cross_entropy
@@ -51,11 +52,21 @@ class Prompted(nn.Module):
             language_model: what is trained; one without a prompt is given one.
             noise: the least and the greatest length of the noise, see :meth:`ModalityGap.crossed`; each
                 sentence's is drawn between them.
+
+        Raises:
+            BadSettings: prompt and memory are of two scorers.
         """
         super().__init__()
+        D = memory.vectors.shape[1]
+        if language_model.prompt is not None and language_model.prompt.scorer_width != D:
+            raise BadSettings(
+                "this language model is told of pictures by vectors of width "
+                f"{language_model.prompt.scorer_width}, the memory's are of width {D}: they are of two "
+                "scorers"
+            )
         if language_model.prompt is None:
             width = language_model.model.get_input_embeddings().embedding_dim
-            language_model.prompt = SoftPrompt(memory.vectors.shape[1], width).to(language_model.device)
+            language_model.prompt = SoftPrompt(D, width).to(language_model.device)
         self.model: Any = language_model.model
         self.prompt = language_model.prompt
         self._memory, self._gap, self._noise = memory, ModalityGap(memory), noise

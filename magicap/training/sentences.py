@@ -47,7 +47,8 @@ class Sentences:
         """Batches of ``ids`` and ``mask``, each (B, T), ``vectors`` and ``own``; shuffled by a seed."""
         order = by_length(self.rows, batch_size, shuffle)
         numbers: Any = range(len(self))
-        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch)
+        own_dice = torch.Generator()  # or starting an epoch again would disturb what training draws
+        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch, generator=own_dice)
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
         rows = [self.rows[number] for number in numbers]
