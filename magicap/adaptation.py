@@ -27,7 +27,7 @@ from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.prompting import Prompted, prompted_loss, prompted_surprise, told_sentences
-from magicap.training.sentences import Sentences, surprise
+from magicap.training.sentences import Sentences, surprise, untold
 
 if TYPE_CHECKING:
     from magicap.images import ImageSource
@@ -183,8 +183,7 @@ def _lesson(
     language_model: LanguageModel, learned: Sequence[str], check: Sentences, settings: AdaptationSettings
 ) -> _Lesson:
     def loss(model: torch.nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch["ids"], attention_mask=batch["mask"]).logits
-        return next_token_cross_entropy(logits, batch["ids"], batch["mask"])
+        return next_token_cross_entropy(untold(model, batch), batch["ids"], batch["mask"])
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         return surprise(model, check, settings.batch_size)

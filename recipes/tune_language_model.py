@@ -93,7 +93,7 @@ def main(config: Config) -> None:
     refuse_empty(validation, config.validation_text, ("dev", "val"))
     held_out = Sentences.of(language_model, validation, config.max_tokens)
 
-    def epoch_batches(epoch: int) -> DataLoader[list[int]]:
+    def epoch_batches(epoch: int) -> DataLoader[int]:
         train = every if epoch < config.epochs or domain is None else domain
         return train.batches(config.batch_size, shuffle=config.seed + epoch)
 

@@ -45,11 +45,7 @@ def told(language_model: LanguageModel, images: Tensor, memory: CaptionMemory | 
             "this captioner's language model has not learned to be told of pictures; "
             "search without prompted, or tune it with recipes/tune_prompted.py"
         )
-    if images.shape[1] != prompt.scorer_width:
-        raise BadSettings(
-            f"this language model is told of pictures by vectors of width {prompt.scorer_width}, "
-            f"the scorer's are of width {images.shape[1]}: tune it with the captioner's own scorer"
-        )
+    prompt.require_scorer_width(images.shape[1])
     told: Tensor = prompt(images, None if memory is None else remembered(memory, images))
     return told
 

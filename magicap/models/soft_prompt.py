@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from magicap.errors import BadModel
+from magicap.errors import BadModel, BadSettings
 
 PROMPT_FILE = "soft_prompt.safetensors"
 _UNREADABLE = (OSError, KeyError, RuntimeError, SafetensorError)
@@ -37,6 +37,18 @@ class SoftPrompt(nn.Module):
     def scorer_width(self) -> int:
         """D."""
         return int(self._first.in_features)
+
+    def require_scorer_width(self, width: int) -> None:
+        """Refuse vectors of another scorer, as far as their width tells it.
+
+        Raises:
+            BadSettings: they are of another width.
+        """
+        if width != self.scorer_width:
+            raise BadSettings(
+                f"this language model is told of pictures by vectors of width {self.scorer_width}, found some "
+                f"of width {width}: they are of two scorers; tune it with the captioner's own"
+            )
 
     def require_width(self, width: int) -> None:
         """Refuse to tell a language model of another width.

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from magicap.decoding.memory import CaptionMemory
 from magicap.decoding.prompting import remembered
-from magicap.errors import BadSettings
 from magicap.models.soft_prompt import SoftPrompt
 from magicap.training.loop import Batch
 from magicap.training.losses import next_token_cross_entropy
 from magicap.training.modality_gap import ModalityGap
-from magicap.training.sentences import Sentences, surprise_of
+from magicap.training.sentences import Sentences, surprise
 
 if TYPE_CHECKING:
     from magicap.captioner import Captioner
@@ -58,15 +57,10 @@ class Prompted(nn.Module):
         """
         super().__init__()
         D = memory.vectors.shape[1]
-        if language_model.prompt is not None and language_model.prompt.scorer_width != D:
-            raise BadSettings(
-                "this language model is told of pictures by vectors of width "
-                f"{language_model.prompt.scorer_width}, the memory's are of width {D}: they are of two "
-                "scorers"
-            )
         if language_model.prompt is None:
             width = language_model.model.get_input_embeddings().embedding_dim
             language_model.prompt = SoftPrompt(D, width).to(language_model.device)
+        language_model.prompt.require_scorer_width(D)
         self.model: Any = language_model.model
         self.prompt = language_model.prompt
         self._memory, self._gap, self._noise = memory, ModalityGap(memory), noise
@@ -118,4 +112,4 @@ def prompted_surprise(model: nn.Module, held_out: Sentences, batch_size: int, se
     """As :func:`surprise`, with the same noise each time."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return surprise_of(model, held_out, batch_size, next(model.parameters()).device)
+        return surprise(model, held_out, batch_size, lambda model, batch: model(batch))

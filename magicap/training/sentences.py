@@ -77,25 +77,30 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int, shuffle: int | Non
     return batches
 
 
-def surprise(model: torch.nn.Module, held_out: Sentences, batch_size: int) -> dict[str, float]:
-    """Bits a character and nats a token that sentences cost a model; and a ``score`` to maximise."""
-    return surprise_of(
-        lambda batch: model(batch["ids"], attention_mask=batch["mask"]).logits,
-        held_out,
-        batch_size,
-        next(model.parameters()).device,
-    )
+def untold(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """(B, T, V) scores of the next token at every position, by a transformers model that is told nothing."""
+    logits: Tensor = model(batch["ids"], attention_mask=batch["mask"]).logits
+    return logits
 
 
-def surprise_of(
-    logits: Callable[[Batch], Tensor], held_out: Sentences, batch_size: int, device: torch.device
+def surprise(
+    model: torch.nn.Module,
+    held_out: Sentences,
+    batch_size: int,
+    logits: Callable[[torch.nn.Module, Batch], Tensor] = untold,
 ) -> dict[str, float]:
-    """As :func:`surprise`, of whatever gives scores (B, T, V) of the next token at every position."""
+    """Bits a character and nats a token that sentences cost a model; and a ``score`` to maximise.
+
+    Args:
+        logits: how the model gives scores (B, T, V) of the next token at every position.
+    """
     nats = tokens = 0.0
+    device = next(model.parameters()).device
     for batch in held_out.batches(batch_size):
         batch = {name: each.to(device) for name, each in batch.items()}
         count = float(batch["mask"][:, 1:].sum())
-        nats += float(next_token_cross_entropy(logits(batch), batch["ids"], batch["mask"])) * count
+        loss = next_token_cross_entropy(logits(model, batch), batch["ids"], batch["mask"])
+        nats += float(loss) * count
         tokens += count
     bits = nats / held_out.characters / math.log(2)
     return {"score": -bits, "bits_per_character": bits, "nats_per_token": nats / tokens}
