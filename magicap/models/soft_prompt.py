@@ -46,8 +46,8 @@ class SoftPrompt(nn.Module):
         """
         if width != self.scorer_width:
             raise BadSettings(
-                f"this language model is told of pictures by vectors of width {self.scorer_width}, found some "
-                f"of width {width}: they are of two scorers; tune it with the captioner's own"
+                f"this language model is told of pictures by vectors of width {self.scorer_width}, found "
+                f"some of width {width}: they are of two scorers; tune it with the captioner's own"
             )
 
     def require_width(self, width: int) -> None:
