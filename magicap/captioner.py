@@ -20,6 +20,7 @@ from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, fr
 from magicap.errors import BadSettings, ModelNotFound
 from magicap.explanations.figures import SHOWN
 from magicap.images import ImageSource, open_image
+from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
@@ -153,7 +154,8 @@ class Captioner(BaseCaptioner[Decoding]):
             self.memory.save_pretrained(folder / MEMORY)
         elif (folder / MEMORY).is_dir():  # of a captioner that was saved here before
             shutil.rmtree(folder / MEMORY)
-        write_settings(folder, ZERO_SHOT, decoding)
+        named = {} if self.scorer.class_vector is None else {"class_vector": f"{SCORER}/{CLASS_VECTOR_FILE}"}
+        write_settings(folder, ZERO_SHOT, decoding, named)
 
     def adapt(
         self,
@@ -296,7 +298,8 @@ def _parts(source: str | Path) -> _Parts:
     folder = captioner_folder(source)
     if folder is None:
         preset = PRESETS[str(source)]
-        return _Parts(preset.language_model, (preset.scorer, preset.scorer_tag), preset.decoding)
+        scorer = preset.scorer, preset.scorer_tag
+        return _Parts(preset.language_model, scorer, preset.decoding, preset.memory)
     require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
     decoding = from_dict(read_settings(folder)["decoding"])
     memory = folder / MEMORY if (folder / MEMORY).is_dir() else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from magicap.decoding.settings import Decoding, MagicSearch
+from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named captioner: a folder, or parts that are fetched from the hub."""
+    """A named captioner: a folder, or parts that lie in several folders or are fetched from the hub."""
 
     origin: str
     """Who made it, from what."""
@@ -21,14 +21,17 @@ class Preset:
     folder: Path | None = None
     """A captioner's folder, which then says all the rest."""
 
-    language_model: str = ""
-    """Hub id of the language model."""
+    language_model: str | Path = ""
+    """Hub id or folder of the language model."""
 
-    scorer: str = ""
-    """open_clip name or ``hf-hub:`` id of the scorer."""
+    scorer: str | Path = ""
+    """open_clip name, ``hf-hub:`` id or folder of the scorer."""
 
     scorer_tag: str | None = None
     """open_clip's tag of the scorer's weights, where it is a name."""
+
+    memory: Path | None = None
+    """Folder of the caption memory, where there is one."""
 
     decoding: Decoding | None = None
     """How it captions unless told otherwise; None takes magic search as published for COCO."""
@@ -43,7 +46,10 @@ EMBEDDED = Path(__file__).parent / "embedded"
 BASELINE = Path(__file__).parent / "baseline"
 """The supervised captioner that comes with the package."""
 
-DEFAULT, DEFAULT_SUPERVISED = "embedded", "cnn-lstm"
+_UNPAIRED = Path(__file__).parent / "unpaired"
+"""Scorer and memory of the captioner that no captioned picture went into."""
+
+DEFAULT, UNPAIRED, DEFAULT_SUPERVISED = "embedded", "unpaired", "cnn-lstm"
 
 _CLIP, _CLIP_TAG, _CLIP_REPOSITORY = "ViT-B-32", "openai", "timm/vit_base_patch32_clip_224.openai"
 
@@ -52,6 +58,14 @@ PRESETS = {
         folder=EMBEDDED,
         origin="trained by this project's recipes; see magicap/embedded/README.md",
         licence="Apache-2.0; the Flickr8k pictures it learned from are for research use",
+    ),
+    UNPAIRED: Preset(
+        language_model=EMBEDDED / "language_model",
+        scorer=_UNPAIRED / "scorer",
+        memory=_UNPAIRED / "memory",
+        decoding=BeamMagicSearch(),
+        origin="an ImageNet classifier and caption text alone; see magicap/unpaired/README.md",
+        licence="Apache-2.0; the COCO captions that it remembers are CC BY 4.0",
     ),
     DEFAULT_SUPERVISED: Preset(
         folder=BASELINE,

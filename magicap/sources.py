@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ def kind_of(source: str | Path) -> str:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What :func:`write_settings` wrote: ``format``, ``kind`` (absent in older folders), ``decoding``.
+    """What :func:`write_settings` wrote: ``format``, ``decoding``, and perhaps ``kind`` and ``parts``.
 
     Raises:
         BadModel: missing, damaged, or of another version.
@@ -62,12 +64,23 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise BadModel(f"{path} is not a captioner's settings (format and decoding): {error!r}") from error
     if found[0] != FORMAT:
         raise BadModel(f"{path} is of format {found[0]!r}, this version reads {FORMAT}; update magicap")
+    for part, file in dict(settings.get("parts", {})).items():
+        if not (folder / str(file)).is_file():
+            raise BadModel(f"{path} names a {part} in {file}, which is not there; copy the whole folder anew")
     return dict(settings)
 
 
-def write_settings(folder: Path, kind: str, decoding: dict[str, Any]) -> None:
-    """Write a captioner's settings into its folder."""
-    settings = {"format": FORMAT, "kind": kind, "decoding": decoding}
+def write_settings(
+    folder: Path, kind: str, decoding: dict[str, Any], parts: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write a captioner's settings into its folder.
+
+    Args:
+        parts: files without which its models would load, but be others: what each is, and where it lies.
+    """
+    settings: dict[str, Any] = {"format": FORMAT, "kind": kind, "decoding": decoding}
+    if parts:
+        settings["parts"] = dict(parts)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

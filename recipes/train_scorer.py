@@ -1,4 +1,4 @@
-"""Train a CLIP-type scorer on captioned pictures: the visual-semantic embedding that steers magic search.
+"""Train a CLIP-type scorer on captioned pictures: the image-text model that steers magic search.
 
 Three stages, each of which keeps the checkpoint that validates best and hands it to the next:
 
@@ -8,22 +8,24 @@ Three stages, each of which keeps the checkpoint that validates best and hands i
 3. *tune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in all
    but the last passes (FLIP, Li et al. 2023), with a running average of the weights.
 
-Starts from an ImageNet trunk (``--image_weights``, timm's names) or from any open_clip model (``--base``,
-``--tag``); a tower without a trunk apart from its projection, such as CLIP's own, skips the second stage. The
-data set may be of any form that ``magicap.data.read_captions`` knows: captions.jsonl, Karpathy, Flickr8k,
-imagefolder.
+Starts from an ImageNet trunk (``--image_weights``, timm's names) or from any scorer (``--base``, ``--tag``);
+a tower without a trunk apart from its projection, such as CLIP's own, skips the second stage. A base with a
+class vector, as build_classifier_scorer.py makes one, keeps what its classifier knows (``--class_weight``),
+and a text tower that was distilled stays near its teacher (``--teacher``, ``--teacher_weight``). Data sets
+may be of any form that ``magicap.data.read_captions`` knows; each can have a fixed share of every batch.
 
-    python recipes/train_scorer.py --out runs/scorer --tokenizer runs/tokenizer/scorer \\
-        --captions $MAGICAP_DATA/flickr8k/captions.jsonl \\
+    python recipes/train_scorer.py --out runs/scorer --base runs/unpaired --teacher runs/text_tower \\
+        --captions $MAGICAP_DATA/flickr8k/captions.jsonl $MAGICAP_DATA/coco/captions.jsonl --shares 0.3 0.7 \\
+        --validation $MAGICAP_DATA/flickr8k/captions.jsonl \\
         --images $MAGICAP_DATA/flickr8k/images-train.tar $MAGICAP_DATA/flickr8k/images-dev.tar \\
-        --warm_text $MAGICAP_DATA/text/flickr30k.jsonl \\
-        --image_weights $MAGICAP_DATA/../weights/vit_tiny_patch16_224.safetensors
+        $MAGICAP_DATA/coco/images-train.tar
 
 A second run of the same command resumes where the first one stopped.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,21 +35,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from safetensors.torch import load_file
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap.data import CaptionedImage, ImageFiles
-from magicap.errors import BadModel
 from magicap.images import open_image
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import claim_folder, refuse_empty
+from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import hardest_negative_hinge, info_nce
-from magicap.training.pairs import Pairs, augmentation, cached, captioned
+from magicap.training.pairs import Domains, Pairs, augmentation, cached, captioned, text_vectors
 from magicap.training.parameter_groups import layerwise, split_by_decay
+from magicap.training.teacher import TeacherVectors
 from magicap.training.validation import recall, text_recall
 
 MAY_CHANGE = (
@@ -63,31 +65,59 @@ MAY_CHANGE = (
     "workers",
     "cpu",
 )
+Picture = Callable[[int, CaptionedImage], Tensor]
 LARGEST_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021)
 
 
 @dataclass(frozen=True)
 class Config:
-    captions: str = field(metadata={"help": "data set with a train and a dev (or val) split"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of both splits"})
+    captions: list[str] = field(metadata={"help": "data sets, of which the train split is read"})
+    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of all splits"})
     out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
+    validation: list[str] = field(
+        default_factory=list,
+        metadata={"help": "data sets whose dev or val split chooses the checkpoint; default: --captions"},
+    )
+    shares: list[float] = field(
+        default_factory=list,
+        metadata={"help": "share of each data set in a batch, 1 together; default: by their sizes"},
+    )
     base: str | None = field(
         default=None, metadata={"help": "open_clip model to start from: name, hf-hub: or folder"}
     )
     tag: str | None = field(default=None, metadata={"help": "its weights' tag, where base is a name"})
     tokenizer: str | None = field(default=None, metadata={"help": "tokenizer of a fresh text tower"})
     image_model: str = field(
-        default="vit_tiny_patch16_224", metadata={"help": "timm name of a fresh image tower"}
+        default=ScorerShape.image_model, metadata={"help": "timm name of a fresh image tower"}
     )
     image_weights: str | None = field(
         default=None, metadata={"help": "safetensors of that trunk, timm's names"}
     )
-    image_size: int = field(default=224, metadata={"help": "side of the square picture a fresh tower reads"})
-    pool: str = field(default="token", metadata={"help": "pooling of a fresh image tower: token or avg"})
-    width: int = field(default=256, metadata={"help": "of the shared space and of a fresh text tower"})
-    text_layers: int = field(default=3, metadata={"help": "blocks of a fresh text tower"})
-    text_heads: int = field(default=4, metadata={"help": "attention heads of a fresh text tower"})
-    context_length: int = field(default=40, metadata={"help": "longest text, in tokens"})
+    image_size: int = field(
+        default=ScorerShape.image_size, metadata={"help": "side of the square picture a fresh tower reads"}
+    )
+    pool: str = field(
+        default=ScorerShape.pool, metadata={"help": "pooling of a fresh image tower: token or avg"}
+    )
+    width: int = field(
+        default=ScorerShape.width, metadata={"help": "of the shared space and of a fresh text tower"}
+    )
+    text_layers: int = field(
+        default=ScorerShape.text_layers, metadata={"help": "blocks of a fresh text tower"}
+    )
+    text_heads: int = field(
+        default=ScorerShape.text_heads, metadata={"help": "attention heads of a fresh text tower"}
+    )
+    context_length: int = field(
+        default=ScorerShape.context_length, metadata={"help": "longest text, in tokens"}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "folder of a run of distill_text_tower.py, near which the text stays"}
+    )
+    teacher_weight: float = field(default=0.5, metadata={"help": "of the loss that keeps it there"})
+    class_weight: float = field(
+        default=0.1, metadata={"help": "of the loss that keeps the answers of a class vector's classifier"}
+    )
     loss: str = field(
         default="infonce", metadata={"help": "infonce, or vse++ for the hardest-negative hinge"}
     )
@@ -109,6 +139,9 @@ class Config:
     align_batch_size: int = field(default=256, metadata={"help": "pictures a step, trunk at rest"})
     align_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, trunk at rest"})
     tune_epochs: int = field(default=10, metadata={"help": "passes with the upper trunk awake"})
+    tune_validations: float = field(
+        default=0.5, metadata={"help": "validations a pass of that; 0.5 for every other one"}
+    )
     whole_epochs: int = field(default=1, metadata={"help": "the last of them, that see whole pictures"})
     patch_dropout: float = field(
         default=0.5, metadata={"help": "share of a picture's patches left out in the others"}
@@ -124,6 +157,7 @@ class Config:
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
     max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
     seed: int = field(default=1, metadata={"help": "of weights, order and augmentation"})
+    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
     workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
@@ -132,6 +166,11 @@ class Config:
             raise SystemExit(f"--loss must be infonce or vse++, found {self.loss!r}")
         if not 0 <= self.patch_dropout < 1:
             raise SystemExit(f"--patch_dropout must be at least 0 and below 1, found {self.patch_dropout}")
+        if self.shares and (len(self.shares) != len(self.captions) or abs(sum(self.shares) - 1) > 1e-6):
+            raise SystemExit(
+                f"--shares must name one share a data set, 1 together, found {self.shares} for "
+                f"{len(self.captions)} data sets"
+            )
         if self.align_views < 1:
             raise SystemExit(f"--align_views must be at least 1, found {self.align_views}")
 
@@ -140,8 +179,9 @@ def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
     scorer = start_scorer(config)
-    train = captioned(config.captions, ("train",))
-    dev = captioned(config.captions, ("dev", "val"))
+    sets = [captioned(path, ("train",)) for path in config.captions]
+    train = [row for rows in sets for row in rows]
+    dev = [row for path in config.validation or config.captions for row in captioned(path, ("dev", "val"))]
     warmed = bool(config.warm_text) and config.warm_epochs > 0
     aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
     if not aligned and not config.tune_epochs:
@@ -151,13 +191,92 @@ def main(config: Config) -> None:
         if warmed:
             warm(config, scorer, dev, out / "warm")
             reload(scorer, out / "warm" / "best")
+        data = Data(config, scorer, images, train, dev, domains(config, sets))
         if aligned:
-            align(config, scorer, images, train, dev, out / "align")
+            align(config, scorer, data, out / "align")
             reload(scorer, out / "align" / "best")
         if config.tune_epochs:
-            tune(config, scorer, images, train, dev, out / "tune")
+            tune(config, scorer, data, out / "tune")
     best = out / ("tune" if config.tune_epochs else "align") / "best"
     reload(scorer, best).save_pretrained(out / "best")
+
+
+def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
+    """The data sets' shares of a batch; None where pictures are drawn evenly."""
+    return Domains([len(rows) for rows in sets], config.shares) if config.shares else None
+
+
+class Data:
+    """What the stages that see pictures learn from and are held against."""
+
+    def __init__(
+        self,
+        config: Config,
+        scorer: ImageTextScorer,
+        images: ImageFiles,
+        train: Sequence[CaptionedImage],
+        dev: Sequence[CaptionedImage],
+        domains: Domains | None,
+    ) -> None:
+        self.config, self.scorer, self.images, self.domains = config, scorer, images, domains
+        self.train, self.dev = train, dev
+        self.teacher = None if config.teacher is None else TeacherVectors.load(config.teacher)
+        self.augment = augmentation(scorer.config["preprocess_cfg"])
+        self.classifier = None
+        if scorer.class_vector is not None and config.class_weight:
+            self.classifier = copy.deepcopy(scorer.class_vector.classifier).requires_grad_(False)
+
+    def plain(self, _: int, row: CaptionedImage) -> Tensor:
+        """The picture as the scorer reads it, (3, H, W)."""
+        return self.scorer.pixels(self.images.read(row.image))
+
+    def augmented(self, _: int, row: CaptionedImage) -> Tensor:
+        """A random view of the picture, (3, H, W)."""
+        return self.augment(open_image(self.images.read(row.image)), row.captions)
+
+    def plain_features(self) -> Tensor:
+        """(N, F) features of the whole training pictures by the trunk as it was when training began."""
+        return self.features("train-0", self.train, self.plain)
+
+    def features(self, name: str, rows: Sequence[CaptionedImage], view: Picture, seed: int = 0) -> Tensor:
+        """(N, F) pooled features of the resting trunk, computed once and kept in a file of that name."""
+        pairs = Pairs(rows, view, 1, self.config.seed + seed)
+        return cached(Path(self.config.out) / "features" / f"{name}.pt", lambda: self._features(pairs))
+
+    @torch.no_grad()
+    def _features(self, pairs: Pairs) -> Tensor:
+        trunk = self.scorer.model.visual.trunk.eval()
+        device = self.scorer.device
+        half = self.config.mixed_precision == "bf16"
+        parts = []
+        for batch in tqdm(pairs.in_order(64, self.config.workers), desc="features", disable=None):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                parts.append(trunk(batch["images"].to(device)).float().cpu())
+        return torch.cat(parts)
+
+    def loss(self, pooled: Tensor, batch: Batch, plain: Tensor | None) -> Tensor:
+        """What a batch costs, given the trunk's pooled features (B, F) of its views.
+
+        Args:
+            plain: (N, F) features of all whole pictures by the trunk as it was; None: no classes to keep.
+        """
+        vectors = self.scorer.model.visual.head(pooled)
+        texts = text_vectors(self.scorer, batch["spelled"])
+        total = pair_loss(self.config, self.scorer, vectors, texts, batch["owner"])
+        if self.teacher is not None:
+            rows, wanted = self.teacher.of(batch["texts"])
+            cosine = (texts[rows.to(texts.device)] * wanted.to(texts.device)).sum(dim=1)
+            total = total + self.config.teacher_weight * (1 - cosine).mean()
+        if self.classifier is not None and plain is not None:
+            answers = self.scorer.class_vector.classifier(pooled).float().log_softmax(dim=1)
+            before = self.classifier(plain[batch["rows"].cpu()].to(pooled.device)).float().log_softmax(dim=1)
+            kept = F.kl_div(answers, before, log_target=True, reduction="batchmean")
+            total = total + self.config.class_weight * kept
+        return total
+
+    def recall(self, vectors: Tensor) -> dict[str, float]:
+        """Recall on the validation pictures of these unit vectors (N, D)."""
+        return recall(self.scorer, vectors, self.dev)
 
 
 def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage], folder: Path) -> None:
@@ -165,11 +284,13 @@ def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage],
     held_out = ("dev", "test")
     groups = [row for path in config.warm_text for row in captioned(path, ("train",), held_out, at_least=2)]
     judges = [row for row in dev if len(row.captions) > 1]
-    refuse_empty(judges, config.captions, ("dev", "val with two captions a picture"))
+    refuse_empty(
+        judges, ", ".join(config.validation or config.captions), ("dev", "val with two captions a picture")
+    )
     text = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
 
     def loss(_: nn.Module, batch: Batch) -> Tensor:
-        vectors = text_vectors(scorer, batch["texts"])
+        vectors = text_vectors(scorer, batch["spelled"])
         first, second = vectors[0::2], vectors[1::2]
         return info_nce(
             first, second, torch.arange(len(first), device=first.device), inverse_temperature(scorer)
@@ -187,83 +308,66 @@ def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage],
     )
 
 
-def align(
-    config: Config,
-    scorer: ImageTextScorer,
-    images: ImageFiles,
-    train: Sequence[CaptionedImage],
-    dev: Sequence[CaptionedImage],
-    folder: Path,
-) -> None:
+def align(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
     """Trunk at rest: projection and text tower learn on features that are computed once."""
-    visual = scorer.model.visual
-    augment = augmentation(scorer.config["preprocess_cfg"])
-
-    def augmented(row: CaptionedImage) -> Tensor:
-        return augment(open_image(images.read(row.image)), row.captions)
-
-    def plain(row: CaptionedImage) -> Tensor:
-        return scorer.pixels(images.read(row.image))
-
-    dev_features = cached(folder / "dev.pt", lambda: trunk_features(scorer, dev, plain))
-    views = torch.stack(
-        [
-            cached(
-                folder / f"train-{number}.pt",
-                lambda view=augmented if number else plain: trunk_features(scorer, train, view),
-            )
-            for number in range(config.align_views)
-        ]
-    )
+    dev_features = data.features("dev", data.dev, data.plain)
+    plain = data.plain_features()
+    others = [
+        data.features(f"train-{number}", data.train, data.augmented, number)
+        for number in range(1, config.align_views)
+    ]
+    views = torch.stack([plain, *others])
 
     def pairs(epoch: int) -> Pairs:
         def features(number: int, _: CaptionedImage) -> Tensor:
             return views[torch.randint(len(views), ()), number]
 
-        return Pairs(train, features, config.captions_per_image, config.seed + epoch)
+        return Pairs(data.train, features, config.captions_per_image, config.seed + epoch)
 
     def validate(_: nn.Module) -> dict[str, float]:
-        return recall(scorer, F.normalize(visual.head(dev_features.to(scorer.device)), dim=-1), dev)
+        vectors = scorer.model.visual.head(dev_features.to(scorer.device))
+        return data.recall(F.normalize(vectors.float(), dim=-1))
 
     head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
     fit(
         scorer.model,
         split_by_decay(head, config.align_rate, config.weight_decay),
-        loader=lambda epoch: pairs(epoch).loader(config.align_batch_size),
-        loss=lambda _, batch: pair_loss(config, scorer, visual.head(batch["images"]), batch),
+        loader=lambda epoch: pairs(epoch).loader(config.align_batch_size, domains=data.domains),
+        loss=lambda _, batch: data.loss(batch["images"], batch, plain),
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
-        config=LoopConfig(epochs=config.align_epochs, max_steps=config.max_steps, cpu=config.cpu),
+        config=LoopConfig(
+            epochs=config.align_epochs,
+            max_steps=config.max_steps,
+            mixed_precision=config.mixed_precision,
+            cpu=config.cpu,
+        ),
     )
 
 
-def tune(
-    config: Config,
-    scorer: ImageTextScorer,
-    images: ImageFiles,
-    train: Sequence[CaptionedImage],
-    dev: Sequence[CaptionedImage],
-    folder: Path,
-) -> None:
+def tune(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
     """Upper trunk awake: everything above the resting blocks learns, on augmented pictures."""
-    augment = augmentation(scorer.config["preprocess_cfg"])
     first_whole = config.tune_epochs - config.whole_epochs
     visual = scorer.model.visual
     dropout = patch_dropout(visual)
-
-    def picture(_: int, row: CaptionedImage) -> Tensor:
-        return augment(open_image(images.read(row.image)), row.captions)
+    apart = hasattr(visual, "trunk")
+    plain = (
+        data.features(folder / "plain.pt", data.train, data.plain) if data.classifier is not None else None
+    )
 
     def loss(_: nn.Module, batch: Batch) -> Tensor:
         dropout.prob = config.patch_dropout if batch["epoch"] < first_whole else 0.0
-        return pair_loss(config, scorer, visual(batch["images"]), batch)
+        if apart:
+            return data.loss(visual.trunk(batch["images"]), batch, plain)
+        texts = text_vectors(scorer, batch["spelled"])
+        return pair_loss(config, scorer, visual(batch["images"]), texts, batch["owner"])
 
     def validate(_: nn.Module) -> dict[str, float]:
-        return recall(scorer, scorer.encode_images([images.read(row.image) for row in dev]), dev)
+        return data.recall(scorer.encode_images([data.images.read(row.image) for row in data.dev]))
 
     def pairs(epoch: int) -> Pairs:
-        return Pairs(train, picture, config.captions_per_image, config.seed + 1000 + epoch)
+        return Pairs(data.train, data.augmented, config.captions_per_image, config.seed + 1000 + epoch)
 
     fit(
         scorer.model,
@@ -275,16 +379,17 @@ def tune(
             trunk_blocks=config.trunk_blocks,
             decay=config.weight_decay,
         ),
-        loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size, config.workers),
+        loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size, config.workers, data.domains),
         loss=loss,
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(
             epochs=config.tune_epochs,
-            validations_per_epoch=0.5,
+            validations_per_epoch=config.tune_validations,
             average=config.weight_average,
             max_steps=config.max_steps,
+            mixed_precision=config.mixed_precision,
             cpu=config.cpu,
         ),
     )
@@ -299,23 +404,17 @@ def patch_dropout(visual: Any) -> PatchDropout:
     return dropout
 
 
-def pair_loss(config: Config, scorer: ImageTextScorer, features: Tensor, batch: Batch) -> Tensor:
-    texts = text_vectors(scorer, batch["texts"])
-    images = F.normalize(features, dim=-1)
+def pair_loss(
+    config: Config, scorer: ImageTextScorer, vectors: Tensor, texts: Tensor, owner: Tensor
+) -> Tensor:
+    """Contrastive loss of image vectors (B, D) before normalisation and texts' unit vectors (N, D)."""
+    images = F.normalize(vectors.float(), dim=-1)
     scale = inverse_temperature(scorer)
     if config.loss == "vse++":
         # The hinge knows no temperature, but magic search's softmax needs one: it alone learns from InfoNCE.
-        temper = info_nce(images.detach(), texts.detach(), batch["owner"], scale)
-        return hardest_negative_hinge(images, texts, batch["owner"]) + temper
-    return info_nce(images, texts, batch["owner"], scale)
-
-
-def text_vectors(scorer: ImageTextScorer, texts: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D), differentiable."""
-    tower = scorer.text_tower
-    if tower is None:
-        raise BadModel("this recipe trains causal text towers; choose a base with one")
-    return tower.encode([tower.cut(row) for row in scorer.tokenize(texts)])
+        temper = info_nce(images.detach(), texts.detach(), owner, scale)
+        return hardest_negative_hinge(images, texts, owner) + temper
+    return info_nce(images, texts, owner, scale)
 
 
 def inverse_temperature(scorer: ImageTextScorer) -> Tensor:
@@ -331,69 +430,22 @@ def start_scorer(config: Config) -> ImageTextScorer:
         return ImageTextScorer.from_pretrained(config.base, config.tag)
     if config.tokenizer is None:
         raise SystemExit("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
-    scorer = ImageTextScorer.from_config(fresh_shape(config), config.tokenizer)
-    if config.image_weights is not None:
-        weights = {
-            name: t for name, t in load_file(config.image_weights).items() if not name.startswith("head.")
-        }
-        scorer.model.visual.trunk.load_state_dict(weights)
-    return scorer
-
-
-def fresh_shape(config: Config) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-    return {
-        "model_cfg": {
-            "embed_dim": config.width,
-            "vision_cfg": {
-                "timm_model_name": config.image_model,
-                "timm_model_pretrained": False,
-                "timm_pool": config.pool,
-                "timm_proj": "mlp",
-                "image_size": config.image_size,
-            },
-            "text_cfg": {
-                "context_length": config.context_length,
-                "vocab_size": len(tokenizer),
-                "width": config.width,
-                "heads": config.text_heads,
-                "layers": config.text_layers,
-                "pool_type": "eos",
-                "eos_id": tokenizer.eos_token_id,
-                "hf_tokenizer_name": "local",
-            },
-        },
-        # Flickr8k's pictures come squashed to a square; squashing keeps the whole of any other picture too.
-        "preprocess_cfg": {
-            "size": config.image_size,
-            "mode": "RGB",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-            "interpolation": "bicubic",
-            "resize_mode": "squash",
-        },
-    }
+    shape = ScorerShape(
+        image_model=config.image_model,
+        image_size=config.image_size,
+        pool=config.pool,
+        width=config.width,
+        text_layers=config.text_layers,
+        text_heads=config.text_heads,
+        context_length=config.context_length,
+    )
+    return fresh_scorer(shape, config.tokenizer, config.image_weights)
 
 
 def reload(scorer: ImageTextScorer, folder: Path) -> ImageTextScorer:
     """The scorer with the weights that validated best."""
-    scorer.model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+    scorer.model.load_state_dict(ImageTextScorer.from_pretrained(folder).model.state_dict())
     return scorer
-
-
-def trunk_features(
-    scorer: ImageTextScorer, rows: Sequence[CaptionedImage], view: Callable[[CaptionedImage], Tensor]
-) -> Tensor:
-    """(N, W) pooled features of the resting trunk."""
-    trunk = scorer.model.visual.trunk.eval()
-    parts = []
-    with torch.no_grad():
-        for start in tqdm(range(0, len(rows), 32), desc="features", disable=None):
-            part = [view(row) for row in rows[start : start + 32]]
-            parts.append(trunk(torch.stack(part).to(scorer.device)).cpu())
-    return torch.cat(parts)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.sentences import Sentences, surprise
 
-MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "cpu")
+MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "mixed_precision", "cpu")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Config:
     text: list[str] = field(
         metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
     )
-    validation_text: str = field(
-        metadata={"help": "data set (its dev or val split) or text file; chooses the checkpoint"}
+    validation_text: list[str] = field(
+        metadata={"help": "data sets (their dev or val split) or text files; choose the checkpoint"}
     )
     out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
     base: str | None = field(
@@ -72,6 +72,7 @@ class Config:
     max_tokens: int = field(default=40, metadata={"help": "longer sentences are cut here"})
     validations_per_epoch: int = field(default=4, metadata={"help": "how often the checkpoint is considered"})
     max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
+    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
     seed: int = field(default=1, metadata={"help": "of weights, order and dropout"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
@@ -89,8 +90,12 @@ def main(config: Config) -> None:
     texts = {path: read_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
     every = reduce(add, [texts[path] for path in config.text])
     domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
-    validation = read_sentences(config.validation_text, splits=("dev", "val"), held_out=())
-    refuse_empty(validation, config.validation_text, ("dev", "val"))
+    validation = [
+        text
+        for path in config.validation_text
+        for text in read_sentences(path, splits=("dev", "val"), held_out=())
+    ]
+    refuse_empty(validation, ", ".join(config.validation_text), ("dev", "val"))
     held_out = Sentences.of(language_model, validation, config.max_tokens)
 
     def epoch_batches(epoch: int) -> DataLoader[int]:
@@ -122,6 +127,7 @@ def main(config: Config) -> None:
             epochs=config.epochs + (0 if domain is None else config.domain_epochs),
             validations_per_epoch=config.validations_per_epoch,
             max_steps=config.max_steps,
+            mixed_precision=config.mixed_precision,
             cpu=config.cpu,
         ),
     )

@@ -32,7 +32,7 @@ from magicap.training.parameter_groups import split_by_decay
 from magicap.training.prompting import NOISE, Prompted, prompted_loss, prompted_surprise, told_sentences
 from magicap.training.sentences import Sentences
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "cpu")
+MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "mixed_precision", "cpu")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Config:
     text: list[str] = field(
         metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
     )
-    validation_text: str = field(
-        metadata={"help": "data set (its dev or val split) or text file; chooses the checkpoint"}
+    validation_text: list[str] = field(
+        metadata={"help": "data sets (their dev or val split) or text files; choose the checkpoint"}
     )
     out: str = field(metadata={"help": "folder of the new captioner; training goes to <out>/training"})
     base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
@@ -63,6 +63,7 @@ class Config:
     max_tokens: int = field(default=40, metadata={"help": "longer sentences are cut here"})
     validations_per_epoch: int = field(default=4, metadata={"help": "how often the checkpoint is considered"})
     max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
+    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
     seed: int = field(default=1, metadata={"help": "of weights, order and noise"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
@@ -83,7 +84,9 @@ def main(config: Config) -> None:
     claim_folder(out / "training", asdict(config), MAY_CHANGE)
     memory = captioner.memory or drawn_memory(captioner, config)
     train = [text for path in config.text for text in read_texts(path, ("train",))]
-    held_out = read_texts(config.validation_text, ("dev", "val"), held_out=())
+    held_out = [
+        text for path in config.validation_text for text in read_texts(path, ("dev", "val"), held_out=())
+    ]
     sentences = encoded(captioner, memory, list(dict.fromkeys(train)), config)
     check = encoded(captioner, memory, held_out, config)
 
@@ -106,6 +109,7 @@ def main(config: Config) -> None:
             epochs=config.epochs,
             validations_per_epoch=config.validations_per_epoch,
             max_steps=config.max_steps,
+            mixed_precision=config.mixed_precision,
             cpu=config.cpu,
         ),
     )
@@ -143,7 +147,8 @@ def model_card(config: Config, sentences: int, progress: Progress) -> str:
 
 Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone: {", ".join(config.text)}
 ({sentences} different sentences, {progress.step} steps of {config.batch_size}, seed {config.seed}).
-Validation text: {config.validation_text}, {-progress.best:.3f} bits a character with noised vectors.
+Validation text: {", ".join(config.validation_text)};
+{-progress.best:.3f} bits a character with noised vectors.
 
 Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.
 """

@@ -66,7 +66,7 @@ def language_model(data, tokenizer, tmp_path_factory) -> Path:
     config = tune.Config(
         text=[captions],
         domain_text=[captions],
-        validation_text=captions,
+        validation_text=[captions],
         out=str(out),
         tokenizer=str(tokenizer / "language_model"),
         **shape,
@@ -81,7 +81,7 @@ def language_model(data, tokenizer, tmp_path_factory) -> Path:
 
 def scorer_settings(data: Path, tokenizer: Path) -> dict[str, Any]:
     return {
-        "captions": str(data / "captions.jsonl"),
+        "captions": [str(data / "captions.jsonl")],
         "images": [str(data / "images.tar")],
         "tokenizer": str(tokenizer / "scorer"),
         "image_model": "test_vit",
@@ -165,7 +165,7 @@ def test_a_language_model_learns_to_be_told_of_pictures(language_model, scorer, 
     assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
     config = teach.Config(
         text=[str(data / "captions.jsonl")],
-        validation_text=str(data / "captions.jsonl"),
+        validation_text=[str(data / "captions.jsonl")],
         base=str(tmp_path / "base"),
         out=str(tmp_path / "told"),
         batch_size=2,
@@ -241,11 +241,13 @@ def test_an_empty_split_is_named(data, tokenizer, tmp_path):
     score, tune, tokens = map(recipe, ("train_scorer", "tune_language_model", "train_tokenizer"))
     for file, split in (("train.jsonl", "dev or val"), ("dev.jsonl", "train")):
         path, message = str(tmp_path / file), rf"{file}: .* split {split}, found none"
-        settings = scorer_settings(data, tokenizer) | {"captions": path, "out": str(tmp_path / "out")}
+        settings = scorer_settings(data, tokenizer) | {"captions": [path], "out": str(tmp_path / "out")}
         with pytest.raises(SystemExit, match=message):
             score.main(score.Config(**settings))
         with pytest.raises(SystemExit, match=message):
-            tune.main(tune.Config([path], path, settings["out"], tokenizer=str(tokenizer / "language_model")))
+            tune.main(
+                tune.Config([path], [path], settings["out"], tokenizer=str(tokenizer / "language_model"))
+            )
     with pytest.raises(SystemExit, match=r"dev.jsonl: .* split train"):
         tokens.main(tokens.Config([str(tmp_path / "dev.jsonl")], settings["out"]))
     assert not (tmp_path / "out").exists()
@@ -270,10 +272,10 @@ def test_recipes_read_other_forms_of_data_sets_too(data, tokenizer, tmp_path):
     tokens.main(tokens.Config([str(karpathy)], str(tmp_path / "tokenizer"), vocabulary_size=300))
     one, other = (folder / "scorer" / "tokenizer.json" for folder in (tokenizer, tmp_path / "tokenizer"))
     assert one.read_text() == other.read_text()
-    texts = {"text": [str(karpathy)], "validation_text": str(karpathy), "out": str(tmp_path / "text")}
+    texts = {"text": [str(karpathy)], "validation_text": [str(karpathy)], "out": str(tmp_path / "text")}
     shape = {"layers": 1, "width": 16, "heads": 2, "max_steps": 1, "cpu": True}
     tune.main(tune.Config(**texts, **shape, tokenizer=str(tokenizer / "language_model")))
-    pictures = {"captions": str(tmp_path / "metadata.jsonl"), "images": [str(tmp_path)], "tune_epochs": 0}
+    pictures = {"captions": [str(tmp_path / "metadata.jsonl")], "images": [str(tmp_path)], "tune_epochs": 0}
     score.main(score.Config(**scorer_settings(data, tokenizer) | pictures, out=str(tmp_path / "pairs")))
     assert (tmp_path / "text" / "best").is_dir()
     assert (tmp_path / "pairs" / "best").is_dir()
@@ -282,8 +284,8 @@ def test_recipes_read_other_forms_of_data_sets_too(data, tokenizer, tmp_path):
 def test_a_fresh_model_needs_a_position_for_every_token():
     tune = recipe("tune_language_model")
     with pytest.raises(SystemExit, match="found 20 and 40"):
-        tune.Config(["text"], "text", "out", positions=20)
-    tune.Config(["text"], "text", "out", positions=20, base="gpt2")
+        tune.Config(["text"], ["text"], "out", positions=20)
+    tune.Config(["text"], ["text"], "out", positions=20, base="gpt2")
 
 
 def test_a_recipe_starts_from_a_tuned_model_just_as_well(language_model, data, tmp_path):
@@ -291,7 +293,7 @@ def test_a_recipe_starts_from_a_tuned_model_just_as_well(language_model, data, t
     captions = str(data / "captions.jsonl")
     config = tune.Config(
         text=[captions],
-        validation_text=captions,
+        validation_text=[captions],
         out=str(tmp_path / "more"),
         base=str(language_model / "best"),
         learning_rate=0.0,

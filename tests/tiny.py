@@ -17,6 +17,7 @@ from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.grid import GridConfig
 from magicap.supervised.network import CaptionNetwork
 from magicap.supervised.vocabulary import SPECIALS, Vocabulary
+from magicap.training.fresh_scorer import with_image_tower
 
 SENTENCES = [
     "A dog runs across the grass.",
@@ -106,6 +107,20 @@ def scorer(*, custom_text: bool = False, seed: int = 0, **text: Any) -> ImageTex
     preprocess = image_transform_v2(PreprocessCfg(**config["preprocess_cfg"]), is_train=False)
     config["model_cfg"]["custom_text"] = custom_text
     return ImageTextScorer(model, open_clip.SimpleTokenizer(), preprocess, config)
+
+
+def timm_scorer(seed: int = 0) -> ImageTextScorer:
+    """A random timm trunk of 64 features under a projection, and the same text tower."""
+    torch.manual_seed(seed)
+    vision = {
+        "timm_model_name": "test_vit",
+        "timm_model_pretrained": False,
+        "timm_pool": "token",
+        "timm_proj": "mlp",
+        "image_size": 160,
+    }
+    base = scorer(seed=seed)
+    return with_image_tower(base, vision, {**base.config["preprocess_cfg"], "size": 160})
 
 
 def captioner(seed: int = 0, *, custom_text: bool = False, **settings: Any) -> Captioner:

@@ -21,6 +21,14 @@ from torch import Tensor, nn
 from magicap.errors import BadModel
 from magicap.files import open_to_readers
 from magicap.images import ImageSource, open_image
+from magicap.models.class_vector import (
+    CLASS_VECTOR_FILE,
+    ClassVector,
+    attach_class_vector,
+    class_vector_of,
+    load_class_vector,
+    split_weights,
+)
 from magicap.models.fingerprint import fingerprint
 from magicap.models.loading import explain_loading_errors
 from magicap.models.text_prefix_cache import TextPrefix, TextPrefixCache
@@ -107,6 +115,9 @@ class ImageTextScorer:
             if trained.get("quick_gelu"):
                 config["model_cfg"]["quick_gelu"] = True
             tokenizer = open_clip.get_tokenizer(name)
+        added = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
+        if name.startswith(LOCAL_DIR) and added.is_file():
+            attach_class_vector(model, load_class_vector(added))
         return cls(model, tokenizer, preprocess, config)
 
     @classmethod
@@ -128,8 +139,14 @@ class ImageTextScorer:
         return cls(kind(**shape), tokenizer, preprocess, config)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write the ``local-dir:`` layout of open_clip: config, safetensors (in ``dtype``) and tokenizer."""
+        """Write the ``local-dir:`` layout of open_clip: config, safetensors (in ``dtype``) and tokenizer.
+
+        A class vector goes beside it, into a file of its own; open_clip itself loads the rest without it.
+        """
         from safetensors.torch import save_file
+
+        def stored(state: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {n: t.to(dtype) if dtype and t.is_floating_point() else t for n, t in state.items()}
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,11 +156,18 @@ class ImageTextScorer:
             # Any name makes open_clip look for the tokenizer, and it looks in the folder itself.
             config["model_cfg"]["text_cfg"].setdefault("hf_tokenizer_name", "local")
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        state = {name: tensor.detach().contiguous() for name, tensor in self.model.state_dict().items()}
-        if dtype is not None:
-            state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        weights, added = split_weights(self.model)
+        save_file(stored(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / CLASS_VECTOR_FILE).unlink(missing_ok=True)  # of a scorer that was saved here before
+        if self.class_vector is not None:
+            metadata = {"format": "pt", "top": str(self.class_vector.top)}
+            save_file(stored(added), folder / CLASS_VECTOR_FILE, metadata=metadata)
         open_to_readers(folder)
+
+    @property
+    def class_vector(self) -> ClassVector | None:
+        """What adds the names of a classifier's classes to the image vectors; None where nothing does."""
+        return class_vector_of(self.model)
 
     @property
     def logit_scale(self) -> float:

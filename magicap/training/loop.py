@@ -46,6 +46,9 @@ class LoopConfig:
     max_steps: int | None = None
     """Stop early after this many steps; for trying a recipe out."""
 
+    mixed_precision: str = "no"
+    """``bf16`` computes losses under autocast, two to three times faster on processors that can."""
+
     cpu: bool = False
     """Stay on the CPU even where a GPU is at hand."""
 
@@ -88,7 +91,7 @@ def fit(
         save_best: called after each validation that beats all before.
         folder: gets ``log.jsonl`` and ``checkpoint/``.
     """
-    accelerator = Accelerator(cpu=config.cpu)
+    accelerator = Accelerator(cpu=config.cpu, mixed_precision=config.mixed_precision)
     if accelerator.num_processes > 1:
         raise SystemExit(
             f"expected one process, found {accelerator.num_processes}, which training cannot share among "
@@ -162,7 +165,8 @@ def _step(
 ) -> float:
     model.train()
     optimizer.zero_grad()
-    value = loss(model, batch)
+    with accelerator.autocast():
+        value = loss(model, batch)
     if not torch.isfinite(value):
         raise FloatingPointError(f"the loss became {value.item()}; lower the learning rate and resume")
     accelerator.backward(value)

@@ -48,7 +48,8 @@ def info_nce(images: Tensor, texts: Tensor, owner: Tensor, logit_scale: Tensor |
         owner: (N,) the row of ``images`` each text belongs to.
         logit_scale: the inverse temperature.
     """
-    logits = logit_scale * texts @ images.T
+    with torch.autocast(images.device.type, enabled=False):  # cosines of eight bits are too coarse
+        logits = logit_scale * (texts @ images.T)
     text_to_image = F.cross_entropy(logits, owner)
     own = F.one_hot(owner, images.shape[0]).to(logits.dtype)
     image_to_text = -(own * logits.log_softmax(dim=0)).sum(dim=0) / own.sum(dim=0).clamp(min=1)
@@ -130,3 +131,21 @@ def self_critical(log_probability: Tensor, mask: Tensor, reward: Tensor) -> Tens
     others = (reward.sum(dim=1, keepdim=True) - reward) / (C - 1)
     advantage = (reward - others)[:, :, None]
     return -(advantage * log_probability * mask).sum() / mask.sum()
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> Tensor:
+    """A student's vectors take their teacher's places, and keep its neighbourhoods within the batch.
+
+    Mean of one less the cosine to the teacher's vector, and of the Kullback-Leibler divergence between how
+    the teacher's vectors and the student's choose among the teacher's vectors of the batch.
+
+    Args:
+        student, teacher: (N, D) unit vectors.
+        temperature: of that choice.
+    """
+    with torch.autocast(student.device.type, enabled=False):  # cosines of eight bits are too coarse
+        cosine, wanted = student @ teacher.T, teacher @ teacher.T
+    wanted = (wanted / temperature).log_softmax(dim=1)
+    given = (cosine / temperature).log_softmax(dim=1)
+    neighbours = F.kl_div(given, wanted, log_target=True, reduction="batchmean")
+    return (1 - cosine.diagonal()).mean() + neighbours

