@@ -35,10 +35,11 @@ from magicap.data import normalise_caption, read_sentences
 from magicap.errors import MagicapError
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import claim_folder, refuse_empty
+from magicap.training.contrastive import text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import distillation
-from magicap.training.pairs import captioned, text_vectors
+from magicap.training.pairs import captioned
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respelled
 from magicap.training.validation import text_recall

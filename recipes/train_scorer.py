@@ -26,7 +26,6 @@ A second run of the same command resumes where the first one stopped.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,10 +43,11 @@ from magicap.data import CaptionedImage, ImageFiles
 from magicap.images import open_image
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import claim_folder, refuse_empty
+from magicap.training.contrastive import inverse_temperature, pair_loss, text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import hardest_negative_hinge, info_nce
-from magicap.training.pairs import Domains, Pairs, augmentation, cached, captioned, text_vectors
+from magicap.training.losses import info_nce
+from magicap.training.pairs import Domains, Pairs, augmentation, cached, captioned
 from magicap.training.parameter_groups import layerwise, split_by_decay
 from magicap.training.teacher import TeacherVectors
 from magicap.training.validation import recall, text_recall
@@ -66,7 +66,6 @@ MAY_CHANGE = (
     "cpu",
 )
 Picture = Callable[[int, CaptionedImage], Tensor]
-LARGEST_LOGIT_SCALE = math.log(100)  # CLIP's own bound (Radford et al. 2021)
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,9 @@ class Config:
         default=None, metadata={"help": "folder of a run of distill_text_tower.py, near which the text stays"}
     )
     teacher_weight: float = field(default=0.5, metadata={"help": "of the loss that keeps it there"})
+    lock_text: bool = field(
+        default=False, metadata={"help": "leave the text tower as it is (locked-image tuning, turned round)"}
+    )
     class_weight: float = field(
         default=0.1, metadata={"help": "of the loss that keeps the answers of a class vector's classifier"}
     )
@@ -251,7 +253,8 @@ class Data:
         parts = []
         for batch in tqdm(pairs.in_order(64, self.config.workers), desc="features", disable=None):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                parts.append(trunk(batch["images"].to(device)).float().cpu())
+                pooled = trunk(batch["images"].to(device)).float().cpu()
+                parts.append(pooled.clone())  # or it might keep all tokens alive
         return torch.cat(parts)
 
     def loss(self, pooled: Tensor, batch: Batch, plain: Tensor | None) -> Tensor:
@@ -261,9 +264,10 @@ class Data:
             plain: (N, F) features of all whole pictures by the trunk as it was; None: no classes to keep.
         """
         vectors = self.scorer.model.visual.head(pooled)
-        texts = text_vectors(self.scorer, batch["spelled"])
-        total = pair_loss(self.config, self.scorer, vectors, texts, batch["owner"])
-        if self.teacher is not None:
+        with torch.set_grad_enabled(not self.config.lock_text):
+            texts = text_vectors(self.scorer, batch["spelled"])
+        total = pair_loss(self.scorer, vectors, texts, batch["owner"], self.config.loss)
+        if self.teacher is not None and not self.config.lock_text:
             rows, wanted = self.teacher.of(batch["texts"])
             cosine = (texts[rows.to(texts.device)] * wanted.to(texts.device)).sum(dim=1)
             total = total + self.config.teacher_weight * (1 - cosine).mean()
@@ -352,16 +356,14 @@ def tune(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> N
     visual = scorer.model.visual
     dropout = patch_dropout(visual)
     apart = hasattr(visual, "trunk")
-    plain = (
-        data.features(folder / "plain.pt", data.train, data.plain) if data.classifier is not None else None
-    )
+    plain = data.plain_features() if data.classifier is not None else None
 
     def loss(_: nn.Module, batch: Batch) -> Tensor:
         dropout.prob = config.patch_dropout if batch["epoch"] < first_whole else 0.0
         if apart:
             return data.loss(visual.trunk(batch["images"]), batch, plain)
         texts = text_vectors(scorer, batch["spelled"])
-        return pair_loss(config, scorer, visual(batch["images"]), texts, batch["owner"])
+        return pair_loss(scorer, visual(batch["images"]), texts, batch["owner"], config.loss)
 
     def validate(_: nn.Module) -> dict[str, float]:
         return data.recall(scorer.encode_images([data.images.read(row.image) for row in data.dev]))
@@ -402,27 +404,6 @@ def patch_dropout(visual: Any) -> PatchDropout:
     if hasattr(trunk, "patch_drop"):
         trunk.patch_drop = dropout
     return dropout
-
-
-def pair_loss(
-    config: Config, scorer: ImageTextScorer, vectors: Tensor, texts: Tensor, owner: Tensor
-) -> Tensor:
-    """Contrastive loss of image vectors (B, D) before normalisation and texts' unit vectors (N, D)."""
-    images = F.normalize(vectors.float(), dim=-1)
-    scale = inverse_temperature(scorer)
-    if config.loss == "vse++":
-        # The hinge knows no temperature, but magic search's softmax needs one: it alone learns from InfoNCE.
-        temper = info_nce(images.detach(), texts.detach(), owner, scale)
-        return hardest_negative_hinge(images, texts, owner) + temper
-    return info_nce(images, texts, owner, scale)
-
-
-def inverse_temperature(scorer: ImageTextScorer) -> Tensor:
-    """The trained factor on cosines, its parameter brought back to CLIP's bound where a step went beyond."""
-    with torch.no_grad():
-        scorer.model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
-    scale: Tensor = scorer.model.logit_scale.exp()
-    return scale
 
 
 def start_scorer(config: Config) -> ImageTextScorer:

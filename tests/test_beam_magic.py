@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from magicap import BadSettings, BeamMagicSearch, CaptionMemory
 from magicap.decoding.beam import write_captions
 from magicap.decoding.beam_magic import beam_magic_search
-from magicap.decoding.consensus import Rarity, likeness
+from magicap.decoding.consensus import Rarity, expected_cider_d, likeness
 from magicap.decoding.constraints import Constraints
-from magicap.decoding.electorate import Electorate, nearest_captions
+from magicap.decoding.electorate import Electorate, judged, nearest_captions
 from magicap.decoding.prompting import told
 from magicap.decoding.settings import from_dict, to_dict
 from magicap.decoding.word_prior import WordPrior
@@ -208,6 +208,18 @@ def test_likeness_is_cider_d(corpus, texts):
     expected = TfIdf.of(tokens, document).similarity(left, right).reshape(found.shape)
     apart = ~np.eye(len(texts), dtype=bool)
     assert found[apart] == pytest.approx(expected[apart], abs=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpus=captions, texts=captions, data=st.data())
+def test_expected_cider_d_is_what_the_matrix_gives(corpus, texts, data):
+    M = data.draw(st.integers(1, len(texts)))
+    weights = np.array(data.draw(st.lists(st.floats(0.01, 1), min_size=M, max_size=M)))
+    weights /= weights.sum()
+    alike = likeness(texts, M, Rarity.of(corpus)).astype(float)
+    np.fill_diagonal(alike[:M], 0.0)
+    expected = judged(alike, weights)
+    assert expected_cider_d(texts, weights, Rarity.of(corpus)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_each_is_judged_by_the_others():

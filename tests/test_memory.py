@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from magicap import BadData, BadModel, BadSettings, BeamMagicSearch, CaptionMemory
 from magicap.adaptation import AdaptationSettings, adapt
@@ -65,6 +66,23 @@ def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
     again.save_pretrained(tmp_path / "twice")
     for name in (VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE):
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+
+
+def test_four_bits_a_number_are_half_the_size_and_nearly_as_near(memory, tmp_path):
+    small = CaptionMemory(memory.texts, memory.vectors, bits=4)
+    small.save_pretrained(tmp_path / "four")
+    memory.save_pretrained(tmp_path / "eight")
+    sizes = [load_file(tmp_path / name / VECTORS_FILE).popitem()[1].nbytes for name in ("four", "eight")]
+    assert 2 * sizes[0] == sizes[1]
+    again = CaptionMemory.from_pretrained(tmp_path / "four")
+    assert (again.vectors * memory.vectors).sum(dim=1).min() > 0.98
+    again.save_pretrained(tmp_path / "twice")
+    for name in (VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE):
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "four" / name).read_bytes()
+    with pytest.raises(BadSettings, match="8 or 4 bits a number, found 5"):
+        CaptionMemory(memory.texts, memory.vectors, bits=5)
+    with pytest.raises(BadSettings, match="even width, found 23"):
+        CaptionMemory(memory.texts, memory.vectors[:, :23], bits=4).save_pretrained(tmp_path / "odd")
 
 
 @pytest.mark.parametrize(

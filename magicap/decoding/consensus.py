@@ -21,6 +21,7 @@ from magicap.metrics.ngrams import ORDERS, Integers, look_up, words
 from magicap.metrics.score import Numbers
 from magicap.metrics.tokenizer import PTB
 
+_SMALLEST = 1e-6  # probability of the others that a caption is held against
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: no word is lost in products modulo 2**64
 
 
@@ -82,6 +83,43 @@ def likeness(texts: Sequence[str], references: int, rarity: Rarity) -> Numbers:
     apart = grams.sizes[:, None] - grams.sizes[None, :references]
     nearness = np.exp(-(apart**2) / (2 * SIGMA**2)).astype(np.float32)
     return np.asarray(10 / ORDERS * (candidate @ reference.T) * nearness)
+
+
+def expected_cider_d(texts: Sequence[str], weights: Numbers, rarity: Rarity) -> Numbers:
+    """(C,) expected CIDEr-D of captions, 0 to 10, the first M of which are the references, by probability.
+
+    Each of the references is held against the others. The same as :func:`likeness` times the weights, without
+    the matrix between: for one length of references the expectation is one product with their weighed sum.
+
+    Args:
+        texts: C captions.
+        weights: (M,) probabilities of the references, together 1.
+        rarity: of the corpus.
+    """
+    M = len(weights)
+    grams = _Ngrams.of(texts)
+    rare = rarity(grams.number)
+    owner = grams.place % len(texts)
+    total = np.bincount(grams.place, weights=grams.count * rare**2, minlength=ORDERS * len(texts))
+    length = np.sqrt(total)[grams.place]
+    unit = np.divide(rare, length, out=np.zeros_like(rare), where=length > 0)
+    # The k-th of equal n-grams is a coordinate of its own, as in likeness.
+    coordinates, coordinate = np.unique(grams.number * 31 + grams.occurrence, return_inverse=True)
+
+    sizes, size = np.unique(grams.sizes[:M], return_inverse=True)  # S different lengths of references
+    given = owner < M
+    place = size[owner[given]] * len(coordinates) + coordinate[given]
+    weighed = weights[owner[given]] * (unit * grams.count)[given]
+    sums = np.bincount(place, weights=weighed, minlength=len(sizes) * len(coordinates))
+    apart = grams.sizes[:, None] - sizes[None]
+    nearness = np.exp(-(apart**2) / (2 * SIGMA**2))  # (C, S)
+    by_size = sums.reshape(len(sizes), -1).T[coordinate]  # (E, S)
+    shared = unit * np.einsum("es,es->e", by_size, nearness[owner])
+    expected = 10 / ORDERS * np.bincount(owner, weights=shared, minlength=len(texts))
+
+    own = 10 / ORDERS * np.bincount(owner, weights=grams.count * unit**2, minlength=len(texts))[:M]
+    expected[:M] = np.maximum(expected[:M] - weights * own, 0) / np.maximum(1 - weights, _SMALLEST)
+    return np.asarray(expected)
 
 
 @dataclass(frozen=True, eq=False)

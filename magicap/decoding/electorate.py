@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from magicap.decoding.consensus import Rarity, likeness
+from magicap.decoding.consensus import Rarity, expected_cider_d
 from magicap.metrics.score import Numbers
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ class Electorate:
 
         Each of its own captions is judged by the others.
         """
-        M = len(self.texts)
-        alike = likeness([*self.texts, *more], M, self.rarity)
-        np.fill_diagonal(alike[:M], 0.0)
-        return judged(alike, self.weights)
+        return expected_cider_d([*self.texts, *more], self.weights, self.rarity)
 
 
 def nearest_captions(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
 
 VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
-_STEPS = 127  # of the eight bits that a number is stored in
+_STEPS = {8: 127, 4: 7}  # of a number's bits on disk -> steps on either side of zero
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -42,22 +42,27 @@ _UNREADABLE = (
 class CaptionMemory:
     """Distinct captions with their unit vectors; every search looks at all of them."""
 
-    def __init__(self, texts: Sequence[str], vectors: Tensor, rarity: Rarity | None = None) -> None:
+    def __init__(
+        self, texts: Sequence[str], vectors: Tensor, rarity: Rarity | None = None, *, bits: int = 8
+    ) -> None:
         """
         Args:
             texts: N captions.
             vectors: (N, D) unit vectors, in the same order.
             rarity: in how many of the captions each n-gram stands; None: counted at first use.
+            bits: in how many a vector's number is written to disk, 8 or 4.
 
         Raises:
-            BadSettings: no captions, or not as many vectors.
+            BadSettings: no captions, not as many vectors, or another number of bits.
         """
+        if bits not in _STEPS:
+            raise BadSettings(f"a memory's vectors are written in 8 or 4 bits a number, found {bits!r}")
         if not texts or len(texts) != len(vectors):
             raise BadSettings(
                 f"a memory needs one vector a caption; found {len(texts)} captions, {len(vectors)} vectors"
             )
         self.texts = list(texts)
-        self.vectors = vectors
+        self.vectors, self.bits = vectors, bits
         if rarity is not None:
             self.rarity = rarity
         self._allowed: dict[Constraints, CaptionMemory] = {}
@@ -83,7 +88,7 @@ class CaptionMemory:
         known = set(self.texts)
         more = [text for text in dict.fromkeys(texts) if text not in known]
         vectors = scorer.encode_texts(more).to(self.vectors)
-        return CaptionMemory([*self.texts, *more], torch.cat([self.vectors, vectors]))
+        return CaptionMemory([*self.texts, *more], torch.cat([self.vectors, vectors]), bits=self.bits)
 
     @classmethod
     def from_language_model(
@@ -124,26 +129,32 @@ class CaptionMemory:
         try:
             texts = _captions(json.loads(gzip.decompress((folder / CAPTIONS_FILE).read_bytes())))
             stored = load_file(folder / VECTORS_FILE)
-            if stored["vectors"].ndim != 2:
-                raise ValueError(f"expected vectors (N, D), found {tuple(stored['vectors'].shape)}")
-            vectors = F.normalize(stored["vectors"].float(), dim=1).to(device)
+            bits = 4 if "nibbles" in stored else 8
+            steps = _unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"]
+            if steps.ndim != 2:
+                raise ValueError(f"expected vectors (N, D), found {tuple(steps.shape)}")
+            vectors = F.normalize(steps.float(), dim=1).to(device)
             ngrams = load_file(folder / NGRAMS_FILE)
             rarity = Rarity(len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy())
             if not rarity.numbers.shape == rarity.counts.shape == (rarity.numbers.size,):
                 raise ValueError("expected one count an n-gram")
-            return cls(texts, vectors, rarity)
+            return cls(texts, vectors, rarity, bits=bits)
         except _UNREADABLE as error:
             raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write captions, vectors of eight bits a number (cosines change by less than 0.01), and n-grams."""
+        """Write captions, vectors and n-grams.
+
+        Cosines change by 0.001 where a vector's number has eight bits, by 0.015 where it has four.
+        """
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         largest = self.vectors.abs().amax(dim=1, keepdim=True)
-        stored = (self.vectors / largest * _STEPS).round().to(torch.int8).cpu().contiguous()
-        save_file({"vectors": stored}, folder / VECTORS_FILE)
+        steps = (self.vectors / largest * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
+        stored = {"vectors": steps} if self.bits == 8 else {"nibbles": _packed(steps)}
+        save_file(stored, folder / VECTORS_FILE)
         ngrams = {"numbers": self.rarity.numbers, "counts": self.rarity.counts.astype("int32")}
         save_file({name: torch.from_numpy(each) for name, each in ngrams.items()}, folder / NGRAMS_FILE)
         text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -196,7 +207,7 @@ class CaptionMemory:
             if not kept:
                 raise BadSettings(f"none of the {len(self)} captions that are remembered {constraints.asked}")
             texts = [self.texts[number] for number in kept]
-            found = CaptionMemory(texts, self.vectors[kept], self.rarity)
+            found = CaptionMemory(texts, self.vectors[kept], self.rarity, bits=self.bits)
             self._allowed = {constraints: found}  # the last that were asked for
         return found
 
@@ -204,6 +215,22 @@ class CaptionMemory:
     def rarity(self) -> Rarity:
         """In how many of the captions each n-gram stands."""
         return Rarity.of(self.texts)
+
+
+def _packed(steps: Tensor) -> Tensor:
+    """Numbers of -7 to 7 (N, D), D even, two a byte (N, D / 2): [[1, -1, 0, 7]] becomes [[0x79, 0xF8]].
+
+    Eight is added; the first of two numbers has the lower four bits.
+    """
+    if steps.shape[1] % 2:
+        raise BadSettings(f"vectors of four bits a number need an even width, found {steps.shape[1]}")
+    above = (steps + 8).to(torch.uint8)
+    return (above[:, 0::2] | above[:, 1::2] << 4).contiguous()
+
+
+def _unpacked(nibbles: Tensor) -> Tensor:
+    """What :func:`_packed` packed: numbers (N, D) as int8."""
+    return torch.stack([nibbles & 15, nibbles >> 4], dim=-1).flatten(1).to(torch.int8) - 8
 
 
 def _captions(found: object) -> list[str]:

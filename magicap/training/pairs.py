@@ -19,8 +19,6 @@ from torchvision.transforms import v2
 
 from magicap.data import CaptionedImage, normalise_caption, read_captions
 from magicap.data.captions import leave_out
-from magicap.errors import BadModel
-from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import refuse_empty
 from magicap.training.loop import Batch
 from magicap.training.teacher import respelled
@@ -46,18 +44,6 @@ def captioned(
     rows = [row for row in leave_out(read_captions(path, splits), held_out) if len(row.captions) >= at_least]
     refuse_empty(rows, path, splits)
     return rows
-
-
-def text_vectors(scorer: ImageTextScorer, texts: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) of texts by a causal text tower, differentiable.
-
-    Raises:
-        BadModel: the scorer's text tower is not causal.
-    """
-    tower = scorer.text_tower
-    if tower is None:
-        raise BadModel("only causal text towers can be trained here; choose a base with one")
-    return tower.encode([tower.cut(row) for row in scorer.tokenize(texts)])
 
 
 @dataclass(frozen=True)
