@@ -8,6 +8,7 @@ A README.md that lies in the folder (the model card) is left as it is.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
@@ -36,7 +37,31 @@ class Config:
     memory_text: list[str] = field(
         default_factory=list, metadata={"help": "caption text to remember too (train split)"}
     )
-    seed: int = field(default=1, metadata={"help": "of what it says"})
+    memory_of: str | None = field(
+        default=None,
+        metadata={"help": "preset or captioner's folder whose remembered captions are taken too"},
+    )
+    memory_size: int | None = field(
+        default=None, metadata={"help": "captions of --memory_text at most, chosen at random; default: all"}
+    )
+    memory_held_out: list[str] = field(
+        default_factory=list,
+        metadata={"help": "data sets whose dev, val and test captions are left out, word for word"},
+    )
+    memory_bits: int = field(
+        default=8, metadata={"help": "bits of a number of their vectors on disk: 8 or 4"}
+    )
+    neighbours: int = field(
+        default=BeamMagicSearch.neighbours, metadata={"help": "remembered captions that are the evidence"}
+    )
+    temperature: float = field(
+        default=BeamMagicSearch.temperature, metadata={"help": "of their weights, in deviations of cosines"}
+    )
+    memory_weight: float = field(
+        default=BeamMagicSearch.memory_weight,
+        metadata={"help": "share of their words while beams are written"},
+    )
+    seed: int = field(default=1, metadata={"help": "of what it says, and of the choice of text"})
     top_k: int = field(default=MagicSearch.top_k, metadata={"help": "candidates a step"})
     alpha: float = field(default=MagicSearch.alpha, metadata={"help": "weight of the degeneration penalty"})
     beta: float = field(default=MagicSearch.beta, metadata={"help": "weight of the picture"})
@@ -53,12 +78,20 @@ def main(config: Config) -> None:
     )
     captioner.memory = memory(captioner, config)
     if captioner.memory is not None:
-        captioner.decoding = BeamMagicSearch(max_new_tokens=config.max_new_tokens)
+        captioner.decoding = BeamMagicSearch(
+            neighbours=config.neighbours,
+            temperature=config.temperature,
+            memory_weight=config.memory_weight,
+            max_new_tokens=config.max_new_tokens,
+        )
     captioner.save_pretrained(config.out, dtype=config.dtype)
 
 
 def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
-    texts = [text for path in config.memory_text for text in read_sentences(path)]
+    texts = sentences(config)
+    if config.memory_of is not None:
+        others = Captioner.from_pretrained(config.memory_of).memory
+        texts += [] if others is None else others.texts
     if config.memory_drawn:
         with tqdm(total=config.memory_drawn, desc="drawing captions", disable=None) as bar:
             texts += draw_captions(
@@ -71,7 +104,22 @@ def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
     if not texts:
         return None
     with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
-        return CaptionMemory.from_texts(captioner.scorer, texts, progress=bar.update)
+        found = CaptionMemory.from_texts(captioner.scorer, texts, progress=bar.update)
+    return CaptionMemory(found.texts, found.vectors, bits=config.memory_bits)
+
+
+def sentences(config: Config) -> list[str]:
+    """The caption text that is to be remembered."""
+    held_out = {
+        text
+        for path in config.memory_held_out
+        for text in read_sentences(path, splits=("dev", "val", "test"), held_out=())
+    }
+    texts = dict.fromkeys(text for path in config.memory_text for text in read_sentences(path))
+    kept = [text for text in texts if text not in held_out]
+    if config.memory_size is not None and config.memory_size < len(kept):
+        kept = random.Random(config.seed).sample(kept, config.memory_size)
+    return kept
 
 
 if __name__ == "__main__":

@@ -157,6 +157,29 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
         move.main(replace(config, captions=[]))
 
 
+def test_a_memory_is_chosen_from_text_and_from_another_memory(language_model, scorer, data, tmp_path):
+    assemble = recipe("assemble_captioner")
+    parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
+    remembered, more = tmp_path / "remembered.txt", tmp_path / "more.txt"
+    remembered.write_text("A red bus.\nA blue bus.")
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
+    more.write_text("\n".join([*(f"A cat sits on chair {number}." for number in range(30)), *SENTENCES]))
+    chosen = {"memory_text": [str(more)], "memory_of": str(tmp_path / "base"), "memory_bits": 4}
+    held_out = {"memory_held_out": [str(data / "captions.jsonl")], "memory_size": 20}
+    beam = {"neighbours": 17, "temperature": 1.5, "memory_weight": 0.3}
+    assemble.main(assemble.Config(**parts, **chosen, **held_out, **beam, out=str(tmp_path / "it")))
+    made = Captioner.from_pretrained(tmp_path / "it")
+    assert len(made.memory) == 22
+    assert {"A red bus.", "A blue bus."} < set(made.memory.texts)
+    assert not set(made.memory.texts) & set(SENTENCES)  # captions of the dev split, word for word
+    assert made.memory.bits == 4
+    assert (made.decoding.neighbours, made.decoding.temperature, made.decoding.memory_weight) == (
+        17,
+        1.5,
+        0.3,
+    )
+
+
 def test_a_language_model_learns_to_be_told_of_pictures(language_model, scorer, data, tmp_path):
     assemble, teach = recipe("assemble_captioner"), recipe("tune_prompted")
     parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}

@@ -1,0 +1,70 @@
+"""Two small scripts of eval/: persons that captions invent, and captions of stock photographs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny
+
+from magicap.errors import BadSettings
+
+EVAL = Path(__file__).parent.parent / "eval"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"eval_{name}", EVAL / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_invented_persons_are_counted_where_no_reference_names_one(tmp_path, capsys):
+    rows = [
+        ("1.jpg", ["A zebra.", "Two zebras stand."], "A man, riding a zebra."),
+        ("2.jpg", ["A pizza."], "A pizza on a plate."),
+        ("3.jpg", ["A kitchen.", "A woman cooks."], "A kitchen with a stove."),
+        ("4.jpg", ["Children play."], "Kids play football."),
+    ]
+    file = tmp_path / "captions.json"
+    said = [{"image_name": n, "captions": references, "prediction": text} for n, references, text in rows]
+    file.write_text(json.dumps(said))
+    persons = script("invented_persons")
+    persons.main(persons.Config(captions=[f"ours={file}"]))
+    assert "| ours | 2 | 50.0 % | 2 | 50.0 % |" in capsys.readouterr().out
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text(json.dumps({"image": "1.jpg", "caption": "A zebra."}))
+    with pytest.raises(BadSettings, match="--references"):
+        persons.main(persons.Config(captions=[f"bare={bare}"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("A man.", True),
+        ("Snowmen melt.", False),
+        ("WOMEN talk", True),
+        ("A mannequin, a manhole", False),
+        ("A couple of zebras", False),
+    ],
+)
+def test_a_person_is_a_word_of_its_own(text, named):
+    assert script("invented_persons").names_person(text) is named
+
+
+def test_stock_photographs_are_captioned_side_by_side(tmp_path, capsys, monkeypatch):
+    stock = script("stock_photographs")
+    monkeypatch.setattr(
+        stock, "PHOTOGRAPHS", {"matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"], "no_such": ["a"]}
+    )
+    tiny.captioner().save_pretrained(tmp_path)
+    stock.main(stock.Config(presets=[str(tmp_path), str(tmp_path)]))
+    out, complaint = capsys.readouterr()
+    assert out.startswith("| photograph |")
+    assert "| grace_hopper | " in out
+    assert "no_such: 0 of 1" in complaint
