@@ -30,14 +30,14 @@ class Preset:
     scorer_tag: str | None = None
     """open_clip's tag of the scorer's weights, where it is a name."""
 
-    memory: Path | None = None
-    """Folder of the caption memory, where there is one."""
-
     decoding: Decoding | None = None
     """How it captions unless told otherwise; None takes magic search as published for COCO."""
 
     downloads: tuple[str, ...] = ()
     """The hub's repositories that hold the parts."""
+
+    memory: Path | None = None
+    """Folder of the caption memory, where there is one."""
 
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -63,7 +63,7 @@ PRESETS = {
         language_model=EMBEDDED / "language_model",
         scorer=_UNPAIRED / "scorer",
         memory=_UNPAIRED / "memory",
-        decoding=BeamMagicSearch(),
+        decoding=BeamMagicSearch(neighbours=800, memory_weight=0.25),
         origin="an ImageNet classifier and caption text alone; see magicap/unpaired/README.md",
         licence="Apache-2.0; the COCO captions that it remembers are CC BY 4.0",
     ),

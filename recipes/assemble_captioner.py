@@ -17,13 +17,20 @@ from transformers import HfArgumentParser
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, LanguageModel, MagicSearch
 from magicap.data import read_sentences
 from magicap.decoding.drawing import draw_captions
+from magicap.presets import DEFAULT
 
 
 @dataclass(frozen=True)
 class Config:
-    language_model: str = field(metadata={"help": "folder or hub id of a causal language model"})
     scorer: str = field(metadata={"help": "folder, hf-hub: id or open_clip name of a scorer"})
     out: str = field(metadata={"help": "folder to write"})
+    language_model: str | None = field(
+        default=None,
+        metadata={"help": "folder or hub id of a causal language model; default: that of --base"},
+    )
+    base: str = field(
+        default=DEFAULT, metadata={"help": "preset or captioner's folder whose language model is taken"}
+    )
     scorer_tag: str | None = field(
         default=None, metadata={"help": "open_clip's tag, where the scorer is a name"}
     )
@@ -40,6 +47,9 @@ class Config:
     memory_of: str | None = field(
         default=None,
         metadata={"help": "preset or captioner's folder whose remembered captions are taken too"},
+    )
+    memory_of_size: int | None = field(
+        default=None, metadata={"help": "of these at most so many, its first; default: all"}
     )
     memory_size: int | None = field(
         default=None, metadata={"help": "captions of --memory_text at most, chosen at random; default: all"}
@@ -72,7 +82,7 @@ class Config:
 
 def main(config: Config) -> None:
     captioner = Captioner(
-        LanguageModel.from_pretrained(config.language_model),
+        language_model(config),
         ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag),
         MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens),
     )
@@ -87,11 +97,20 @@ def main(config: Config) -> None:
     captioner.save_pretrained(config.out, dtype=config.dtype)
 
 
+def language_model(config: Config) -> LanguageModel:
+    """The one asked for; a base's without its soft prompt, which knows the base's scorer alone."""
+    if config.language_model is not None:
+        return LanguageModel.from_pretrained(config.language_model)
+    taken = Captioner.from_pretrained(config.base).language_model
+    taken.prompt = None
+    return taken
+
+
 def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
     texts = sentences(config)
     if config.memory_of is not None:
         others = Captioner.from_pretrained(config.memory_of).memory
-        texts += [] if others is None else others.texts
+        texts += [] if others is None else others.texts[: config.memory_of_size]
     if config.memory_drawn:
         with tqdm(total=config.memory_drawn, desc="drawing captions", disable=None) as bar:
             texts += draw_captions(

@@ -128,7 +128,11 @@ def classifier(config: Config) -> Any:
     """The timm classifier; one whose last layer is not linear is refused."""
     network = timm.create_model(config.classifier, pretrained=config.weights is None)
     if config.weights is not None:
-        network.load_state_dict(load_file(config.weights))
+        weights = load_file(config.weights)
+        last = weights.get(f"{network.default_cfg['classifier']}.weight")
+        if last is not None:
+            network.reset_classifier(len(last))
+        network.load_state_dict(weights)
     if not isinstance(network.get_classifier(), nn.Linear):
         raise BadModel(
             f"{config.classifier}: expected a classifier that ends in one linear layer, found "

@@ -208,7 +208,7 @@ def test_in_fewer_bits_it_captions_much_the_same(captioner, tmp_path, dtype):
 
 @pytest.mark.parametrize("name", ["nosuchpreset", "./no/such/folder"])
 def test_an_unknown_preset_names_the_known_ones(name):
-    with pytest.raises(ModelNotFound, match="embedded, cnn-lstm, coco, flickr30k"):
+    with pytest.raises(ModelNotFound, match="embedded, unpaired, cnn-lstm, coco, flickr30k"):
         Captioner.from_pretrained(name)
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from magicap import Captioner
 from magicap.presets import PRESETS
@@ -94,12 +96,31 @@ def test_moving_to_a_domain_as_in_the_readme_gives_a_captioner(desk):
     Path("aerial.txt").write_text("\n".join(sentences))
     Path("flickrstyle10k.jsonl").write_text("\n".join(json.dumps({"humorous": text}) for text in sentences))
     shutil.copytree("holiday", "aerial_pictures")
-    moves = [words for words in commands("python recipes/") if "--help" not in words]
-    assert len(moves) == 2
-    for words in moves:
+    moves = [words for words in commands("python recipes/adapt_domain") if "--help" not in words]
+    assert len(moves) == 3
+    for words in moves[:2]:
         run([sys.executable, str(ROOT / words[1]), *words[2:], "--max_steps", "2", "--drawn", "250"])
         assert "26 different sentences learned, 1 held out" in Path(words[-1], "README.md").read_text()
         assert Captioner.from_pretrained(words[-1]).caption("photo.jpg")
+
+
+@pytest.mark.slow
+def test_a_classifier_becomes_a_captioner_as_in_the_readme(desk):
+    names = ["rose", "oak", "tulip", "fern"]
+    Path("plants.txt").write_text("\n".join(names))
+    about = [
+        f"A {name} with {n} leaves in a {p}." for name in names for n in range(75) for p in ("pot", "wood")
+    ]
+    Path("about_plants.txt").write_text("\n".join(about))
+    save_file(timm.create_model("mobilenetv2_100", num_classes=4).state_dict(), "plants.safetensors")
+    build, assemble, adapt = (
+        words
+        for words in commands("python recipes/")
+        if "about_plants.txt" in words and "--help" not in words
+    )
+    for words in (build, assemble, [*adapt, "--max_steps", "2", "--drawn", "0"]):
+        run([sys.executable, str(ROOT / words[1]), *words[2:]])
+    assert Captioner.from_pretrained("plant-captioner").caption("photo.jpg")
 
 
 def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -133,7 +132,8 @@ class CaptionMemory:
             steps = _unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"]
             if steps.ndim != 2:
                 raise ValueError(f"expected vectors (N, D), found {tuple(steps.shape)}")
-            vectors = F.normalize(steps.float(), dim=1).to(device)
+            vectors = steps.float()
+            vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
             ngrams = load_file(folder / NGRAMS_FILE)
             rarity = Rarity(len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy())
             if not rarity.numbers.shape == rarity.counts.shape == (rarity.numbers.size,):
