@@ -334,7 +334,7 @@ def test_a_recipe_starts_from_a_tuned_model_just_as_well(language_model, data, t
 def test_the_scorer_recipe_starts_from_a_clip_just_as_well(data, tmp_path):
     tiny.scorer().save_pretrained(tmp_path / "clip")
     train = recipe("train_scorer")
-    pictures = {"captions": str(data / "captions.jsonl"), "images": [str(data / "images.tar")]}
+    pictures = {"captions": [str(data / "captions.jsonl")], "images": [str(data / "images.tar")]}
     out = tmp_path / "out"
     config = train.Config(
         **pictures, out=str(out), base=str(tmp_path / "clip"), tune_batch_size=4, max_steps=2, cpu=True

@@ -138,7 +138,11 @@ def test_names_are_asked_for_where_the_classifier_has_none(encoder, sentences, t
         build.main(build.Config(text=[sentences], **settings, class_names=str(tmp_path / "names.txt")))
     (tmp_path / "few.txt").write_text("A dog runs.\nA cat sits.")
     with pytest.raises(BadData, match=r"few.txt: expected at least 500 .* found 2"):
-        build.main(build.Config(text=[str(tmp_path / "few.txt")], **settings))
+        build.main(
+            build.Config(
+                text=[str(tmp_path / "few.txt")], **settings, class_names=str(tmp_path / "names.txt")
+            )
+        )
 
 
 def test_training_on_pairs_starts_from_it(unpaired, text_tower, data, tmp_path):  # noqa: F811
