@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
+from magicap.metrics.ngrams import Integers
 from magicap.metrics.score import Numbers
 
 _LONGEST = 3  # tokens looked back at
@@ -25,23 +25,40 @@ class WordPrior:
             captions: token ids of each, start and end token included.
             weights: how much each counts, about one on average.
         """
-        self._next: dict[tuple[int, ...], dict[int, float]] = defaultdict(lambda: defaultdict(float))
-        for ids, weight in zip(map(tuple, captions), weights.tolist(), strict=True):
-            for place in range(1, len(ids)):
-                for length in range(min(_LONGEST, place) + 1):
-                    self._next[ids[place - length : place]][ids[place]] += weight
-        self._total = {context: sum(after.values()) for context, after in self._next.items()}
+        self._tokens = np.array([token for ids in captions for token in ids], dtype=np.int64)
+        lengths = np.array([len(ids) for ids in captions], dtype=np.int64)
+        self._weights = np.repeat(weights, lengths)
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self._before = np.arange(len(self._tokens)) - starts  # how many tokens stand before each
+        self._places = {(): np.flatnonzero(self._before > 0)}
+        self._votes: dict[tuple[int, ...], tuple[Integers, Numbers, float]] = {}
 
     def probabilities(self, prefix: Sequence[int], candidates: Sequence[int]) -> Numbers:
         """(K,) probability of each candidate token behind a prefix."""
         found = np.zeros(len(candidates))
         for length in range(min(_LONGEST, len(prefix)) + 1):
-            context = tuple(prefix[len(prefix) - length :])
-            total = self._total.get(context)
-            if total is None:
+            tokens, votes, total = self._after(tuple(prefix[len(prefix) - length :]))
+            if not len(tokens):
                 break
-            after = self._next[context]
-            votes = np.array([after.get(token, 0.0) for token in candidates])
+            place = np.minimum(np.searchsorted(tokens, candidates), len(tokens) - 1)
+            own = np.where(tokens[place] == candidates, votes[place], 0.0)
             trust = _BACKING_OFF if length else 0.0
-            found = (votes + trust * found) / (total + trust)
+            found = (own + trust * found) / (total + trust)
         return found
+
+    def _after(self, context: tuple[int, ...]) -> tuple[Integers, Numbers, float]:
+        """The tokens that stand behind a context, rising, the votes for each, and their sum; kept."""
+        if context not in self._votes:
+            places = self._found(context)
+            tokens, token = np.unique(self._tokens[places], return_inverse=True)
+            votes = np.bincount(token, weights=self._weights[places], minlength=len(tokens))
+            self._votes[context] = tokens, votes, float(votes.sum())
+        return self._votes[context]
+
+    def _found(self, context: tuple[int, ...]) -> Integers:
+        """Where in the captions a token stands behind a context: of the places of its end those that fit."""
+        if context not in self._places:
+            shorter, length = self._found(context[1:]), len(context)
+            shorter = shorter[self._before[shorter] >= length]
+            self._places[context] = shorter[self._tokens[shorter - length] == context[0]]
+        return self._places[context]
