@@ -56,6 +56,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         found = settings["format"], settings["decoding"]
+        parts = dict(settings.get("parts", {}))
     except FileNotFoundError as error:
         raise BadModel(
             f"{folder} is no captioner: it has no {SETTINGS_FILE}; save_pretrained writes one"
@@ -64,7 +65,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise BadModel(f"{path} is not a captioner's settings (format and decoding): {error!r}") from error
     if found[0] != FORMAT:
         raise BadModel(f"{path} is of format {found[0]!r}, this version reads {FORMAT}; update magicap")
-    for part, file in dict(settings.get("parts", {})).items():
+    for part, file in parts.items():
         if not (folder / str(file)).is_file():
             raise BadModel(f"{path} names a {part} in {file}, which is not there; copy the whole folder anew")
     return dict(settings)

@@ -169,16 +169,7 @@ def main(config: Config) -> None:
 
 
 def student(config: Config) -> ImageTextScorer:
-    shape = ScorerShape(
-        image_model=config.image_model,
-        image_size=config.image_size,
-        pool=config.pool,
-        width=config.width,
-        text_layers=config.text_layers,
-        text_heads=config.text_heads,
-        context_length=config.context_length,
-    )
-    return fresh_scorer(shape, config.tokenizer, config.image_weights)
+    return fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
 
 
 def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> TeacherVectors:

@@ -411,16 +411,7 @@ def start_scorer(config: Config) -> ImageTextScorer:
         return ImageTextScorer.from_pretrained(config.base, config.tag)
     if config.tokenizer is None:
         raise SystemExit("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
-    shape = ScorerShape(
-        image_model=config.image_model,
-        image_size=config.image_size,
-        pool=config.pool,
-        width=config.width,
-        text_layers=config.text_layers,
-        text_heads=config.text_heads,
-        context_length=config.context_length,
-    )
-    return fresh_scorer(shape, config.tokenizer, config.image_weights)
+    return fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
 
 
 def reload(scorer: ImageTextScorer, folder: Path) -> ImageTextScorer:

@@ -62,10 +62,7 @@ def likeness(texts: Sequence[str], references: int, rarity: Rarity) -> Numbers:
         rarity: of the corpus.
     """
     grams = _Ngrams.of(texts)
-    rare = rarity(grams.number)
-    total = np.bincount(grams.place, weights=grams.count * rare**2, minlength=ORDERS * len(texts))
-    length = np.sqrt(total)[grams.place]
-    unit = np.divide(rare, length, out=np.zeros_like(rare), where=length > 0)
+    unit = grams.units(rarity)
     # What stands in one caption alone is like nothing. The k-th of equal n-grams is a coordinate of its own:
     # then the product holds the smaller of two counts, so that repeating a word gains nothing.
     _, coordinate, holders = np.unique(
@@ -98,11 +95,7 @@ def expected_cider_d(texts: Sequence[str], weights: Numbers, rarity: Rarity) -> 
     """
     M = len(weights)
     grams = _Ngrams.of(texts)
-    rare = rarity(grams.number)
-    owner = grams.place % len(texts)
-    total = np.bincount(grams.place, weights=grams.count * rare**2, minlength=ORDERS * len(texts))
-    length = np.sqrt(total)[grams.place]
-    unit = np.divide(rare, length, out=np.zeros_like(rare), where=length > 0)
+    unit, owner = grams.units(rarity), grams.place % len(texts)
     # The k-th of equal n-grams is a coordinate of its own, as in likeness.
     coordinates, coordinate = np.unique(grams.number * 31 + grams.occurrence, return_inverse=True)
 
@@ -140,6 +133,13 @@ class _Ngrams:
 
     sizes: Integers
     """(C,) bigrams of each caption, at least 0: what CIDEr-D's length penalty compares."""
+
+    def units(self, rarity: Rarity) -> Numbers:
+        """(E,) weights of the n-grams, those of one order of one caption made a unit vector."""
+        rare = rarity(self.number)
+        total = np.bincount(self.place, weights=self.count * rare**2, minlength=ORDERS * len(self.sizes))
+        length = np.sqrt(total)[self.place]
+        return np.divide(rare, length, out=np.zeros_like(rare), where=length > 0)
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:

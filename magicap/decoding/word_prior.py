@@ -30,7 +30,7 @@ class WordPrior:
         self._weights = np.repeat(weights, lengths)
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         self._before = np.arange(len(self._tokens)) - starts  # how many tokens stand before each
-        self._places = {(): np.flatnonzero(self._before > 0)}
+        self._places: dict[tuple[int, ...], Integers] = {(): np.flatnonzero(self._before > 0)}
         self._votes: dict[tuple[int, ...], tuple[Integers, Numbers, float]] = {}
 
     def probabilities(self, prefix: Sequence[int], candidates: Sequence[int]) -> Numbers:
@@ -51,7 +51,8 @@ class WordPrior:
         if context not in self._votes:
             places = self._found(context)
             tokens, token = np.unique(self._tokens[places], return_inverse=True)
-            votes = np.bincount(token, weights=self._weights[places], minlength=len(tokens))
+            counted = np.bincount(token, weights=self._weights[places], minlength=len(tokens))
+            votes = counted.astype(np.float64, copy=False)
             self._votes[context] = tokens, votes, float(votes.sum())
         return self._votes[context]
 

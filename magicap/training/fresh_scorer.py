@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from magicap.models.scorer import ImageTextScorer
 
@@ -22,9 +22,6 @@ class ScorerShape:
     pool: str = "token"
     """timm's pooling: token or avg."""
 
-    projection: str = "mlp"
-    """What maps pooled features to the shared space: mlp or linear."""
-
     width: int = 256
     """D, of the shared space and of the text tower."""
 
@@ -36,6 +33,11 @@ class ScorerShape:
 
     context_length: int = 40
     """Longest text, in tokens."""
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """The shape that a recipe's options of the same names ask for."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
 def fresh_scorer(shape: ScorerShape, tokenizer: str, image_weights: str | None = None) -> ImageTextScorer:
@@ -89,7 +91,7 @@ def _config(shape: ScorerShape, tokenizer: str) -> dict[str, Any]:
                 "timm_model_name": shape.image_model,
                 "timm_model_pretrained": False,
                 "timm_pool": shape.pool,
-                "timm_proj": shape.projection,
+                "timm_proj": "mlp",
                 "image_size": shape.image_size,
             },
             "text_cfg": {

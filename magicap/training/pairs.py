@@ -23,10 +23,8 @@ from magicap.training.checks import refuse_empty
 from magicap.training.loop import Batch
 from magicap.training.teacher import respelled
 
-COARSE_SHARE, COARSEST = (
-    0.2,
-    112,
-)  # of views with fewer pixels than the tower reads, and their shortest long side
+COARSE_SHARE = 0.2  # of views with fewer pixels than the tower reads
+COARSEST = 112  # pixels, the shortest long side of these
 Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, ...])
 
 
