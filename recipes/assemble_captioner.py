@@ -61,6 +61,10 @@ class Config:
     memory_bits: int = field(
         default=8, metadata={"help": "bits of a number of their vectors on disk: 8 or 4"}
     )
+    memory_width: int | None = field(
+        default=None,
+        metadata={"help": "dimensions of the subspace that their vectors are reduced to; default: all"},
+    )
     neighbours: int = field(
         default=BeamMagicSearch.neighbours, metadata={"help": "remembered captions that are the evidence"}
     )
@@ -124,7 +128,8 @@ def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
         return None
     with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
         found = CaptionMemory.from_texts(captioner.scorer, texts, progress=bar.update)
-    return CaptionMemory(found.texts, found.vectors, bits=config.memory_bits)
+    whole = CaptionMemory(found.texts, found.vectors, bits=config.memory_bits)
+    return whole if config.memory_width is None else whole.reduced(config.memory_width)
 
 
 def sentences(config: Config) -> list[str]:

@@ -1,15 +1,14 @@
 """Train a CLIP-type scorer on captioned pictures: the image-text model that steers magic search.
 
-Three stages, each of which keeps the checkpoint that validates best and hands it to the next:
+Two stages, each of which keeps the checkpoint that validates best and hands it to the next:
 
-1. *warm*: the text tower learns from text alone that captions of one picture mean the same (``--warm_text``);
-2. *align*: the image trunk rests, and projection and text tower meet its pooled features, computed once for
+1. *align*: the image trunk rests, and projection and text tower meet its pooled features, computed once for
    a few views of each picture;
-3. *tune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in all
+2. *tune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in all
    but the last passes (FLIP, Li et al. 2023), with a running average of the weights.
 
 Starts from an ImageNet trunk (``--image_weights``, timm's names) or from any scorer (``--base``, ``--tag``);
-a tower without a trunk apart from its projection, such as CLIP's own, skips the second stage. A base with a
+a tower without a trunk apart from its projection, such as CLIP's own, skips the first stage. A base with a
 class vector, as build_classifier_scorer.py makes one, keeps what its classifier knows (``--class_weight``),
 and a text tower that was distilled stays near its teacher (``--teacher``, ``--teacher_weight``). Data sets
 may be of any form that ``magicap.data.read_captions`` knows; each can have a fixed share of every batch.
@@ -42,23 +41,20 @@ from transformers import HfArgumentParser
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.images import open_image
 from magicap.models.scorer import ImageTextScorer
-from magicap.training.checks import claim_folder, refuse_empty
-from magicap.training.contrastive import inverse_temperature, pair_loss, text_vectors
+from magicap.training.checks import claim_folder
+from magicap.training.contrastive import pair_loss, text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import info_nce
 from magicap.training.pairs import Domains, Pairs, augmentation, cached, captioned
 from magicap.training.parameter_groups import layerwise, split_by_decay
 from magicap.training.teacher import TeacherVectors
-from magicap.training.validation import recall, text_recall
+from magicap.training.validation import recall
 
 MAY_CHANGE = (
     "out",
-    "warm_epochs",
     "align_epochs",
     "tune_epochs",
     "max_steps",
-    "warm_rate",
     "align_rate",
     "tune_rate",
     "trunk_rate",
@@ -123,15 +119,6 @@ class Config:
     loss: str = field(
         default="infonce", metadata={"help": "infonce, or vse++ for the hardest-negative hinge"}
     )
-    warm_text: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "data sets with several captions a picture, no picture needed, to warm the text up"
-        },
-    )
-    warm_epochs: int = field(default=4, metadata={"help": "passes over --warm_text"})
-    warm_batch_size: int = field(default=256, metadata={"help": "pairs of captions a step"})
-    warm_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of that"})
     captions_per_image: int = field(default=3, metadata={"help": "captions drawn for a picture each time"})
     align_epochs: int = field(default=12, metadata={"help": "passes with the trunk at rest"})
     align_views: int = field(
@@ -180,19 +167,15 @@ class Config:
 def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
-    scorer = start_scorer(config)
     sets = [captioned(path, ("train",)) for path in config.captions]
     train = [row for rows in sets for row in rows]
     dev = [row for path in config.validation or config.captions for row in captioned(path, ("dev", "val"))]
-    warmed = bool(config.warm_text) and config.warm_epochs > 0
+    scorer = start_scorer(config)
     aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
     if not aligned and not config.tune_epochs:
         raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
     with ImageFiles(config.images) as images:
         claim_folder(out, asdict(config), MAY_CHANGE)
-        if warmed:
-            warm(config, scorer, dev, out / "warm")
-            reload(scorer, out / "warm" / "best")
         data = Data(config, scorer, images, train, dev, domains(config, sets))
         if aligned:
             align(config, scorer, data, out / "align")
@@ -222,7 +205,9 @@ class Data:
     ) -> None:
         self.config, self.scorer, self.images, self.domains = config, scorer, images, domains
         self.train, self.dev = train, dev
-        self.teacher = None if config.teacher is None else TeacherVectors.load(config.teacher)
+        self.teacher = None
+        if config.teacher is not None:
+            self.teacher = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
         self.augment = augmentation(scorer.config["preprocess_cfg"])
         self.classifier = None
         if scorer.class_vector is not None and config.class_weight:
@@ -281,35 +266,6 @@ class Data:
     def recall(self, vectors: Tensor) -> dict[str, float]:
         """Recall on the validation pictures of these unit vectors (N, D)."""
         return recall(self.scorer, vectors, self.dev)
-
-
-def warm(config: Config, scorer: ImageTextScorer, dev: Sequence[CaptionedImage], folder: Path) -> None:
-    """Text alone: two captions of a picture are each other's positive, all others of the batch are not."""
-    held_out = ("dev", "test")
-    groups = [row for path in config.warm_text for row in captioned(path, ("train",), held_out, at_least=2)]
-    judges = [row for row in dev if len(row.captions) > 1]
-    refuse_empty(
-        judges, ", ".join(config.validation or config.captions), ("dev", "val with two captions a picture")
-    )
-    text = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
-
-    def loss(_: nn.Module, batch: Batch) -> Tensor:
-        vectors = text_vectors(scorer, batch["spelled"])
-        first, second = vectors[0::2], vectors[1::2]
-        return info_nce(
-            first, second, torch.arange(len(first), device=first.device), inverse_temperature(scorer)
-        )
-
-    fit(
-        scorer.model,
-        split_by_decay(text, config.warm_rate, config.weight_decay),
-        loader=lambda epoch: Pairs(groups, None, 2, config.seed + epoch).loader(config.warm_batch_size),
-        loss=loss,
-        validate=lambda _: text_recall(scorer, judges),
-        save_best=lambda _: scorer.save_pretrained(folder / "best"),
-        folder=folder,
-        config=LoopConfig(epochs=config.warm_epochs, max_steps=config.max_steps, cpu=config.cpu),
-    )
 
 
 def align(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:

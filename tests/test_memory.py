@@ -85,6 +85,38 @@ def test_four_bits_a_number_are_half_the_size_and_nearly_as_near(memory, tmp_pat
         CaptionMemory(memory.texts, memory.vectors[:, :23], bits=4).save_pretrained(tmp_path / "odd")
 
 
+def test_a_reduced_one_lies_in_a_subspace_and_comes_back_from_disk(memory, captioner, tmp_path):
+    small = memory.reduced(12)
+    assert small.coordinates.shape == (len(memory), 12)
+    assert small.width == memory.width
+    assert small.vectors.norm(dim=1) == pytest.approx(1, abs=1e-5)
+    positions = torch.tensor([[5, 0], [7, 7]])
+    assert torch.allclose(small.vectors_at(positions), small.vectors[positions])
+    small.save_pretrained(tmp_path)
+    again = CaptionMemory.from_pretrained(tmp_path)
+    assert again.vectors.shape == memory.vectors.shape
+    queries = captioner.scorer.encode_images(tiny.pictures(3))
+    assert torch.allclose(again.cosines(queries), queries @ small.vectors.T, atol=0.01)
+    more = again.with_texts(captioner.scorer, [*memory.texts[:2], "A capybara in a bath."])
+    assert len(more) == len(memory) + 1
+    assert more.coordinates.shape[1] == 12
+    assert more.coordinates[-1].norm() == pytest.approx(1, abs=1e-5)
+    part = again.where(Constraints(include=("biker",)))
+    assert torch.equal(
+        part.cosines(queries),
+        again.cosines(queries)[:, [n for n, t in enumerate(again.texts) if "biker" in t]],
+    )
+
+
+def test_at_full_width_a_reduced_one_holds_the_same_vectors(memory):
+    assert torch.allclose(memory.reduced(memory.width).vectors, memory.vectors, atol=1e-5)
+
+
+def test_axes_of_another_number_are_refused(memory):
+    with pytest.raises(BadSettings, match=r"one axis for each of 24 coordinates, found axes \(3, 24\)"):
+        CaptionMemory(memory.texts, memory.vectors, axes=torch.eye(24)[:3])
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -89,11 +89,8 @@ def scorer_settings(data: Path, tokenizer: Path) -> dict[str, Any]:
         "width": 16,
         "text_layers": 1,
         "text_heads": 2,
-        "warm_text": [str(data / "captions.jsonl")],
-        "warm_epochs": 1,
         "align_epochs": 1,
         "tune_epochs": 2,
-        "warm_batch_size": 4,
         "align_batch_size": 4,
         "tune_batch_size": 4,
         "max_steps": 2,
@@ -211,7 +208,7 @@ def test_a_language_model_learns_to_be_told_of_pictures(language_model, scorer, 
 
 
 def test_logs_hold_loss_and_validation(language_model, scorer):
-    for log in (language_model, *(scorer / stage for stage in ("warm", "align", "tune"))):
+    for log in (language_model, *(scorer / stage for stage in ("align", "tune"))):
         rows = [json.loads(line) for line in (log / "log.jsonl").read_text().splitlines()]
         assert rows[-1]["step"] == 2
         assert "score" in rows[-1]["validation"]
@@ -343,17 +340,6 @@ def test_the_scorer_recipe_starts_from_a_clip_just_as_well(data, tmp_path):
     assert not (out / "align").exists()
     before, after = (ImageTextScorer.from_pretrained(folder) for folder in (tmp_path / "clip", out / "best"))
     assert (before.encode_texts(SENTENCES) - after.encode_texts(SENTENCES)).abs().max() > 1e-4
-
-
-def test_what_is_judged_on_never_warms_the_text_up(data, tokenizer, tmp_path):
-    """Rows that say they stand in Flickr8k's dev or test split are left out; none is left here."""
-    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
-    leaky = tmp_path / "leaky.jsonl"
-    leaky.write_text("\n".join(json.dumps(row | {"flickr8k_split": "test"}) for row in rows))
-    train = recipe("train_scorer")
-    settings = scorer_settings(data, tokenizer) | {"warm_text": [str(leaky)], "out": str(tmp_path / "out")}
-    with pytest.raises(SystemExit, match=r"leaky.jsonl: .* split train, found none"):
-        train.main(train.Config(**settings))
 
 
 def test_only_the_last_passes_see_whole_pictures(data, tokenizer, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -32,6 +33,16 @@ def test_vectors_come_back_for_the_texts_that_are_known(tmp_path):
     torch.testing.assert_close(found, vectors[[2, 0, 0]], atol=1e-3, rtol=0)
     with pytest.raises(BadModel, match="distill_text_tower"):
         TeacherVectors.load(tmp_path / "elsewhere")
+
+
+def test_a_teacher_follows_a_scorer_into_its_space():
+    scorer = tiny.scorer()
+    texts = [f"{text} {number}" for text in tiny.SENTENCES for number in range(60)]
+    own = scorer.encode_texts(texts)
+    turn = torch.linalg.qr(torch.randn(own.shape[1], 40, generator=torch.Generator().manual_seed(3)).T)[0]
+    teacher = TeacherVectors(texts, own @ turn.T).in_space_of(scorer)
+    _, found = teacher.of(texts)
+    assert float((found * own).sum(dim=1).mean()) > 0.99
 
 
 def test_at_full_width_only_the_mean_is_taken_off():

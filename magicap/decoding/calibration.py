@@ -46,7 +46,7 @@ def calibrated(
     """
     dice = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(memory), generator=dice)[:_STAND_INS]
-    texts, vectors = [memory.texts[place] for place in chosen.tolist()], memory.vectors[chosen]
+    texts, vectors = [memory.texts[place] for place in chosen.tolist()], memory.vectors_at(chosen)
     gains = expected_gains(memory, stand_ins(vectors, memory, images, seed=seed), texts)
     neighbours, temperature = max(gains, key=lambda tried: gains[tried])
     return replace(settings, neighbours=neighbours, temperature=temperature)
@@ -105,6 +105,6 @@ def _noise_like(images: Tensor, vectors: Tensor, noise: Tensor, memory: CaptionM
 
 def _standing_out(queries: Tensor, memory: CaptionMemory) -> float:
     """By how many standard deviations the nearest caption is nearer than the mean one, on average."""
-    cosine = queries @ memory.vectors.T
+    cosine = memory.cosines(queries)
     spread = cosine.std(dim=1).clamp_min(NARROWEST)
     return float(((cosine.max(dim=1).values - cosine.mean(dim=1)) / spread).mean())

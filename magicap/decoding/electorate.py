@@ -62,7 +62,7 @@ def nearest_captions(
         count: M, or as many as there are.
         temperature: in standard deviations of the M cosines.
     """
-    cosines, positions = memory.nearest(images.to(memory.vectors.device), count)
+    cosines, positions = memory.nearest(images.to(memory.device), count)
     found = []
     for row, places in zip(cosines.double().cpu().numpy(), positions.tolist(), strict=True):
         texts = [memory.texts[place] for place in places]

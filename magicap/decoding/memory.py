@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -39,20 +40,36 @@ _UNREADABLE = (
 
 
 class CaptionMemory:
-    """Distinct captions with their unit vectors; every search looks at all of them."""
+    """Distinct captions with their unit vectors; every search looks at all of them.
+
+    Vectors may lie in a subspace (:meth:`reduced`): they are then kept as coordinates along its axes.
+
+    Attributes:
+        texts: N captions.
+        coordinates: (N, R) unit vectors along the axes.
+        axes: (R, D) orthonormal; None: the coordinates are the vectors themselves.
+        bits: in how many a coordinate is written to disk, 8 or 4.
+    """
 
     def __init__(
-        self, texts: Sequence[str], vectors: Tensor, rarity: Rarity | None = None, *, bits: int = 8
+        self,
+        texts: Sequence[str],
+        vectors: Tensor,
+        rarity: Rarity | None = None,
+        *,
+        bits: int = 8,
+        axes: Tensor | None = None,
     ) -> None:
         """
         Args:
             texts: N captions.
-            vectors: (N, D) unit vectors, in the same order.
+            vectors: (N, D) unit vectors, in the same order; with axes, (N, R) coordinates along them.
             rarity: in how many of the captions each n-gram stands; None: counted at first use.
-            bits: in how many a vector's number is written to disk, 8 or 4.
+            bits: in how many a coordinate is written to disk, 8 or 4.
+            axes: (R, D) orthonormal, of the subspace that the vectors lie in; None: the whole space.
 
         Raises:
-            BadSettings: no captions, not as many vectors, or another number of bits.
+            BadSettings: no captions, not as many vectors, other axes, or another number of bits.
         """
         if bits not in _STEPS:
             raise BadSettings(f"a memory's vectors are written in 8 or 4 bits a number, found {bits!r}")
@@ -60,8 +77,13 @@ class CaptionMemory:
             raise BadSettings(
                 f"a memory needs one vector a caption; found {len(texts)} captions, {len(vectors)} vectors"
             )
+        if axes is not None and (axes.ndim != 2 or len(axes) != vectors.shape[1]):
+            raise BadSettings(
+                f"a memory needs one axis for each of {vectors.shape[1]} coordinates, "
+                f"found axes {tuple(axes.shape)}"
+            )
         self.texts = list(texts)
-        self.vectors, self.bits = vectors, bits
+        self.coordinates, self.axes, self.bits = vectors, axes, bits
         if rarity is not None:
             self.rarity = rarity
         self._allowed: dict[Constraints, CaptionMemory] = {}
@@ -86,8 +108,57 @@ class CaptionMemory:
         """A memory of these captions and of more; those that it holds already are not encoded again."""
         known = set(self.texts)
         more = [text for text in dict.fromkeys(texts) if text not in known]
-        vectors = scorer.encode_texts(more).to(self.vectors)
-        return CaptionMemory([*self.texts, *more], torch.cat([self.vectors, vectors]), bits=self.bits)
+        new = self._along_axes(scorer.encode_texts(more).to(self.coordinates))
+        coordinates = torch.cat([self.coordinates, F.normalize(new, dim=1)])
+        return CaptionMemory([*self.texts, *more], coordinates, bits=self.bits, axes=self.axes)
+
+    def reduced(self, width: int) -> CaptionMemory:
+        """The same captions with vectors in the subspace along which they vary most, of length one again.
+
+        Args:
+            width: R, dimensions of the subspace, at most D.
+        """
+        vectors = self.vectors
+        _, axes = torch.linalg.eigh((vectors.T @ vectors).double())  # (D, D), the largest last
+        axes = axes[:, -width:].T.flip(0).to(vectors)
+        coordinates = F.normalize(vectors @ axes.T, dim=1)
+        return CaptionMemory(self.texts, coordinates, self.rarity, bits=self.bits, axes=axes)
+
+    @property
+    def width(self) -> int:
+        """D, of the scorer that encoded the captions."""
+        return int((self.coordinates if self.axes is None else self.axes).shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self.coordinates.device
+
+    @property
+    def vectors(self) -> Tensor:
+        """(N, D) unit vectors of all captions; computed anew where the memory is reduced."""
+        return self.coordinates if self.axes is None else self.coordinates @ self.axes
+
+    def vectors_at(self, positions: Tensor) -> Tensor:
+        """(..., D) unit vectors of the captions at some positions (...)."""
+        coordinates = self.coordinates[positions]
+        return coordinates if self.axes is None else coordinates @ self.axes
+
+    def cosines(self, queries: Tensor) -> Tensor:
+        """(B, N) of unit vectors (B, D) with all captions.
+
+        Raises:
+            BadSettings: the memory was encoded by a scorer of another width.
+        """
+        if queries.shape[1] != self.width:
+            raise BadSettings(
+                f"this memory holds vectors of width {self.width}, the pictures' are of width "
+                f"{queries.shape[1]}: encode the memory with the captioner's own scorer"
+            )
+        return self._along_axes(queries) @ self.coordinates.T
+
+    def _along_axes(self, vectors: Tensor) -> Tensor:
+        return vectors if self.axes is None else vectors @ self.axes.T
 
     @classmethod
     def from_language_model(
@@ -134,26 +205,29 @@ class CaptionMemory:
                 raise ValueError(f"expected vectors (N, D), found {tuple(steps.shape)}")
             vectors = steps.float()
             vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
+            axes = stored["axes"].float().to(device) if "axes" in stored else None
             ngrams = load_file(folder / NGRAMS_FILE)
             rarity = Rarity(len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy())
             if not rarity.numbers.shape == rarity.counts.shape == (rarity.numbers.size,):
                 raise ValueError("expected one count an n-gram")
-            return cls(texts, vectors, rarity, bits=bits)
+            return cls(texts, vectors, rarity, bits=bits, axes=axes)
         except _UNREADABLE as error:
             raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write captions, vectors and n-grams.
 
-        Cosines change by 0.001 where a vector's number has eight bits, by 0.015 where it has four.
+        Cosines change by 0.001 where a coordinate has eight bits, by 0.015 where it has four.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        largest = self.vectors.abs().amax(dim=1, keepdim=True)
-        steps = (self.vectors / largest * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
+        largest = self.coordinates.abs().amax(dim=1, keepdim=True)
+        steps = (self.coordinates / largest * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
         stored = {"vectors": steps} if self.bits == 8 else {"nibbles": _packed(steps)}
+        if self.axes is not None:
+            stored["axes"] = self.axes.cpu().contiguous()
         save_file(stored, folder / VECTORS_FILE)
         ngrams = {"numbers": self.rarity.numbers, "counts": self.rarity.counts.astype("int32")}
         save_file({name: torch.from_numpy(each) for name, each in ngrams.items()}, folder / NGRAMS_FILE)
@@ -180,12 +254,7 @@ class CaptionMemory:
         Returns:
             Cosines (B, count) and positions in :attr:`texts` (B, count).
         """
-        if queries.shape[1] != self.vectors.shape[1]:
-            raise BadSettings(
-                f"this memory holds vectors of width {self.vectors.shape[1]}, the pictures' are of width "
-                f"{queries.shape[1]}: encode the memory with the captioner's own scorer"
-            )
-        cosine = queries @ self.vectors.T
+        cosine = self.cosines(queries)
         if count == 1:
             best = cosine.max(dim=1, keepdim=True)
             return best.values, best.indices
@@ -207,7 +276,7 @@ class CaptionMemory:
             if not kept:
                 raise BadSettings(f"none of the {len(self)} captions that are remembered {constraints.asked}")
             texts = [self.texts[number] for number in kept]
-            found = CaptionMemory(texts, self.vectors[kept], self.rarity, bits=self.bits)
+            found = CaptionMemory(texts, self.coordinates[kept], self.rarity, bits=self.bits, axes=self.axes)
             self._allowed = {constraints: found}  # the last that were asked for
         return found
 

@@ -61,9 +61,9 @@ def remembered(memory: CaptionMemory, queries: Tensor, own: Tensor | None = None
         own: (B,) a caption of the memory for each that must not count, -1 for none: that whose vector stands
             in for a picture, which no picture would find.
     """
-    cosines, positions = memory.nearest(queries.to(memory.vectors), _NEIGHBOURS)
+    cosines, positions = memory.nearest(queries.to(memory.coordinates), _NEIGHBOURS)
     weights = torch.from_numpy(softmax_in_spreads(cosines.cpu().double().numpy(), _TEMPERATURE)).to(queries)
     if own is not None:
         weights = weights * (positions != own.to(positions)[:, None]).to(queries)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    return torch.einsum("bm,bmd->bd", weights, memory.vectors[positions].to(queries))
+    return torch.einsum("bm,bmd->bd", weights, memory.vectors_at(positions).to(queries))

@@ -28,7 +28,7 @@ class NearestCaption:
     def search(
         self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
-        cosine, position = self.memory.nearest(images.to(self.memory.vectors.device))
+        cosine, position = self.memory.nearest(images.to(self.memory.device))
         found = zip(position[:, 0].tolist(), cosine[:, 0].tolist(), strict=True)
         yield [(row, _retrieved(self.memory.texts[i], value)) for row, (i, value) in enumerate(found)]
 

@@ -30,7 +30,7 @@ class ModalityGap:
             seed: of the captions that are asked how captions vary.
         """
         dice = torch.Generator().manual_seed(seed)
-        vectors = memory.vectors[torch.randperm(len(memory), generator=dice)[:_ASKED]]
+        vectors = memory.vectors_at(torch.randperm(len(memory), generator=dice)[:_ASKED])
         self._deviations = vectors - vectors.mean(dim=0)
 
     def crossed(self, vectors: Tensor, length: Tensor | float, dice: torch.Generator | None = None) -> Tensor:

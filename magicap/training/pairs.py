@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from magicap.data import CaptionedImage, normalise_caption, read_captions
-from magicap.data.captions import leave_out
 from magicap.training.checks import refuse_empty
 from magicap.training.loop import Batch
 from magicap.training.teacher import respelled
@@ -28,18 +27,15 @@ COARSEST = 112  # pixels, the shortest long side of these
 Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, ...])
 
 
-def captioned(
-    path: str | Path, splits: Collection[str], held_out: Collection[str] = (), at_least: int = 1
-) -> list[CaptionedImage]:
+def captioned(path: str | Path, splits: Collection[str], at_least: int = 1) -> list[CaptionedImage]:
     """The pictures of these splits that have enough captions; at least one picture.
 
     Args:
         path: a data set of any form that :func:`magicap.data.read_captions` knows.
         splits: the splits to read.
-        held_out: Flickr8k splits whose pictures are left out wherever a row names one.
         at_least: how many captions a picture must have.
     """
-    rows = [row for row in leave_out(read_captions(path, splits), held_out) if len(row.captions) >= at_least]
+    rows = [row for row in read_captions(path, splits) if len(row.captions) >= at_least]
     refuse_empty(rows, path, splits)
     return rows
 

@@ -56,7 +56,7 @@ class Prompted(nn.Module):
             BadSettings: prompt and memory are of two scorers.
         """
         super().__init__()
-        D = memory.vectors.shape[1]
+        D = memory.width
         if language_model.prompt is None:
             width = language_model.model.get_input_embeddings().embedding_dim
             language_model.prompt = SoftPrompt(D, width).to(language_model.device)
@@ -97,7 +97,7 @@ def told_sentences(
     places = {text: place for place, text in enumerate(memory.texts)}
     own = torch.tensor([places.get(text, -1) for text in texts])
     others = [text for text, place in zip(texts, own.tolist(), strict=True) if place < 0]
-    vectors = memory.vectors[own.clamp_min(0)].half().cpu()
+    vectors = memory.vectors_at(own.clamp_min(0)).half().cpu()
     vectors[own < 0] = captioner.scorer.encode_texts(others, progress=progress).half().cpu()
     sentences = Sentences.of(captioner.language_model, texts, max_tokens)
     return replace(sentences, vectors=vectors, own=own)

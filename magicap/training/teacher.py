@@ -15,7 +15,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,10 @@ from torch import Tensor
 
 from magicap.errors import BadModel, MissingPackage
 
+if TYPE_CHECKING:
+    from magicap.models.scorer import ImageTextScorer
+
+_FITTED_ON = 10_000  # captions, for a linear map of a few hundred inputs
 VECTORS_FILE, TEXTS_FILE = "teacher.safetensors", "teacher.json.gz"
 
 
@@ -43,6 +47,21 @@ class TeacherVectors:
         rows = [row for row, text in enumerate(texts) if text in self._row]
         vectors = self.vectors[[self._row[texts[row]] for row in rows]].float()
         return torch.tensor(rows, dtype=torch.long), vectors
+
+    def in_space_of(self, scorer: ImageTextScorer, *, seed: int = 0) -> TeacherVectors:
+        """The same captions with the vectors that a linear map onto a scorer's own text vectors gives them.
+
+        A text tower that was distilled and then reduced, or trained on, no longer lies on the axes that its
+        teacher was reduced to.
+
+        Args:
+            seed: of the captions that the map is fitted on.
+        """
+        order = torch.randperm(len(self.texts), generator=torch.Generator().manual_seed(seed))
+        rows = order[:_FITTED_ON].tolist()
+        own = scorer.encode_texts([self.texts[row] for row in rows]).cpu()
+        matrix = linear_map(self.vectors[rows].float(), own)
+        return TeacherVectors(self.texts, apply_map(self.vectors.float(), matrix).half())
 
     def save(self, folder: Path) -> None:
         """Write texts and vectors, the latter in float16."""
