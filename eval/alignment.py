@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from magicap.captioner import Captioner
-from magicap.evaluation.alignment import draw_alignment
-from magicap.models.fine_grained import FineGrainedScorer
-from magicap.presets import DEFAULT, EMBEDDED
+from magicap.captioners.presets import DEFAULT, EMBEDDED
+from magicap.captioners.zero_shot import Captioner
+from magicap.explanations.alignment import draw_alignment
+from magicap.models.fine_grained.scorer import FineGrainedScorer
 
 FINE_GRAINED = "fine_grained"
 

@@ -22,12 +22,15 @@ from typing import Any
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from magicap.base import BaseCaptioner
-from magicap.captioner import Captioner
+from magicap.captioners.base import BaseCaptioner
+from magicap.captioners.folder import require_part
+from magicap.captioners.load import load_captioner
+from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.zero_shot import Captioner
 from magicap.data import CaptionedImage, ImageFiles, normalise_caption, read_sentences
 from magicap.errors import BadSettings, MagicapError
+from magicap.evaluation.baselines import best_constant_caption, floor_decodings, training_captions
 from magicap.evaluation.comparison import Comparison, System, compare
-from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
 from magicap.evaluation.predictions import (
     Predictions,
     assign,
@@ -41,10 +44,7 @@ from magicap.evaluation.report import html_report
 from magicap.evaluation.systems import captioned, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
 from magicap.files import refuse_unwritable, write_whole
-from magicap.load import load_captioner
 from magicap.metrics import METRICS, Metric, Report, evaluate
-from magicap.presets import DEFAULT, PRESETS
-from magicap.sources import require_part
 
 load = functools.cache(load_captioner)  # one preset often is a system, makes the floors and judges
 

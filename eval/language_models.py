@@ -17,12 +17,12 @@ import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from magicap.captioner import Captioner
+from magicap.captioners.presets import DEFAULT
+from magicap.captioners.zero_shot import Captioner
 from magicap.data import read_sentences
 from magicap.evaluation.kneser_ney import KneserNey
 from magicap.evaluation.tables import aligned
 from magicap.models.language_model import LanguageModel
-from magicap.presets import DEFAULT
 from magicap.training.losses import next_token_cross_entropy
 
 
@@ -49,7 +49,7 @@ def main(config: Config) -> None:
         model = Captioner.from_pretrained(preset).language_model
         sentences = encode(model, judged)
         rows.append(
-            [preset, f"{neural_nats(model, sentences, config.batch_size) / characters / math.log(2):.3f}"]
+            [preset, f"{evaluate_text(model, sentences, config.batch_size) / characters / math.log(2):.3f}"]
         )
         if training:
             ngrams = KneserNey(encode(model, training), len(model.tokenizer), config.order)
@@ -65,7 +65,7 @@ def encode(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
     return [[*row, model.end_id][: model.max_new_tokens] for row in rows]
 
 
-def neural_nats(model: LanguageModel, sentences: Sequence[Sequence[int]], batch_size: int) -> float:
+def evaluate_text(model: LanguageModel, sentences: Sequence[Sequence[int]], batch_size: int) -> float:
     """Negative log-likelihood of all sentences in nats, the start token given."""
     total = 0.0
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import HfArgumentParser
 
+from magicap.captioners.presets import EMBEDDED
 from magicap.data import ImageFiles, normalise_caption, read_captions
 from magicap.evaluation.tables import aligned
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.models.fine_grained import FineGrainedScorer
+from magicap.models.fine_grained.scorer import FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
-from magicap.presets import EMBEDDED
 
 RANKS = (1, 5, 10)
 HEADER = ("score", *(f"{way} R@{k}" for way in ("to text", "to picture") for k in RANKS))

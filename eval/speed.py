@@ -30,12 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, HfArgumentParser
 
 from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles
 from magicap.decoding.magic import magic_positions
-from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
+from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.settings import to_dict
 from magicap.evaluation.tables import aligned
-from magicap.presets import DEFAULT
 
 # Between what the embedded captioner gives its best candidate on average, 0.45 by its language model and 0.20
 # by its scorer (903 steps of 100 dev pictures, published settings).
@@ -187,7 +187,7 @@ class Clock:
         self._inner = [0.0]
 
     @contextmanager
-    def watching(self, trie: PrefixTrie) -> Iterator[None]:
+    def watching(self, trie: PrefixCache) -> Iterator[None]:
         model, scorer = trie.language_model, trie.scorer
         texts: Any = trie._texts
         watched = [
@@ -222,18 +222,18 @@ class Clock:
         return timed
 
 
-def trie_of(captioner: Captioner, rung: Rung) -> PrefixTrie:
+def trie_of(captioner: Captioner, rung: Rung) -> PrefixCache:
     scorer = captioner.scorer
     tower = scorer.text_tower
     scorer.text_tower = tower if rung.cached_text else None
-    trie = PrefixTrie(captioner.language_model, scorer, rung.budget)
+    trie = PrefixCache(captioner.language_model, scorer, rung.budget)
     scorer.text_tower = tower
     return trie
 
 
 def search_all(
     config: Config,
-    trie: PrefixTrie,
+    trie: PrefixCache,
     pixels: torch.Tensor,
     settings: MagicSearch,
     rung: Rung,
@@ -248,7 +248,7 @@ def search_all(
     return said
 
 
-def search(trie: PrefixTrie, pixels: torch.Tensor, settings: MagicSearch, rung: Rung) -> list[list[int]]:
+def search(trie: PrefixCache, pixels: torch.Tensor, settings: MagicSearch, rung: Rung) -> list[list[int]]:
     vectors = trie.scorer.encode_pixels(pixels)
     places = 1 if rung.pruned else settings.top_k
     said: list[list[int]] = [[] for _ in pixels]
@@ -285,7 +285,7 @@ def load(config: Config) -> Captioner:
 def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k: int) -> None:
     """Scale random models until the best first candidate has :data:`CONFIDENCE`."""
     norm: Any = language_model.model.base_model.ln_f
-    trie = PrefixTrie(language_model, scorer)
+    trie = PrefixCache(language_model, scorer)
     while trie.root(top_k).probabilities[0] < CONFIDENCE:
         norm.weight.mul_(1.1)
         trie.clear()

@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner as Captioner
-    from magicap.decoding.memory import CaptionMemory as CaptionMemory
+    from magicap.captioners.load import caption as caption
+    from magicap.captioners.load import load_captioner as load_captioner
+    from magicap.captioners.supervised import SupervisedCaptioner as SupervisedCaptioner
+    from magicap.captioners.zero_shot import Captioner as Captioner
     from magicap.decoding.retrieved import ConsensusCaption as ConsensusCaption
     from magicap.decoding.retrieved import NearestCaption as NearestCaption
     from magicap.decoding.settings import BeamMagicSearch as BeamMagicSearch
@@ -30,25 +32,23 @@ if TYPE_CHECKING:
     from magicap.errors import MetricUnavailable as MetricUnavailable
     from magicap.errors import MissingPackage as MissingPackage
     from magicap.errors import ModelNotFound as ModelNotFound
-    from magicap.load import caption as caption
-    from magicap.load import load_captioner as load_captioner
     from magicap.models.language_model import LanguageModel as LanguageModel
     from magicap.models.scorer import ImageTextScorer as ImageTextScorer
     from magicap.results import Caption as Caption
     from magicap.results import Step as Step
+    from magicap.retrieval.caption_memory import CaptionMemory as CaptionMemory
     from magicap.retrieval.index import RetrievalIndex as RetrievalIndex
     from magicap.retrieval.items import Item as Item
     from magicap.retrieval.items import Match as Match
-    from magicap.supervised.captioner import SupervisedCaptioner as SupervisedCaptioner
     from magicap.supervised.settings import BeamSearch as BeamSearch
     from magicap.supervised.settings import Sampling as Sampling
 
 __version__ = "0.1.0"
 
 # Where each public name lives. They are imported on first use: importing magicap alone loads no torch.
-_HOMES = {
-    "magicap.captioner": ("Captioner",),
-    "magicap.decoding.memory": ("CaptionMemory",),
+_EXPORTS = {
+    "magicap.captioners.zero_shot": ("Captioner",),
+    "magicap.retrieval.caption_memory": ("CaptionMemory",),
     "magicap.decoding.retrieved": ("ConsensusCaption", "NearestCaption"),
     "magicap.decoding.settings": (
         "BeamMagicSearch",
@@ -70,16 +70,16 @@ _HOMES = {
         "MissingPackage",
         "ModelNotFound",
     ),
-    "magicap.load": ("caption", "load_captioner"),
+    "magicap.captioners.load": ("caption", "load_captioner"),
     "magicap.models.language_model": ("LanguageModel",),
     "magicap.models.scorer": ("ImageTextScorer",),
     "magicap.results": ("Caption", "Step"),
     "magicap.retrieval.index": ("RetrievalIndex",),
     "magicap.retrieval.items": ("Item", "Match"),
-    "magicap.supervised.captioner": ("SupervisedCaptioner",),
+    "magicap.captioners.supervised": ("SupervisedCaptioner",),
     "magicap.supervised.settings": ("BeamSearch", "Sampling"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = {name: home for home, names in _EXPORTS.items() for name in names}
 
 __all__ = sorted(_HOME)
 

@@ -15,7 +15,7 @@ class BadImage(MagicapError, ValueError):
 
     Attributes:
         message: what was expected, what was found and what to do.
-        code: a short, stable reason for programs (the table is ``magicap.images.REASONS``).
+        code: a short, stable reason for programs (the table is ``magicap.images.reader.REASONS``).
         source: the picture's name for people: its path, or what kind of object it was.
     """
 

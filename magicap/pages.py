@@ -10,7 +10,7 @@ import html
 import io
 
 from magicap.errors import BadImage
-from magicap.images import REASONS, ImageSource, open_image
+from magicap.images.reader import REASONS, ImageSource, open_image
 
 
 def escaped(text: str) -> str:

@@ -3,7 +3,7 @@
     python recipes/adapt_domain.py --captions aerial.txt --images aerial_pictures/ --out runs/aerial
     magicap caption photo.jpg --preset runs/aerial
 
-Minutes on two cores. The language model is tuned and the memory filled anew, the search calibrated; pictures
+Minutes on two cores. The language model is tuned and the memory filled anew, the search tune_decoding; pictures
 without captions (--images) make the calibration finer. A second run of the same command resumes.
 """
 
@@ -18,12 +18,12 @@ from PIL.Image import Image
 from transformers import HfArgumentParser, set_seed
 
 from magicap import Captioner
-from magicap.adaptation import Adaptation, AdaptationSettings, adapt
+from magicap.adaptation.adapt import Adaptation, AdaptationSettings, adapt
+from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles, read_sentences
 from magicap.errors import BadImage, MagicapError
-from magicap.images import open_image
-from magicap.presets import DEFAULT
-from magicap.training.checks import claim_folder
+from magicap.images.reader import open_image
+from magicap.training.checks import open_run_folder
 
 MAY_CHANGE = ("out",)
 
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
             picture for name in list(files)[: config.most_images] if (picture := readable(files, name))
         ]
     base = Captioner.from_pretrained(config.base)
-    claim_folder(out / "training", asdict(config), MAY_CHANGE)
+    open_run_folder(out / "training", asdict(config), MAY_CHANGE)
     settings = AdaptationSettings(
         **{each.name: getattr(config, each.name) for each in fields(AdaptationSettings)}
     )
@@ -114,7 +114,7 @@ Made by `recipes/adapt_domain.py` from `{config.base}` with unpaired text: {", "
 No captioned picture was read.
 
 - {adaptation.learned} different sentences learned, {adaptation.held_out} held out, seed {config.seed}.
-- Pictures without captions that calibrated it: {", ".join(config.images) or "none"}.
+- Pictures without captions that tune_decoding it: {", ".join(config.images) or "none"}.
 - Memory: {memory!r}. Decoding: {decoding!r}.
 
 On the sentences held out:
@@ -123,7 +123,7 @@ On the sentences held out:
 |---|--:|--:|
 {table}
 
-Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.
+Provenance and licence of the base hold on; those of the text are to be added by whoever gives this on.
 """
 
 

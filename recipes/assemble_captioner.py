@@ -15,9 +15,9 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, LanguageModel, MagicSearch
+from magicap.captioners.presets import DEFAULT
 from magicap.data import read_sentences
-from magicap.decoding.drawing import draw_captions
-from magicap.presets import DEFAULT
+from magicap.retrieval.sampled_captions import sample_captions
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
         texts += [] if others is None else others.texts[: config.memory_of_size]
     if config.memory_drawn:
         with tqdm(total=config.memory_drawn, desc="drawing captions", disable=None) as bar:
-            texts += draw_captions(
+            texts += sample_captions(
                 captioner.language_model,
                 config.memory_drawn,
                 temperature=config.memory_temperature,

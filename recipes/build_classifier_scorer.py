@@ -36,21 +36,19 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from transformers import HfArgumentParser
 
-from magicap.captioner import load_scorer
+from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.zero_shot import load_scorer
 from magicap.data import read_sentences
 from magicap.errors import BadData, BadModel, MagicapError
 from magicap.models.class_vector import TOP, ClassVector, attach_class_vector
 from magicap.models.scorer import ImageTextScorer
-from magicap.presets import DEFAULT, PRESETS
 from magicap.training.fresh_scorer import with_image_tower
 from magicap.training.losses import info_nce
 from magicap.training.teacher import apply_map, encode_with_teacher, linear_map
 
 SCALES = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 100.0)
 CANDIDATES = 45  # sentences among which calibration chooses, as many as magic search has candidates
-SHARPNESS = (
-    0.05  # temperature at which a sentence's likeness to class names is taken for a classifier's answer
-)
+SHARPNESS = 0.05  # temperature at which a sentence's pairwise_cider_d to class names is taken for a classifier's answer
 RIDGE = 0.1  # as a share of the class vectors' mean square
 FEWEST_SENTENCES = 500
 
@@ -193,7 +191,7 @@ def with_classifier(base: ImageTextScorer, network: Any, name: str) -> ImageText
 def calibrate(scorer: ImageTextScorer, spoken: Tensor) -> tuple[float, float]:
     """Fit the class vector's matrix and the temperature on sentences that stand for pictures.
 
-    A sentence's likeness to the class names stands for a classifier's answer to a picture. The matrix carries
+    A sentence's pairwise_cider_d to the class names stands for a classifier's answer to a picture. The matrix carries
     the class vectors of such answers as near as it can to the sentences (ridge regression), which takes off
     what names have in common and captions have not. The temperature is that with which the sentences then
     find themselves best among as many as magic search has candidates.
@@ -207,8 +205,8 @@ def calibrate(scorer: ImageTextScorer, spoken: Tensor) -> tuple[float, float]:
     """
     class_vector = scorer.class_vector
     assert class_vector is not None
-    likeness = spoken @ F.normalize(class_vector.names, dim=1).T / SHARPNESS
-    answers = class_vector.name(likeness.softmax(dim=1))
+    pairwise_cider_d = spoken @ F.normalize(class_vector.names, dim=1).T / SHARPNESS
+    answers = class_vector.name(pairwise_cider_d.softmax(dim=1))
     gram = answers.T @ answers
     gram += RIDGE * len(answers) * answers.square().mean() * torch.eye(len(gram))
     class_vector.matrix.weight.copy_(torch.linalg.solve(gram, answers.T @ spoken).T)

@@ -36,17 +36,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.data import CaptionedImage, ImageFiles
-from magicap.images import open_image
+from magicap.images.reader import open_image
 from magicap.models.fingerprint import fingerprint
-from magicap.supervised.captioner import SupervisedCaptioner
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.grid import GridConfig, load_backbone
 from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
 from magicap.training.captioning import paid_loss, teaching_loss, validation
-from magicap.training.checks import claim_folder
+from magicap.training.checks import open_run_folder
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.pairs import Pairs, augmentation, cached, captioned
 from magicap.training.parameter_groups import split_by_decay
@@ -153,7 +153,7 @@ def main(config: Config) -> None:
         PAY: (config.pay_epochs, pay),
     }
     with ImageFiles(config.images) as images:
-        claim_folder(out, asdict(config), MAY_CHANGE)
+        open_run_folder(out, asdict(config), MAY_CHANGE)
         data = Data(config, network, images, train, dev)
         for name, (epochs, stage) in stages.items():
             if epochs:

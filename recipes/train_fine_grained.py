@@ -26,14 +26,20 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from magicap.captioners.folder import as_dtype
 from magicap.data import CaptionedImage, ImageFiles, normalise_caption
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.models.fine_grained import Candidates, FineGrainedScorer
-from magicap.models.late_interaction import late_interaction
-from magicap.models.local_features import FineGrainedSettings, LocalHeads, LocalImages, LocalTexts, padded
+from magicap.models.fine_grained.late_interaction import late_interaction
+from magicap.models.fine_grained.local_features import (
+    FineGrainedSettings,
+    LocalHeads,
+    LocalImages,
+    LocalTexts,
+    padded,
+)
+from magicap.models.fine_grained.scorer import Candidates, FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
-from magicap.sources import as_dtype
-from magicap.training.checks import claim_folder
+from magicap.training.checks import open_run_folder
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import info_nce
 from magicap.training.pairs import Pairs, cached, captioned
@@ -143,7 +149,7 @@ def main(config: Config) -> None:
     fine = FineGrainedScorer(ImageTextScorer.from_pretrained(config.scorer, config.tag), config.settings())
     train = captioned(config.captions, ("train",))[: config.limit]
     dev = captioned(config.captions, ("dev", "val"))
-    claim_folder(out, asdict(config) | {"fingerprint": fine.scorer.fingerprint}, MAY_CHANGE)
+    open_run_folder(out, asdict(config) | {"fingerprint": fine.scorer.fingerprint}, MAY_CHANGE)
     with ImageFiles(config.images) as images:
         pictures = Pictures.read(fine, images, train, out / "train_pictures.pt")
         dev_pictures = Pictures.read(fine, images, dev, out / "dev_pictures.pt")

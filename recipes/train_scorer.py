@@ -39,9 +39,9 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap.data import CaptionedImage, ImageFiles
-from magicap.images import open_image
+from magicap.images.reader import open_image
 from magicap.models.scorer import ImageTextScorer
-from magicap.training.checks import claim_folder
+from magicap.training.checks import open_run_folder
 from magicap.training.contrastive import pair_loss, text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
@@ -175,7 +175,7 @@ def main(config: Config) -> None:
     if not aligned and not config.tune_epochs:
         raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
     with ImageFiles(config.images) as images:
-        claim_folder(out, asdict(config), MAY_CHANGE)
+        open_run_folder(out, asdict(config), MAY_CHANGE)
         data = Data(config, scorer, images, train, dev, domains(config, sets))
         if aligned:
             align(config, scorer, data, out / "align")

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, HfArgumentP
 
 from magicap.data import read_sentences
 from magicap.models.language_model import LanguageModel
-from magicap.training.checks import claim_folder, refuse_empty
+from magicap.training.checks import open_run_folder, refuse_empty
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
 from magicap.training.parameter_groups import split_by_decay
@@ -114,7 +114,7 @@ def main(config: Config) -> None:
         return value
 
     out = Path(config.out)
-    claim_folder(out, asdict(config), MAY_CHANGE)
+    open_run_folder(out, asdict(config), MAY_CHANGE)
     progress = fit(
         language_model.model,
         split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),

@@ -23,14 +23,20 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, LanguageModel
+from magicap.captioners.presets import DEFAULT
 from magicap.data import read_sentences
 from magicap.errors import MagicapError
-from magicap.presets import DEFAULT
-from magicap.training.checks import claim_folder, refuse_empty
+from magicap.training.checks import open_run_folder, refuse_empty
 from magicap.training.loop import LoopConfig, Progress, fit
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.prompting import NOISE, Prompted, prompted_loss, prompted_surprise, told_sentences
 from magicap.training.sentences import Sentences
+from magicap.training.soft_prompts import (
+    NOISE,
+    SoftPromptObjective,
+    conditioned_sentences,
+    evaluate_conditioned_text,
+    soft_prompt_loss,
+)
 
 MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "mixed_precision", "cpu")
 
@@ -81,7 +87,7 @@ def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
     captioner = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
-    claim_folder(out / "training", asdict(config), MAY_CHANGE)
+    open_run_folder(out / "training", asdict(config), MAY_CHANGE)
     memory = captioner.memory or drawn_memory(captioner, config)
     train = [text for path in config.text for text in read_texts(path, ("train",))]
     held_out = [
@@ -92,7 +98,7 @@ def main(config: Config) -> None:
 
     captioner.language_model.require_room(config.max_tokens - 1)
     learner = captioner.language_model.to_train()
-    prompted = Prompted(learner, memory, (config.least_noise, config.greatest_noise))
+    prompted = SoftPromptObjective(learner, memory, (config.least_noise, config.greatest_noise))
     best = out / "training" / "best"
     progress = fit(
         prompted,
@@ -101,8 +107,8 @@ def main(config: Config) -> None:
             *split_by_decay(prompted.prompt.parameters(), config.prompt_rate, config.weight_decay),
         ],
         loader=lambda epoch: sentences.batches(config.batch_size, shuffle=config.seed + epoch),
-        loss=prompted_loss,
-        validate=lambda model: prompted_surprise(model, check, config.batch_size, config.seed),
+        loss=soft_prompt_loss,
+        validate=lambda model: evaluate_conditioned_text(model, check, config.batch_size, config.seed),
         save_best=lambda _: learner.save_pretrained(best),
         folder=out / "training",
         config=LoopConfig(
@@ -139,7 +145,7 @@ def drawn_memory(captioner: Captioner, config: Config) -> CaptionMemory:
 
 def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config) -> Sentences:
     with tqdm(total=len(texts), desc="encoding sentences", disable=None) as bar:
-        return told_sentences(captioner, memory, texts, config.max_tokens, bar.update)
+        return conditioned_sentences(captioner, memory, texts, config.max_tokens, bar.update)
 
 
 def model_card(config: Config, sentences: int, progress: Progress) -> str:
@@ -150,7 +156,7 @@ Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone:
 Validation text: {", ".join(config.validation_text)};
 {-progress.best:.3f} bits a character with noised vectors.
 
-Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.
+Provenance and licence of the base hold on; those of the text are to be added by whoever gives this on.
 """
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from magicap.errors import BadImage
-from magicap.images import FORMATS, REASONS, open_image
+from magicap.images.reader import FORMATS, REASONS, open_image
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from magicap import Captioner, MagicSearch
-from magicap.images import open_image
+from magicap.images.reader import open_image
 
 START, PAD = "<-start_of_text->", "<-pad->"
 

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from magicap.batching import FIRST_ON_GPU, MOST_ON_GPU, ON_CPU, BatchSize, GpuMemory
+from magicap.captioners.batching import FIRST_ON_GPU, MOST_ON_GPU, ON_CPU, BatchSize, GpuMemory
 
 GPU = torch.device("cuda")
 

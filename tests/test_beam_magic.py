@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magicap import BadSettings, BeamMagicSearch, CaptionMemory
-from magicap.decoding.beam import write_captions
+from magicap.decoding.beam import beam_hypotheses
 from magicap.decoding.beam_magic import beam_magic_search
-from magicap.decoding.consensus import Rarity, expected_cider_d, likeness
+from magicap.decoding.conditioning import told
 from magicap.decoding.constraints import Constraints
-from magicap.decoding.electorate import Electorate, judged, nearest_captions
-from magicap.decoding.prompting import told
+from magicap.decoding.minimum_bayes_risk import EvidenceSet, judged, retrieve_evidence
+from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import from_dict, to_dict
-from magicap.decoding.word_prior import WordPrior
 from magicap.metrics.cider import TfIdf
 from magicap.metrics.ngrams import words
+from magicap.metrics.pairwise_cider import Rarity, expected_cider_d, pairwise_cider_d
 from magicap.metrics.tokenizer import PTB
 
 CAPTIONS = [
@@ -64,10 +64,12 @@ def test_what_is_written_is_what_the_slow_judge_writes(
     search = small()
     if prompted:
         captioner = tiny.prompted(0)
-    near = nearest_captions(memory, images, 5, 2.0) if remembers else [None] * len(images)
+    near = retrieve_evidence(memory, images, 5, 2.0) if remembers else [None] * len(images)
     language_model = captioner.language_model
     priors = [
-        None if each is None else WordPrior(language_model.caption_ids(each.texts), 5 * each.weights)
+        None
+        if each is None
+        else RetrievalNgramModel(language_model.encode_captions(each.texts), 5 * each.weights)
         for each in near
     ]
     units = [0.3] * len(images)
@@ -75,7 +77,7 @@ def test_what_is_written_is_what_the_slow_judge_writes(
     roots = [captioner.trie.root(search.top_k)] * len(images)
     if prompted:
         roots = captioner.trie.roots(search.top_k, prompts)
-    written = write_captions(captioner.trie, roots, images, priors, units, image_weight, search)
+    written = beam_hypotheses(captioner.trie, roots, images, priors, units, image_weight, search)
     for image, found, each, prompt in zip(images, written, near, prompts, strict=True):
         texts, weights = ([], []) if each is None else (list(each.texts), each.weights.tolist())
         expected = reference_written(captioner, image, texts, weights, 0.3, image_weight, search, prompt)
@@ -86,7 +88,7 @@ def test_what_is_written_is_what_the_slow_judge_writes(
 
 def test_who_wins_is_who_the_slow_judge_elects(captioner, memory, images):
     search = small(fit_weight=0.0)
-    near = nearest_captions(memory, images, search.neighbours, search.temperature)
+    near = retrieve_evidence(memory, images, search.neighbours, search.temperature)
     for choices, each in zip(beam_magic_search(captioner.trie, images, search, memory), near, strict=True):
         more = [choice.text for choice in choices if choice.text not in set(each.texts)]
         expected = reference_election(memory, list(each.texts), each.weights.tolist(), more)
@@ -201,7 +203,7 @@ captions = st.lists(st.lists(vocabulary, max_size=9).map(" ".join), min_size=1, 
 @given(corpus=captions, texts=captions)
 def test_likeness_is_cider_d(corpus, texts):
     """Repeated words too; but for a caption with itself, which is never asked."""
-    found = likeness(texts, len(texts), Rarity.of(corpus))
+    found = pairwise_cider_d(texts, len(texts), Rarity.of(corpus))
     tokens = [words(PTB(text)) for text in [*corpus, *texts]]
     document = np.concatenate([np.arange(len(corpus)), np.full(len(texts), -1)])
     left, right = (each.ravel() + len(corpus) for each in np.indices((len(texts), len(texts))))
@@ -216,7 +218,7 @@ def test_expected_cider_d_is_what_the_matrix_gives(corpus, texts, data):
     M = data.draw(st.integers(1, len(texts)))
     weights = np.array(data.draw(st.lists(st.floats(0.01, 1), min_size=M, max_size=M)))
     weights /= weights.sum()
-    alike = likeness(texts, M, Rarity.of(corpus)).astype(float)
+    alike = pairwise_cider_d(texts, M, Rarity.of(corpus)).astype(float)
     np.fill_diagonal(alike[:M], 0.0)
     expected = judged(alike, weights)
     assert expected_cider_d(texts, weights, Rarity.of(corpus)) == pytest.approx(expected, abs=1e-4)
@@ -224,20 +226,20 @@ def test_expected_cider_d_is_what_the_matrix_gives(corpus, texts, data):
 
 def test_each_is_judged_by_the_others():
     texts, weights = ["a dog", "a dog runs", "a cat"], np.array([0.5, 0.25, 0.25])
-    electorate = Electorate(texts, weights, Rarity.of(CAPTIONS))
-    alike = likeness([*electorate.texts, "a dog sits"], 3, electorate.rarity)
+    electorate = EvidenceSet(texts, weights, Rarity.of(CAPTIONS))
+    alike = pairwise_cider_d([*electorate.texts, "a dog sits"], 3, electorate.rarity)
     agreed = electorate.agreement(["a dog sits"])
     assert agreed[0] == pytest.approx((alike[0, 1] + alike[0, 2]) / 2, abs=1e-5)
     assert agreed[3] == pytest.approx(alike[3] @ [0.5, 0.25, 0.25], abs=1e-5)
 
 
 def test_an_endless_temperature_weighs_all_the_same(memory, images):
-    for each in nearest_captions(memory, images, 4, math.inf):
+    for each in retrieve_evidence(memory, images, 4, math.inf):
         assert each.weights == pytest.approx([0.25] * 4)
 
 
 def test_what_captions_go_on_with():
-    prior = WordPrior([[0, 1, 2, 9], [0, 1, 3, 9]], np.array([1.5, 0.5]))
+    prior = RetrievalNgramModel([[0, 1, 2, 9], [0, 1, 3, 9]], np.array([1.5, 0.5]))
     after_one = prior.probabilities((0, 1), [2, 3, 7])
     assert after_one[0] > after_one[1] > after_one[2] == pytest.approx(0)
     everything = prior.probabilities((0, 1), list(range(10)))

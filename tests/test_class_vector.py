@@ -17,8 +17,8 @@ from torch import nn
 from magicap import Captioner, MagicSearch
 from magicap.errors import BadModel
 from magicap.models.class_vector import CLASS_VECTOR_FILE, ClassVector, attach_class_vector
-from magicap.models.fine_grained import FineGrainedScorer
-from magicap.models.local_features import FineGrainedSettings
+from magicap.models.fine_grained.local_features import FineGrainedSettings
+from magicap.models.fine_grained.scorer import FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
 
 CLASSES, TOP = 13, 3

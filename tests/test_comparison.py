@@ -11,14 +11,14 @@ import pytest
 import tiny
 
 from magicap.data import CaptionedImage
-from magicap.decoding.memory import CaptionMemory
 from magicap.decoding.retrieved import ConsensusCaption
 from magicap.errors import BadData, BadSettings
+from magicap.evaluation.baselines import best_constant_caption, floor_decodings, training_captions
 from magicap.evaluation.comparison import System, compare
-from magicap.evaluation.floors import best_constant_caption, floor_decodings, training_captions
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
 from magicap.metrics import ClipScore, Report, cider_d, evaluate
 from magicap.metrics.clipscore import PREFIX
+from magicap.retrieval.caption_memory import CaptionMemory
 
 COLOURS, ANIMALS = "red brown grey white black spotted".split(), "dog cat cow hen fox".split()
 TRUTH = [f"a {colour} {animal} runs on wet grass" for colour in COLOURS for animal in ANIMALS]
@@ -158,11 +158,11 @@ def test_consensus_is_the_neighbour_most_like_the_others():
     ]
     memory = CaptionMemory.from_texts(captioner.scorer, texts)
     said = captioner.caption(tiny.pictures(2), ConsensusCaption(memory, count=4))
-    likeness = np.array(
+    pairwise_cider_d = np.array(
         [[cider_d([a, "x"], [[b], ["y"]])["CIDEr-D"].value if i != j else 0.0 for j, b in enumerate(texts)]
          for i, a in enumerate(texts)]
     )  # fmt: skip
-    assert likeness.sum(axis=1)[3] == 0
+    assert pairwise_cider_d.sum(axis=1)[3] == 0
     assert all(str(caption) in texts[:3] for caption in said)
     assert said[0] == said[1]  # all four take part for either picture
     alone = captioner.caption(tiny.pictures(2), ConsensusCaption(memory, count=1))

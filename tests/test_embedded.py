@@ -13,11 +13,11 @@ import torch
 from reference import reference_caption
 
 from magicap import Captioner, MagicSearch, caption, load_captioner
+from magicap.captioners.presets import BASELINE, EMBEDDED, PRESETS, UNPAIRED
 from magicap.data import ImageFiles, read_captions, read_sentences
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.models.fine_grained import FineGrainedScorer
-from magicap.models.text_prefix_cache import TextPrefix
-from magicap.presets import BASELINE, EMBEDDED, PRESETS, UNPAIRED
+from magicap.models.fine_grained.scorer import FineGrainedScorer
+from magicap.models.incremental_text import EncodedText
 
 UNPAIRED_FOLDER = PRESETS[UNPAIRED].memory.parent
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.jpg"
@@ -146,9 +146,9 @@ def test_a_batch_gives_each_picture_what_it_gets_alone(captioner, test_pictures)
 def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, data_dir):
     texts = read_sentences(data_dir / "flickr8k" / "captions.jsonl", ("test",), held_out=())[:250]
     scorer = captioner.scorer
-    cache = scorer.text_prefix_cache()
+    cache = scorer.incremental_text_encoder()
     words = [text.split() for text in texts]
-    known, captions = [TextPrefix()] * len(texts), [""] * len(texts)
+    known, captions = [EncodedText()] * len(texts), [""] * len(texts)
     with torch.no_grad():
         for length in (2, 4, 6):
             pieces = [[" ".join(row[:length]), " ".join(row[: length - 1])] for row in words]

@@ -23,9 +23,9 @@ from magicap import (
     Sampling,
 )
 from magicap.cli import main
-from magicap.decoding.magic import contenders, magic_positions, magic_score
-from magicap.decoding.prefix_trie import PrefixTrie
-from magicap.explanations.figures import word
+from magicap.decoding.magic import can_still_win, magic_positions, magic_score
+from magicap.decoding.prefix_cache import PrefixCache
+from magicap.drawing import word
 from magicap.results import Step
 from magicap.supervised.grid import GridConfig, GridEncoder
 
@@ -82,9 +82,9 @@ def test_the_first_candidate_is_the_one_chosen_and_the_others_fall_behind(magic)
 def test_the_best_candidates_are_the_best_of_all(magic):
     """Hidden states of hopeless candidates are never computed: none of them may be missing here."""
     vectors = magic.scorer.encode_images(tiny.pictures(3))
-    few = magic_positions(PrefixTrie(magic.language_model, magic.scorer), vectors, magic.decoding, places=3)
+    few = magic_positions(PrefixCache(magic.language_model, magic.scorer), vectors, magic.decoding, places=3)
     whole = magic_positions(
-        PrefixTrie(magic.language_model, magic.scorer), vectors, magic.decoding, places=99
+        PrefixCache(magic.language_model, magic.scorer), vectors, magic.decoding, places=99
     )
     for some, everyone in zip(few, whole, strict=True):
         assert everyone.parts.score.isfinite().all()
@@ -97,7 +97,7 @@ def test_contenders_for_the_first_places_hold_the_first_places():
     chance = torch.Generator().manual_seed(0)
     for places in (1, 2, 5, 30):
         known, cosine = (torch.rand(4, 20, generator=chance) for _ in range(2))
-        wanted = contenders(known, torch.full_like(known, torch.nan), 0.1, places)
+        wanted = can_still_win(known, torch.full_like(known, torch.nan), 0.1, places)
         exact = magic_score(known / 0.9, 2 * cosine - 1, torch.zeros_like(known), 0.1, 1.0).score
         best = exact.topk(min(places, 20), dim=1).indices
         assert wanted.gather(1, best).all()

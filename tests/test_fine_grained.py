@@ -23,11 +23,15 @@ from PIL import Image
 from tiny import SENTENCES
 
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.evaluation.alignment import draw_alignment
+from magicap.explanations.alignment import draw_alignment
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.models.fine_grained import FineGrainedScorer
-from magicap.models.late_interaction import candidates_first, late_interaction, late_interaction_of_pairs
-from magicap.models.local_features import FineGrainedSettings, LocalTexts, padded
+from magicap.models.fine_grained.late_interaction import (
+    candidates_first,
+    late_interaction,
+    late_interaction_of_pairs,
+)
+from magicap.models.fine_grained.local_features import FineGrainedSettings, LocalTexts, padded
+from magicap.models.fine_grained.scorer import FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,8 @@ import pytest
 from pictures import as_nobody, refused
 from PIL import Image
 
-from magicap.folders import find_images
-from magicap.images import FORMATS, SUFFIXES
+from magicap.images.folders import find_images
+from magicap.images.reader import FORMATS, SUFFIXES
 
 
 def test_folders_are_walked_in_natural_order(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_folder_of_the_hub_is_fetched_loaded_and_used(tmp_path):
     captioner.language_model.save_pretrained(hub / "someone" / "words")
     captioner.scorer.save_pretrained(hub / "someone" / "eyes")
     program = (
-        "from magicap.presets import PRESETS, Preset\n"
+        "from magicap.captioners.presets import PRESETS, Preset\n"
         "from magicap import MagicSearch\n"
         "search = MagicSearch(8, 0.2, 1.0, 8)\n"
         "PRESETS['tiny'] = Preset('', '', None, 'someone/words', 'hf-hub:someone/eyes', None, search)\n"

@@ -18,7 +18,7 @@ from pictures import WHITE, as_nobody, encode, noise, refused, same, samples
 from PIL import Image
 
 from magicap.errors import BadImage, MagicapError
-from magicap.images import REASONS, ImageLimits, describe_source, open_image
+from magicap.images.reader import REASONS, ImageLimits, describe_source, open_image
 
 
 def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pictures import BLACK, WHITE, encode, noise, pixel, png_of, refused, same
 from PIL import Image
 
-from magicap.images import ImageLimits, open_image
+from magicap.images.reader import ImageLimits, open_image
 
 small_rgb = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
 

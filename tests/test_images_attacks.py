@@ -19,7 +19,7 @@ from pictures import RED, bombs, encode, noise, pixel, png_of, refused, same, sa
 from PIL import Image
 
 from magicap.errors import BadImage, BadSettings
-from magicap.images import ImageLimits, open_image
+from magicap.images.reader import ImageLimits, open_image
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,7 +129,7 @@ def test_scan_marks_inside_metadata_are_not_counted() -> None:
 MEMORY = """
 import resource, sys
 from magicap.errors import BadImage
-from magicap.images import open_image
+from magicap.images.reader import open_image
 assert "torch" not in sys.modules and "numpy" not in sys.modules
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 open_image(sys.argv[1])

@@ -12,7 +12,7 @@ import pytest
 from pictures import BLACK, RED, WHITE, encode, noise, pixel, same
 from PIL import Image
 
-from magicap.images import FORMATS, open_image
+from magicap.images.reader import FORMATS, open_image
 
 ORIENTATION = 274  # the EXIF tag
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import reference_caption, reference_contrastive, reference_steps
 
 from magicap import BadSettings, Captioner, ContrastiveSearch, Greedy, MagicSearch, Nucleus, TopK
-from magicap.decoding.magic import contenders, magic_score
+from magicap.decoding.magic import can_still_win, magic_score
 from magicap.results import added_text
 
 
@@ -180,7 +180,7 @@ def test_captions_longer_than_the_language_model_are_refused_before_any_work():
 
 @given(st.data())
 def test_a_dropped_candidate_could_not_have_won(data):
-    """Whatever the scores, ties included, the winner among the contenders is the winner among all."""
+    """Whatever the scores, ties included, the winner among the can_still_win is the winner among all."""
     batch, count = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12))
     grid = st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.5, 1.0])
     alpha = data.draw(st.sampled_from([0.0, 0.1, 0.3, 1.0]))
@@ -193,6 +193,8 @@ def test_a_dropped_candidate_could_not_have_won(data):
     probability = matrix(grid).sort(dim=1, descending=True).values
     fit, cosine = matrix(grid), matrix(st.sampled_from([-1.0, -0.5, 0.0, 0.9, 1.0]))
     unknown = matrix(st.booleans()).bool()
-    wanted = contenders((1 - alpha) * probability + beta * fit, cosine.masked_fill(unknown, torch.nan), alpha)
+    wanted = can_still_win(
+        (1 - alpha) * probability + beta * fit, cosine.masked_fill(unknown, torch.nan), alpha
+    )
     scores = magic_score(probability, cosine, fit, alpha, beta).score
     assert scores.masked_fill(~wanted, -torch.inf).argmax(dim=1).tolist() == scores.argmax(dim=1).tolist()

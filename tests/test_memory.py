@@ -1,4 +1,4 @@
-"""A captioner's memory: drawn from its language model, kept on disk, calibrated by itself."""
+"""A captioner's memory: drawn from its language model, kept on disk, tune_decoding by itself."""
 
 import gzip
 import json
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from magicap import BadData, BadModel, BadSettings, BeamMagicSearch, CaptionMemory
-from magicap.adaptation import AdaptationSettings, adapt
-from magicap.decoding.calibration import NEIGHBOURS, TEMPERATURES, calibrated, stand_ins
+from magicap.adaptation.adapt import AdaptationSettings, adapt
+from magicap.adaptation.tuning import NEIGHBOURS, TEMPERATURES, pseudo_images, tune_decoding
 from magicap.decoding.constraints import Constraints
-from magicap.decoding.drawing import draw_captions
-from magicap.decoding.memory import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
+from magicap.retrieval.caption_memory import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
+from magicap.retrieval.sampled_captions import sample_captions
 
 NOUNS = ["dog", "man", "child", "biker", "wall", "beach"]
 DOMAIN = [f"A {a} runs near the {b} on a {c}." for a in NOUNS for b in NOUNS for c in NOUNS[:3]]
@@ -41,14 +41,14 @@ def talker():
 
 def test_drawn_captions_differ_and_are_the_same_again(talker):
     told = []
-    drawn = draw_captions(talker, 40, seed=3, progress=told.append)
+    drawn = sample_captions(talker, 40, seed=3, progress=told.append)
     assert len(set(drawn)) == len(drawn) == sum(told) == 40
-    assert drawn == draw_captions(talker, 40, seed=3)
-    assert drawn != draw_captions(talker, 40, seed=4)
+    assert drawn == sample_captions(talker, 40, seed=3)
+    assert drawn != sample_captions(talker, 40, seed=4)
 
 
 def test_a_model_that_repeats_itself_is_not_asked_for_ever(talker):
-    assert len(draw_captions(talker, 10**6, max_new_tokens=2, temperature=0.01)) < 500
+    assert len(sample_captions(talker, 10**6, max_new_tokens=2, temperature=0.01)) < 500
 
 
 def test_a_memory_from_the_language_model_alone(talker, captioner):
@@ -158,20 +158,22 @@ def test_the_nearest_are_the_nearest_of_all(memory, captioner):
 
 
 def test_calibration_chooses_among_what_it_tried(memory, captioner):
-    found = calibrated(BeamMagicSearch(top_k=9), memory, seed=1)
+    found = tune_decoding(BeamMagicSearch(top_k=9), memory, seed=1)
     assert found.neighbours in NEIGHBOURS
     assert found.temperature in TEMPERATURES
     assert found.top_k == 9
-    assert found == calibrated(BeamMagicSearch(top_k=9), memory, seed=1)
+    assert found == tune_decoding(BeamMagicSearch(top_k=9), memory, seed=1)
     images = captioner.scorer.encode_images(tiny.pictures(4))
-    assert calibrated(BeamMagicSearch(), memory, images).neighbours in NEIGHBOURS
+    assert tune_decoding(BeamMagicSearch(), memory, images).neighbours in NEIGHBOURS
 
 
 def test_noise_is_as_loud_as_pictures_are_far():
     vectors = F.normalize(torch.randn(400, 64, generator=torch.Generator().manual_seed(5)), dim=1)
     memory = CaptionMemory([str(number) for number in range(400)], vectors)
-    near = stand_ins(vectors[:50], memory, vectors[50:100])  # pictures that are captions need next to none
-    far = stand_ins(vectors[:50], memory, stand_ins(vectors[50:100], memory))
+    near = pseudo_images(
+        vectors[:50], memory, vectors[50:100]
+    )  # pictures that are captions need next to none
+    far = pseudo_images(vectors[:50], memory, pseudo_images(vectors[50:100], memory))
     for queries, low, high in ((near, 0.99, 1.01), (far, 0.15, 0.4)):
         assert low < (queries * vectors[:50]).sum(dim=1).mean() < high
 

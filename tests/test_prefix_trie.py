@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from magicap import BadSettings, Captioner, MagicSearch
-from magicap.decoding.prefix_trie import Node, PrefixTrie
+from magicap.decoding.prefix_cache import Node, PrefixCache
 
 SETTINGS = MagicSearch(top_k=8, alpha=0.2, beta=3.0, max_new_tokens=8)
 
@@ -32,7 +32,7 @@ def expected() -> list[list[int]]:
     return ids(captioner.caption(picture, SETTINGS) for picture in tiny.pictures(12))
 
 
-def held(trie: PrefixTrie) -> dict[int, torch.Tensor]:
+def held(trie: PrefixCache) -> dict[int, torch.Tensor]:
     """All tensors that a trie keeps alive, each once."""
     nodes: list[Node] = [node for node, _ in trie._nodes.values()]
     tensors = [each for node in nodes for state in node.states for each in vars(state).values()]

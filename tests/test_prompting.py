@@ -19,13 +19,13 @@ from magicap import (
     LanguageModel,
     MagicSearch,
 )
-from magicap.adaptation import AdaptationSettings, adapt
-from magicap.decoding.prompting import remembered, told
+from magicap.adaptation.adapt import AdaptationSettings, adapt
+from magicap.decoding.conditioning import remembered, told
 from magicap.decoding.settings import from_dict, to_dict
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
+from magicap.retrieval.modality_gap import ModalityGap
 from magicap.training.loop import LoopConfig, fit
-from magicap.training.modality_gap import ModalityGap
-from magicap.training.prompting import Prompted, prompted_loss, told_sentences
+from magicap.training.soft_prompts import SoftPromptObjective, conditioned_sentences, soft_prompt_loss
 
 CAPTIONS = [
     f"A {who} {does}." for who in ("dog", "man", "child") for does in ("runs", "climbs", "plays", "is red")
@@ -116,7 +116,7 @@ def test_a_prompt_of_another_width_is_refused(captioner):
         told(captioner.language_model, torch.zeros(1, 8), None)
     narrow = CaptionMemory(["A dog."], torch.ones(1, 1))
     with pytest.raises(BadSettings, match="two scorers"):
-        Prompted(captioner.language_model, narrow)
+        SoftPromptObjective(captioner.language_model, narrow)
     plain = tiny.captioner(2).language_model
     with pytest.raises(BadModel, match="soft prompt of width 32"):
         LanguageModel(plain.model, plain.tokenizer, SoftPrompt(24, 16))
@@ -149,7 +149,7 @@ def test_noise_varies_as_captions_do():
     vectors = F.normalize(torch.randn(3000, 16, generator=dice) * spread, dim=1)
     gap = ModalityGap(CaptionMemory([str(number) for number in range(3000)], vectors))
     still = vectors[:1].expand(3000, 16)
-    near, far = (gap.crossed(still, length, dice) for length in (0.3, 1.0))
+    near, far = (gap.add_noise(still, length, dice) for length in (0.3, 1.0))
     assert torch.allclose(far.norm(dim=1), torch.ones(3000), atol=1e-5)
     assert (far - still).std(dim=0)[2:].max() < 0.3 * (far - still).std(dim=0)[1]
     assert 0.5 < (far * still).sum(dim=1).mean() < (near * still).sum(dim=1).mean() < 0.99
@@ -159,15 +159,15 @@ def test_it_learns_from_text_alone_to_say_what_it_is_told(captioner):
     """Twelve captions are learned by their noised vectors; told the vectors themselves it says each again."""
     torch.manual_seed(0)
     learner = tiny.captioner(2).language_model
-    lesson = Prompted(learner, captioner.memory, noise=(0.0, 0.2))
-    sentences = told_sentences(captioner, captioner.memory, CAPTIONS, 20)
+    lesson = SoftPromptObjective(learner, captioner.memory, noise=(0.0, 0.2))
+    sentences = conditioned_sentences(captioner, captioner.memory, CAPTIONS, 20)
     assert sentences.own.tolist() == list(range(12))
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)
     lesson.train()
     for epoch in range(150):
         for batch in sentences.batches(12, shuffle=epoch):
             optimizer.zero_grad()
-            prompted_loss(lesson, batch).backward()
+            soft_prompt_loss(lesson, batch).backward()
             optimizer.step()
     lesson.eval().requires_grad_(False)
     greedy = MagicSearch(top_k=1, alpha=0.0, beta=0.0, max_new_tokens=12, prompted=True)
@@ -192,19 +192,19 @@ def test_a_captioner_that_is_told_is_still_told_in_its_new_domain(captioner, tmp
 
 def test_a_killed_run_learns_what_one_that_was_not_learns(captioner, tmp_path):
     """The noise is drawn on as if nothing had happened."""
-    sentences = told_sentences(captioner, captioner.memory, CAPTIONS, 20)
+    sentences = conditioned_sentences(captioner, captioner.memory, CAPTIONS, 20)
 
     def train(folder, stops):
         for steps in stops:
             torch.manual_seed(len(stops))  # a new process begins with other dice
-            lesson = Prompted(tiny.prompted(2).language_model.to_train(), captioner.memory)
+            lesson = SoftPromptObjective(tiny.prompted(2).language_model.to_train(), captioner.memory)
             if not (folder / "checkpoint").exists():
                 torch.manual_seed(1)
             fit(
                 lesson,
                 [{"params": list(lesson.parameters()), "lr": 1e-3, "weight_decay": 0.0}],
                 loader=lambda epoch: sentences.batches(4, shuffle=epoch),
-                loss=prompted_loss,
+                loss=soft_prompt_loss,
                 validate=lambda model: {"score": 0.0},
                 save_best=lambda model: None,
                 folder=folder,

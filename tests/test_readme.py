@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from magicap import Captioner
-from magicap.presets import PRESETS
+from magicap.captioners.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import magicap
 from magicap import BadImage, BadModel, BadSettings, BeamSearch, Captioner, Greedy, ModelNotFound, Sampling
-from magicap.supervised.captioner import SupervisedCaptioner
+from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.network import DECODERS, CaptionNetwork
 from magicap.supervised.vocabulary import (

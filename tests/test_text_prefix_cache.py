@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from magicap import ImageTextScorer
-from magicap.models.text_prefix_cache import TextPrefix
+from magicap.models.incremental_text import EncodedText
 
 WORDS = "a dog's café — Running, 3rd! über-fast\u00a0<x> ☃ the the rollerblading man . mountain".split(" ")
 
@@ -32,11 +32,11 @@ def scorer(request):
 def test_a_thousand_random_prefixes_and_candidates(scorer):
     chance = random.Random(0)
     assert scorer.text_tower is not None
-    cache = scorer.text_prefix_cache()
+    cache = scorer.incremental_text_encoder()
     checked = 0
     while checked < 1000:
         rows, count = chance.randint(1, 4), chance.randint(1, 12)
-        known, captions = [TextPrefix()] * rows, [""] * rows
+        known, captions = [EncodedText()] * rows, [""] * rows
         for _ in range(5):
             candidates = [
                 [text + chance.choice([" ", ""]) + chance.choice(WORDS) for _ in range(count)]
@@ -53,8 +53,8 @@ def test_a_thousand_random_prefixes_and_candidates(scorer):
 
 @given(st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_any_text_may_follow_any_other(scorer, rounds):
-    cache = scorer.text_prefix_cache()
-    known, caption = TextPrefix(), ""
+    cache = scorer.incremental_text_encoder()
+    known, caption = EncodedText(), ""
     for texts in rounds:
         extension = cache.extend([known], [caption], [texts])
         assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
@@ -62,9 +62,9 @@ def test_any_text_may_follow_any_other(scorer, rounds):
 
 
 def test_captions_of_any_length_and_number_of_candidates_run_together(scorer):
-    cache = scorer.text_prefix_cache()
+    cache = scorer.incremental_text_encoder()
     captions = ["a dog", "two men and a boat on the sea", ""]
-    first = cache.extend([TextPrefix()] * 3, captions, [["x"]] * 3)
+    first = cache.extend([EncodedText()] * 3, captions, [["x"]] * 3)
     texts = [
         ["a dog runs", "a dog."],
         ["two men and a boat on the sea at night"],
@@ -76,9 +76,9 @@ def test_captions_of_any_length_and_number_of_candidates_run_together(scorer):
 
 
 def test_only_what_is_new_is_computed_and_that_once(scorer):
-    cache = scorer.text_prefix_cache()
+    cache = scorer.incremental_text_encoder()
     caption = "a dog runs across the grass"
-    first = cache.extend([TextPrefix()], [""], [[caption]])
+    first = cache.extend([EncodedText()], [""], [[caption]])
     assert first.tokens == 8  # start, six words, end
     second = cache.extend(first.prefixes, [caption], [[f"{caption} quickly", f"{caption} QUICKLY"]])
     assert second.tokens == 6 + 2  # six words of the caption; a word and an end, once for both
@@ -90,8 +90,8 @@ def test_only_what_is_new_is_computed_and_that_once(scorer):
 
 def test_a_text_longer_than_the_context_is_cut_as_open_clip_cuts_it(scorer):
     text = "dog " * 100
-    cache = scorer.text_prefix_cache()
-    extension = cache.extend([TextPrefix()], [""], [[text, "dog"]])
+    cache = scorer.incremental_text_encoder()
+    extension = cache.extend([EncodedText()], [""], [[text, "dog"]])
     assert (extension.vectors[0] - whole(scorer, [text, "dog"])).abs().max() < 1e-5
 
 
@@ -109,9 +109,9 @@ def test_special_tokens_inside_outside_text_are_dropped(scorer):
 def test_a_tower_that_is_not_causal_is_encoded_whole():
     scorer = tiny.scorer(custom_text=True, no_causal_mask=True, pool_type="first")
     assert scorer.text_tower is None
-    cache = scorer.text_prefix_cache()
+    cache = scorer.incremental_text_encoder()
     for caption, texts in (("", ["a dog", "a dog runs"]), ("a dog runs", ["a dog runs fast", "x"])):
-        extension = cache.extend([TextPrefix()], [caption], [texts])
+        extension = cache.extend([EncodedText()], [caption], [texts])
         assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
 
 

@@ -10,17 +10,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.shared import SOME_FAILED, load_captioner, progress, say
 from magicap.decoding.settings import SETTINGS
+from magicap.drawing import FORMATS, refuse_undrawable
 from magicap.errors import BadImage, BadSettings
-from magicap.evaluation.rows import Origin, caption_row
-from magicap.explanations.figures import FORMATS, refuse_undrawable
-from magicap.folders import find_images
-from magicap.presets import DEFAULT, PRESETS
+from magicap.evaluation.rows import Provenance, caption_row
+from magicap.images.folders import find_images
 from magicap.results import Caption
 
 if TYPE_CHECKING:
-    from magicap.load import AnyCaptioner
+    from magicap.captioners.load import AnyCaptioner
 
 
 def add(commands: Any) -> None:
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
 
     captioner = load_captioner(options.preset, device=options.device, dtype=options.dtype)
     captioner.decoding = _with_options(captioner, options)
-    origin = Origin.of(captioner) if options.json else None
+    origin = Provenance.of(captioner) if options.json else None
     alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
     captions = _captions(captioner, paths, options)
     failed = bool(unlisted)
@@ -169,7 +169,9 @@ def _with_options(captioner: AnyCaptioner, options: argparse.Namespace) -> Any:
     return replace(decoding, **given)
 
 
-def _write(path: Path, caption: Caption, *, as_json: bool, alone: bool, origin: Origin | None = None) -> None:
+def _write(
+    path: Path, caption: Caption, *, as_json: bool, alone: bool, origin: Provenance | None = None
+) -> None:
     if caption.error is not None:
         say(f"magicap: {caption.error}", sys.stderr)
     if as_json:

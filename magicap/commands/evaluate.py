@@ -9,9 +9,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.shared import SOME_FAILED, load_scorer
 from magicap.errors import BadSettings
-from magicap.presets import DEFAULT, PRESETS
 
 if TYPE_CHECKING:
     from magicap.evaluation.predictions import Scored

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.shared import SOME_FAILED, load_scorer, progress, say
 from magicap.errors import BadImage, BadSettings
-from magicap.folders import find_images, is_picture
-from magicap.images import describe_source
-from magicap.presets import DEFAULT, PRESETS
+from magicap.images.folders import find_images, is_picture
+from magicap.images.reader import describe_source
 from magicap.retrieval.header import INDEX_FILE, Header, index_folder, refuse_foreign
 from magicap.retrieval.items import IMAGE, PLURAL, TEXT, OnError
 

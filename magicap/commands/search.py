@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.presets import DEFAULT
 from magicap.commands.shared import load_scorer, say
 from magicap.errors import BadSettings
-from magicap.folders import is_picture
-from magicap.images import SUFFIXES, open_image
-from magicap.presets import DEFAULT
+from magicap.images.folders import is_picture
+from magicap.images.reader import SUFFIXES, open_image
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import Match
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
-    from magicap.load import AnyCaptioner
+    from magicap.captioners.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
 
 SOME_FAILED = 2
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:
     """A preset's or folder's captioner of either kind, as :func:`magicap.load_captioner` gives it."""
     with _no_garbage_collection():
-        from magicap import load
+        from magicap.captioners import load
 
         return load.load_captioner(preset, device=device, dtype=dtype)
 
@@ -28,9 +28,9 @@ def load_captioner(preset: str, device: str | None = None, dtype: str = "float32
 def load_scorer(preset: str, device: str | None = None) -> ImageTextScorer:
     """The scorer of a preset's or folder's captioner alone."""
     with _no_garbage_collection():
-        from magicap import captioner
+        from magicap.captioners import zero_shot
 
-        return captioner.load_scorer(preset, device=device)
+        return zero_shot.load_scorer(preset, device=device)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from magicap.data.checks import bad, files_below
 from magicap.errors import ImageNotFound
-from magicap.images import SUFFIXES
+from magicap.images.reader import SUFFIXES
 
 
 class ImageFiles:
@@ -33,7 +33,7 @@ class ImageFiles:
     def __init__(self, paths: str | Path | Sequence[str | Path]) -> None:
         listed = [paths] if isinstance(paths, str | Path) else paths
         self._paths = list(dict.fromkeys(map(str, listed)))
-        self._homes: dict[str, _Home] = {}
+        self._homes: dict[str, _ImageSource] = {}
         self._ends: dict[str, list[str]] = {}  # file name -> all paths that end in it
         with ExitStack() as tars:
             for path in self._paths:
@@ -42,7 +42,7 @@ class ImageFiles:
                 raise bad(self._where(), "pictures", "none", "give the tar files or folders that hold them")
             self._tars = tars.pop_all()
 
-    def _add(self, home: _Home) -> None:
+    def _add(self, home: _ImageSource) -> None:
         for name in home.names:
             if name in self._homes:
                 found = f"{name!r} in {self._homes[name].path} and in {home.path}"
@@ -106,7 +106,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-class _Home(Protocol):
+class _ImageSource(Protocol):
     """A place that holds pictures."""
 
     @property
@@ -120,7 +120,7 @@ class _Home(Protocol):
     def read(self, name: str) -> bytes: ...
 
 
-def _home(path: Path, tars: ExitStack) -> _Home:
+def _home(path: Path, tars: ExitStack) -> _ImageSource:
     if path.is_dir():
         return _Folder(path)
     try:

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from magicap.decoding.word_prior import WordPrior
-from magicap.metrics.score import Numbers
+from magicap.decoding.retrieval_ngram import RetrievalNgramModel
+from magicap.metrics.score import FloatArray
 
 if TYPE_CHECKING:
     from magicap.decoding.constraints import Constraints
-    from magicap.decoding.prefix_trie import Node, PrefixTrie
+    from magicap.decoding.prefix_cache import Node, PrefixCache
     from magicap.decoding.settings import BeamMagicSearch
 
 _SMALLEST = 1e-9  # probability of what neither the language model nor the memory would say
@@ -38,7 +38,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class _Beam:
+class _Partial:
     """A caption being written."""
 
     row: int
@@ -47,21 +47,21 @@ class _Beam:
 
 
 @dataclass(frozen=True)
-class _Option:
+class _Continuation:
     """A beam with one of its candidates."""
 
-    beam: _Beam
+    beam: _Partial
     column: int
     token: int
     log_probability: float
     score: float
 
 
-def write_captions(
-    trie: PrefixTrie,
+def beam_hypotheses(
+    trie: PrefixCache,
     roots: Sequence[Node],
     images: Tensor,
-    priors: Sequence[WordPrior | None],
+    priors: Sequence[RetrievalNgramModel | None],
     units: Sequence[float],
     image_weight: float,
     settings: BeamMagicSearch,
@@ -78,9 +78,9 @@ def write_captions(
         units: what each picture's cosines are measured in.
         image_weight: what such a unit is worth in nats.
     """
-    beams = [_Beam(row, root, 0.0) for row, root in enumerate(roots)]
-    ended: list[list[_Option]] = [[] for _ in images]
-    unfinished: list[list[_Option]] = [[] for _ in images]
+    beams = [_Partial(row, root, 0.0) for row, root in enumerate(roots)]
+    ended: list[list[_Continuation]] = [[] for _ in images]
+    unfinished: list[list[_Continuation]] = [[] for _ in images]
     for _ in range(settings.max_new_tokens):
         log_probability = _log_probabilities(beams, priors, settings.memory_weight)
         score = log_probability
@@ -91,7 +91,7 @@ def write_captions(
             score = score + image_weight * cosine / np.array([units[row] for row in rows])[:, None]
         if settings.constraints:
             score = np.where(_allowed(trie, beams, settings.constraints), score, -np.inf)
-        open_options: list[_Option] = []
+        open_options: list[_Continuation] = []
         for row, options in enumerate(_best(beams, log_probability, score, len(images), settings.beam_size)):
             going_on = _go_on(trie, options, ended[row], settings)
             unfinished[row] = going_on or unfinished[row]
@@ -102,7 +102,7 @@ def write_captions(
             [each.beam.node for each in open_options], [each.column for each in open_options], None
         )
         beams = [
-            _Beam(each.beam.row, node, each.log_probability)
+            _Partial(each.beam.row, node, each.log_probability)
             for node, each in zip(nodes, open_options, strict=True)
         ]
     return [
@@ -112,8 +112,8 @@ def write_captions(
 
 
 def _log_probabilities(
-    beams: Sequence[_Beam], priors: Sequence[WordPrior | None], memory_weight: float
-) -> Numbers:
+    beams: Sequence[_Partial], priors: Sequence[RetrievalNgramModel | None], memory_weight: float
+) -> FloatArray:
     """(N, K) of each beam with each of its candidates."""
     own = torch.stack([beam.node.probabilities for beam in beams]).double().cpu().numpy()
     for number, beam in enumerate(beams):
@@ -126,16 +126,16 @@ def _log_probabilities(
 
 
 def _best(
-    beams: Sequence[_Beam], log_probability: Numbers, score: Numbers, count: int, beam_size: int
-) -> list[list[_Option]]:
+    beams: Sequence[_Partial], log_probability: FloatArray, score: FloatArray, count: int, beam_size: int
+) -> list[list[_Continuation]]:
     """For each picture twice as many options as there are beams, the best first: half of them may end."""
-    options: list[list[_Option]] = [[] for _ in range(count)]
+    options: list[list[_Continuation]] = [[] for _ in range(count)]
     for number, beam in enumerate(beams):
         columns = np.argsort(-score[number], kind="stable")[: beam_size + 1]
         tokens = beam.node.candidates[torch.as_tensor(columns)].tolist()
         for column, token in zip(columns.tolist(), tokens, strict=True):
             own, total = float(log_probability[number, column]), float(score[number, column])
-            options[beam.row].append(_Option(beam, column, token, own, total))
+            options[beam.row].append(_Continuation(beam, column, token, own, total))
     return [
         sorted((option for option in each if option.score > -np.inf), key=lambda option: -option.score)[
             : 2 * beam_size
@@ -145,8 +145,8 @@ def _best(
 
 
 def _go_on(
-    trie: PrefixTrie, options: Sequence[_Option], ended: list[_Option], settings: BeamMagicSearch
-) -> list[_Option]:
+    trie: PrefixCache, options: Sequence[_Continuation], ended: list[_Continuation], settings: BeamMagicSearch
+) -> list[_Continuation]:
     """Put what has ended with what ended before; the options that are worth going on with.
 
     A score only falls as a caption grows, but for the picture's part: what is behind as many finished
@@ -161,7 +161,7 @@ def _go_on(
     return open_options[: settings.beam_size]
 
 
-def _allowed(trie: PrefixTrie, beams: Sequence[_Beam], constraints: Constraints) -> NDArray[np.bool_]:
+def _allowed(trie: PrefixCache, beams: Sequence[_Partial], constraints: Constraints) -> NDArray[np.bool_]:
     """(N, K) which candidates end a caption as it must be, or leave it able to become so."""
     tokens = [beam.node.candidates.tolist() for beam in beams]
     ids = [(*beam.node.ids, token) for beam, each in zip(beams, tokens, strict=True) for token in each]
@@ -174,7 +174,7 @@ def _allowed(trie: PrefixTrie, beams: Sequence[_Beam], constraints: Constraints)
     return np.array(holds).reshape(len(beams), -1)
 
 
-def _written(trie: PrefixTrie, options: Sequence[_Option], *, finished: bool) -> list[Written]:
+def _written(trie: PrefixCache, options: Sequence[_Continuation], *, finished: bool) -> list[Written]:
     texts = trie.language_model.texts([(*option.beam.node.ids, option.token) for option in options])
     return [
         Written(text.strip(), option.score, finished) for text, option in zip(texts, options, strict=True)

@@ -17,18 +17,23 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from magicap.decoding.beam import Written, write_captions
-from magicap.decoding.electorate import NARROWEST, Electorate, by_score, nearest_captions
-from magicap.decoding.prompting import beginnings
-from magicap.decoding.word_prior import WordPrior
+from magicap.decoding.beam import Written, beam_hypotheses
+from magicap.decoding.conditioning import beginnings
+from magicap.decoding.minimum_bayes_risk import (
+    MIN_STD,
+    EvidenceSet,
+    evidence_from_hypotheses,
+    retrieve_evidence,
+)
+from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.errors import BadSettings
 from magicap.results import Step
 
 if TYPE_CHECKING:
-    from magicap.decoding.memory import CaptionMemory
-    from magicap.decoding.prefix_trie import PrefixTrie
+    from magicap.decoding.prefix_cache import PrefixCache
     from magicap.decoding.settings import BeamMagicSearch
     from magicap.models.scorer import ImageTextScorer
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 _UNREMEMBERING = 2.0  # image_weight where no memory says what the picture shows; chosen on Flickr8k dev
 
@@ -60,7 +65,7 @@ class Choice:
 
 
 def beam_magic_search(
-    trie: PrefixTrie, images: Tensor, settings: BeamMagicSearch, memory: CaptionMemory | None
+    trie: PrefixCache, images: Tensor, settings: BeamMagicSearch, memory: CaptionMemory | None
 ) -> list[list[Choice]]:
     """For each picture the captions that competed, the best first; of equals the memory's, then the likelier.
 
@@ -78,40 +83,40 @@ def beam_magic_search(
         raise BadSettings(
             "include and min_words choose among captions that are remembered; this captioner has no memory"
         )
-    near: Sequence[Electorate | None] = [None] * len(images)
+    near: Sequence[EvidenceSet | None] = [None] * len(images)
     if memory is not None:
         allowed = memory.where(settings.constraints)
-        near = nearest_captions(allowed, images, settings.neighbours, settings.temperature)
+        near = retrieve_evidence(allowed, images, settings.neighbours, settings.temperature)
     priors = [_prior(trie, electorate) for electorate in near]
-    units = [each.unit for each in near if each] or _first_words_spread(trie, images, settings)
+    units = [each.unit for each in near if each] or _first_words_std(trie, images, settings)
     weight = settings.image_weight
     if weight is None:
         weight = _UNREMEMBERING if memory is None else 0.0
     roots = beginnings(trie, images, settings, memory)
-    written = write_captions(trie, roots, images, priors, units, weight, settings)
-    return [_elect(trie.scorer, *each, settings) for each in zip(images, written, near, strict=True)]
+    written = beam_hypotheses(trie, roots, images, priors, units, weight, settings)
+    return [_select(trie.scorer, *each, settings) for each in zip(images, written, near, strict=True)]
 
 
-def _first_words_spread(trie: PrefixTrie, images: Tensor, settings: BeamMagicSearch) -> list[float]:
+def _first_words_std(trie: PrefixCache, images: Tensor, settings: BeamMagicSearch) -> list[float]:
     """What cosines are measured in where no captions are remembered: how far first words differ."""
     (vectors,) = trie.look([trie.root(settings.top_k)])
-    spread: list[float] = (images @ vectors.T).std(dim=1, correction=0).clamp_min(NARROWEST).tolist()
+    spread: list[float] = (images @ vectors.T).std(dim=1, correction=0).clamp_min(MIN_STD).tolist()
     return spread
 
 
-def _prior(trie: PrefixTrie, near: Electorate | None) -> WordPrior | None:
+def _prior(trie: PrefixCache, near: EvidenceSet | None) -> RetrievalNgramModel | None:
     if near is None:
         return None
     language_model = trie.language_model
-    captions = language_model.caption_ids(near.texts)
-    return WordPrior(captions, len(captions) * near.weights)
+    captions = language_model.encode_captions(near.texts)
+    return RetrievalNgramModel(captions, len(captions) * near.weights)
 
 
-def _elect(
+def _select(
     scorer: ImageTextScorer,
     image: Tensor,
     written: Sequence[Written],
-    near: Electorate | None,
+    near: EvidenceSet | None,
     settings: BeamMagicSearch,
 ) -> list[Choice]:
     """The captions that compete, the best first."""
@@ -122,7 +127,7 @@ def _elect(
     if near is None and not own:  # words that are banned can end what was written, but not the run
         best = written[0] if written else Written("", 0.0, False)
         own = {text: replace(best, finished=False) for text in [settings.constraints.shortened(best.text)]}
-    electorate = near or by_score(list(own), [each.score for each in own.values()])
+    electorate = near or evidence_from_hypotheses(list(own), [each.score for each in own.values()])
     known = set(electorate.texts)
     more = [text for text in own if text not in known]
     texts = [*electorate.texts, *more]

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.decoding.prompting import beginnings
+from magicap.decoding.conditioning import beginnings
 from magicap.decoding.settings import Steps
 from magicap.results import Step, added_text
 
 if TYPE_CHECKING:
-    from magicap.decoding.memory import CaptionMemory
-    from magicap.decoding.prefix_trie import Node, PrefixTrie
+    from magicap.decoding.prefix_cache import Node, PrefixCache
     from magicap.decoding.settings import MagicSearch
     from magicap.models.language_model import LanguageModel
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 _ROUNDING = 1e-5  # float32 misses a cosine or a sum of such size by far less
 
 
 @dataclass(frozen=True)
-class Contributions:
+class ScoreTerms:
     """What speaks for each candidate; each (B, K)."""
 
     confidence: Tensor
@@ -38,16 +38,16 @@ class Contributions:
         """(B, K) their sum."""
         return self.confidence + self.degeneration + self.image
 
-    def at(self, columns: Tensor) -> Contributions:
+    def at(self, columns: Tensor) -> ScoreTerms:
         """Those of other columns, (B, N) numbers of candidates."""
-        return Contributions(
+        return ScoreTerms(
             *(part.gather(1, columns) for part in (self.confidence, self.degeneration, self.image))
         )
 
 
 def magic_score(
     probability: Tensor, repetition: Tensor, image_probability: Tensor, alpha: float, beta: float
-) -> Contributions:
+) -> ScoreTerms:
     """score(v) = (1 - alpha) * p(v) - alpha * max_j cos(h_v, h_xj) + beta * f(v).
 
     Args:
@@ -55,7 +55,7 @@ def magic_score(
         repetition: (B, K) largest cosine between the candidate's hidden state and one of the prefix.
         image_probability: (B, K) f, see :func:`image_softmax`.
     """
-    return Contributions((1 - alpha) * probability, -alpha * repetition, beta * image_probability)
+    return ScoreTerms((1 - alpha) * probability, -alpha * repetition, beta * image_probability)
 
 
 def image_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
@@ -68,7 +68,7 @@ def image_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
     return torch.softmax(logit_scale * torch.einsum("bd,bkd->bk", images, texts), dim=1)
 
 
-def contenders(known: Tensor, repetition: Tensor, alpha: float, places: int = 1) -> Tensor:
+def can_still_win(known: Tensor, repetition: Tensor, alpha: float, places: int = 1) -> Tensor:
     """(B, K) which candidates can still be among the first.
 
     The degeneration term lies within alpha of zero where it is not known yet, a cosine being within one of
@@ -90,12 +90,12 @@ class Position:
     """One token position of the B rows still being written: who could win, and who did."""
 
     rows: tuple[int, ...]
-    """Numbers of the pictures."""
+    """FloatArray of the pictures."""
 
     nodes: tuple[Node, ...]
     """The captions so far, with their candidates."""
 
-    parts: Contributions
+    parts: ScoreTerms
     """What speaks for each candidate, (B, K); degeneration is minus infinity where it could not matter."""
 
     winners: tuple[int, ...]
@@ -132,7 +132,7 @@ class Position:
 
 
 def magic_search(
-    trie: PrefixTrie, images: Tensor, settings: MagicSearch, memory: CaptionMemory | None = None
+    trie: PrefixCache, images: Tensor, settings: MagicSearch, memory: CaptionMemory | None = None
 ) -> Steps:
     """Write a caption for each picture; all rows advance together and leave at their end token.
 
@@ -148,7 +148,7 @@ def magic_search(
 
 
 def magic_positions(
-    trie: PrefixTrie,
+    trie: PrefixCache,
     images: Tensor,
     settings: MagicSearch,
     memory: CaptionMemory | None = None,
@@ -162,7 +162,7 @@ def magic_positions(
     Args:
         images: (B, D) unit vectors of the pictures.
         memory: what a prompted language model is told by, beside the pictures.
-        places: how many of the best candidates must be among the contenders. More cost time and change no
+        places: how many of the best candidates must be among the can_still_win. More cost time and change no
             caption.
     """
     trie.language_model.require_room(settings.max_new_tokens)
@@ -178,7 +178,7 @@ def magic_positions(
             fit = image_softmax(images[list(rows)], trie.look(nodes), logit_scale)
         known = (1 - alpha) * probability + beta * fit
         repetition = torch.stack([node.repetition for node in nodes])
-        wanted = contenders(known, repetition, alpha, places)
+        wanted = can_still_win(known, repetition, alpha, places)
         repetition, fresh = trie.weigh(nodes, repetition, wanted)
         parts = magic_score(probability, repetition, fit, alpha, beta)
         parts = replace(parts, degeneration=parts.degeneration.masked_fill(~wanted, -torch.inf))

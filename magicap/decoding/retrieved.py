@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from magicap.decoding.electorate import nearest_captions
+from magicap.decoding.minimum_bayes_risk import retrieve_evidence
 from magicap.decoding.settings import Steps
 from magicap.errors import BadSettings
 from magicap.results import Step
 
 if TYPE_CHECKING:
-    from magicap.decoding.memory import CaptionMemory
-    from magicap.decoding.prefix_trie import PrefixTrie
+    from magicap.decoding.prefix_cache import PrefixCache
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class NearestCaption:
     """Where captions are looked up; encoded by the captioner's own scorer."""
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
         cosine, position = self.memory.nearest(images.to(self.memory.device))
         found = zip(position[:, 0].tolist(), cosine[:, 0].tolist(), strict=True)
@@ -52,9 +52,9 @@ class ConsensusCaption:
             raise BadSettings(f"count must be at least 1, found {self.count}")
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
-        near = nearest_captions(self.memory, images, self.count, temperature=math.inf)
+        near = retrieve_evidence(self.memory, images, self.count, temperature=math.inf)
         chosen = [int(each.agreement([]).argmax()) for each in near]  # of equals the nearest
         yield [
             (row, _retrieved(each.texts[best], float(each.cosines[best])))

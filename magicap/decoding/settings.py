@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from magicap.decoding.constraints import Constraints
-    from magicap.decoding.memory import CaptionMemory
-    from magicap.decoding.prefix_trie import PrefixTrie
+    from magicap.decoding.prefix_cache import PrefixCache
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 
 Steps = Iterator[list[tuple[int, Step]]]
@@ -31,7 +31,7 @@ class Decoding(Protocol):
     """A way of searching for captions."""
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
         """Write a caption for each picture, all rows in step.
 
@@ -72,7 +72,7 @@ class MagicSearch:
         whole("max_new_tokens", self.max_new_tokens)
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
         from magicap.decoding.magic import magic_search
 
@@ -156,7 +156,7 @@ class BeamMagicSearch:
         return Constraints(self.include, self.exclude, self.min_words, self.max_words)
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
         from magicap.decoding.beam_magic import beam_magic_search
 
@@ -181,7 +181,7 @@ class ContrastiveSearch:
         MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
         return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens).search(trie, images, seeds)
 
@@ -197,7 +197,7 @@ class Greedy:
         whole("max_new_tokens", self.max_new_tokens)
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
         return MagicSearch(1, 0.0, 0.0, self.max_new_tokens).search(trie, images, seeds)
 
@@ -221,9 +221,9 @@ class TopK:
         whole("max_new_tokens", self.max_new_tokens)
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
-        from magicap.decoding.baselines import keep_top_k, sample
+        from magicap.decoding.sampling import keep_top_k, sample
 
         return sample(
             trie.language_model,
@@ -253,9 +253,9 @@ class Nucleus:
         whole("max_new_tokens", self.max_new_tokens)
 
     def search(
-        self, trie: PrefixTrie, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
+        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
     ) -> Steps:
-        from magicap.decoding.baselines import keep_nucleus, sample
+        from magicap.decoding.sampling import keep_nucleus, sample
 
         return sample(
             trie.language_model,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from magicap.errors import BadSettings
-from magicap.metrics.score import Numbers, Score
+from magicap.metrics.score import FloatArray, Score
 from magicap.metrics.suite import Report
 
 FEWEST = 30
@@ -182,11 +182,11 @@ def _absent(names: Sequence[str], reports: Sequence[Report]) -> dict[str, str]:
     return absent
 
 
-def _resampled(scores: Mapping[str, Score], images: int, resamples: int, seed: int) -> dict[str, Numbers]:
+def _resampled(scores: Mapping[str, Score], images: int, resamples: int, seed: int) -> dict[str, FloatArray]:
     """Resampled values (R,) of each score that is a function of sums; one seed, the same resamples."""
     chance = np.random.default_rng(seed)
     able = {name: score for name, score in scores.items() if score.statistics is not None}
-    values: dict[str, list[Numbers]] = {name: [] for name in able}
+    values: dict[str, list[FloatArray]] = {name: [] for name in able}
     if images < FEWEST:
         return {}
     for start in range(0, resamples, _AT_A_TIME):
@@ -198,7 +198,7 @@ def _resampled(scores: Mapping[str, Score], images: int, resamples: int, seed: i
 
 
 def _estimate(
-    score: Score, values: Numbers | None, base: Score | None, base_values: Numbers | None, tail: float
+    score: Score, values: FloatArray | None, base: Score | None, base_values: FloatArray | None, tail: float
 ) -> Estimate:
     """With the difference from ``base``, where there is one."""
     difference = None if base is None else score.value - base.value

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicap.errors import BadSettings
-from magicap.metrics.ngrams import Integers, look_up
-from magicap.metrics.score import Numbers
+from magicap.metrics.ngrams import IntArray, look_up
+from magicap.metrics.score import FloatArray
 
 _START = 0  # stands before every sentence, as often as histories are long; tokens are moved up by one
 
@@ -20,16 +20,16 @@ _START = 0  # stands before every sentence, as often as histories are long; toke
 class _Order:
     """Distinct n-grams of one order and how often they count, M of them."""
 
-    keys: Integers
+    keys: IntArray
     """(M,) history * vocabulary + last token, rising; a history is the place of its n-gram one order down."""
 
-    count: Numbers
+    count: FloatArray
     """(M,) occurrences for the highest order; for the others, how many different tokens stand before it."""
 
-    history_count: Numbers
+    history_count: FloatArray
     """(H,) sum of the counts that begin with a history."""
 
-    history_kinds: Numbers
+    history_kinds: FloatArray
     """(H,) how many different tokens follow a history."""
 
     discount: float
@@ -65,7 +65,7 @@ class KneserNey:
             history = np.roll(end, 1)
         self._orders = [self._count(n, all_keys, ends, real) for n in range(order)]
 
-    def nats(self, sentences: Sequence[Sequence[int]]) -> Numbers:
+    def nats(self, sentences: Sequence[Sequence[int]]) -> FloatArray:
         """(N,) negative log-likelihood of each sentence, in nats."""
         tokens, real = self._padded(sentences)
         probability = np.full(len(tokens), 1.0 / (self._vocabulary - 1))
@@ -88,7 +88,7 @@ class KneserNey:
         nats = np.bincount(owner, weights=-np.log(probability[real]), minlength=len(sentences))
         return nats.astype(np.float64)
 
-    def _padded(self, sentences: Sequence[Sequence[int]]) -> tuple[Integers, NDArray[np.bool_]]:
+    def _padded(self, sentences: Sequence[Sequence[int]]) -> tuple[IntArray, NDArray[np.bool_]]:
         """All tokens in a row, start tokens before each sentence; and which of them are no start tokens."""
         start = [-1] * max(self._order - 1, 1)
         tokens = np.fromiter(
@@ -99,7 +99,7 @@ class KneserNey:
         return tokens + 1, tokens >= 0
 
     def _count(
-        self, n: int, all_keys: Sequence[Integers], ends: Sequence[Integers], real: NDArray[np.bool_]
+        self, n: int, all_keys: Sequence[IntArray], ends: Sequence[IntArray], real: NDArray[np.bool_]
     ) -> _Order:
         """Counts of order n + 1; only n-grams that end in a token of a sentence count."""
         keys, size = all_keys[n], len(all_keys[n])

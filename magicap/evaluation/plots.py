@@ -16,7 +16,7 @@ import numpy as np
 
 from magicap.errors import MetricUnavailable
 from magicap.evaluation.comparison import Comparison, Estimate
-from magicap.metrics.score import Numbers, Score
+from magicap.metrics.score import FloatArray, Score
 from magicap.metrics.tokenizer import PTB
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Ridge:
     """A row of a plot of histograms."""
 
     name: str
-    values: Numbers
+    values: FloatArray
     colour: str
 
 
@@ -130,7 +130,7 @@ def _reference_words(comparison: Comparison) -> list[_Ridge]:
     return [_Ridge("references", np.array(counts, dtype=np.float64), _FAINT)] if counts else []
 
 
-def _word_bins(rows: Sequence[Numbers]) -> Numbers:
+def _word_bins(rows: Sequence[FloatArray]) -> FloatArray:
     """Edges between numbers of words; a few captions without end shall not squeeze the others."""
     longest = max(float(values.max(initial=0)) for values in rows)
     usual = max((float(np.quantile(values, 0.995)) for values in rows if len(values)), default=0.0)
@@ -139,7 +139,7 @@ def _word_bins(rows: Sequence[Numbers]) -> Numbers:
     return np.asarray(np.arange(0, top + 1 + step, step) - 0.5, dtype=np.float64)
 
 
-def _histogram(title: str, note: str, rows: Sequence[_Ridge], edges: Numbers) -> Plot:
+def _histogram(title: str, note: str, rows: Sequence[_Ridge], edges: FloatArray) -> Plot:
     if any((ridge.values > edges[-1]).any() for ridge in rows):
         note += " The last bar holds all that lie beyond it."
     with _figure(len(rows) * _RIDGE + _TOP + _AXIS) as figure:
@@ -151,7 +151,7 @@ def _histogram(title: str, note: str, rows: Sequence[_Ridge], edges: Numbers) ->
         return Plot(title, note, _svg(figure, f"histogram-{title}", title, said))
 
 
-def _draw_ridge(axes: Axes, ridge: _Ridge, edges: Numbers) -> None:
+def _draw_ridge(axes: Axes, ridge: _Ridge, edges: FloatArray) -> None:
     middle = (edges[-2] + edges[-1]) / 2
     counts, _ = np.histogram(np.minimum(ridge.values, middle), edges)
     axes.set_xlim(edges[0], edges[-1])
@@ -177,7 +177,7 @@ def _said(estimate: Estimate | None) -> str:
     return text
 
 
-def _spread(values: Numbers) -> str:
+def _spread(values: FloatArray) -> str:
     """A histogram in words."""
     if not len(values):
         return "no figures"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from magicap.data import ImageFiles
 from magicap.errors import BadData
 from magicap.evaluation.comparison import System
-from magicap.evaluation.rows import Origin, caption_row
+from magicap.evaluation.rows import Provenance, caption_row
 from magicap.metrics.clipscore import ClipScore
 
 if TYPE_CHECKING:
-    from magicap.base import BaseCaptioner, DecodingT
+    from magicap.captioners.base import BaseCaptioner, DecodingT
     from magicap.models.scorer import ImageTextScorer
 
 
@@ -76,7 +76,7 @@ def captioned(
     Raises:
         BadData: an image cannot be captioned; a comparison has no place for holes.
     """
-    origin = Origin.of(captioner, decoding)
+    origin = Provenance.of(captioner, decoding)
     about = {**asdict(origin), "seed": str(seed)}
     kept = None if keep is None else _kept_file(keep, name, [*about.values(), *images])
     captions = [] if kept is None else _kept_captions(kept)

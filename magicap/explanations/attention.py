@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from magicap.explanations.figures import FAINT, INK, Explanation, panels, shrunk, word
-from magicap.metrics.score import Numbers
+from magicap.drawing import FAINT, INK, Explanation, panels, shrunk, word
+from magicap.metrics.score import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +26,10 @@ _TINT, _TINTED = (1.0, 0.45, 0.05), 0.6  # an orange, and its share where the de
 class AttentionExplanation(Explanation):
     """Where the decoder looked for each token of the caption, the end token included."""
 
-    attention: Numbers
+    attention: FloatArray
     """(T, h, w) how much each place of the encoder's grid mattered for a token; sums to 1 over h and w."""
 
-    gate: Numbers | None
+    gate: FloatArray | None
     """(T,) how much the picture counted for a token, 0 to 1; None where the decoder has no gate."""
 
     def draw(self) -> Figure:
@@ -58,7 +58,7 @@ class AttentionExplanation(Explanation):
         return figure
 
 
-def _shaded(picture: Image, attention: Numbers) -> NDArray[np.uint8]:
+def _shaded(picture: Image, attention: FloatArray) -> NDArray[np.uint8]:
     """(H, W, 3): the picture, pale and grey, tinted where attention (h, w) is above its mean."""
     from PIL import Image
 
@@ -71,7 +71,7 @@ def _shaded(picture: Image, attention: Numbers) -> NDArray[np.uint8]:
     return (255 * mixed).round().astype(np.uint8)
 
 
-def _mix(first: Numbers, second: Numbers, share: Numbers | float) -> Numbers:
+def _mix(first: FloatArray, second: FloatArray, share: FloatArray | float) -> FloatArray:
     """So much of the second, and the rest of the first."""
     return first * (1 - share) + second * share
 

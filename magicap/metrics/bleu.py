@@ -8,8 +8,8 @@ from itertools import chain
 
 import numpy as np
 
-from magicap.metrics.ngrams import ORDERS, Integers, Ngrams, count_ngrams, look_up, words
-from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
+from magicap.metrics.ngrams import ORDERS, IntArray, Ngrams, count_ngrams, look_up, words
+from magicap.metrics.score import FloatArray, Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 # coco-caption's: they keep empty captions from dividing by zero and never show in two decimals.
@@ -48,7 +48,7 @@ def bleu(
     }
 
 
-def bleu_score(statistics: Numbers, n: int) -> Numbers:
+def bleu_score(statistics: FloatArray, n: int) -> FloatArray:
     """BLEU-n of the statistics (..., 10) of one image, or of their sums over many."""
     correct, proposed = statistics[..., :n], statistics[..., ORDERS : ORDERS + n]
     precision = np.exp(np.log((correct + _TINY) / (proposed + _SMALL)).mean(axis=-1))
@@ -57,7 +57,7 @@ def bleu_score(statistics: Numbers, n: int) -> Numbers:
     return np.asarray(precision * np.exp(np.minimum(0.0, 1 - 1 / np.maximum(ratio, 1e-300))))
 
 
-def bleu_statistics(candidates: Sequence[list[str]], references: Sequence[Sequence[list[str]]]) -> Numbers:
+def bleu_statistics(candidates: Sequence[list[str]], references: Sequence[Sequence[list[str]]]) -> FloatArray:
     """(N, 10): per image, clipped matches of each order, n-grams proposed, and the two lengths."""
     N = len(candidates)
     owner = np.repeat(np.arange(N), [len(texts) for texts in references])
@@ -72,7 +72,7 @@ def bleu_statistics(candidates: Sequence[list[str]], references: Sequence[Sequen
     return np.stack([*columns, lengths, np.array(closest)], axis=1).astype(np.float64)
 
 
-def _clipped_matches(table: Ngrams, N: int, owner: Integers) -> Integers:
+def _clipped_matches(table: Ngrams, N: int, owner: IntArray) -> IntArray:
     """(N,) n-grams of each candidate that some reference has, none counted more often than there."""
     position, reference = table.entries(np.arange(N, N + len(owner)))
     keys = owner[reference] * table.size + table.gram[position]

@@ -1,4 +1,4 @@
-"""CIDEr-D (Vedantam et al. 2015), which coco-caption prints as CIDEr: likeness in rare n-grams."""
+"""CIDEr-D (Vedantam et al. 2015), which coco-caption prints as CIDEr: pairwise_cider_d in rare n-grams."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from magicap.errors import MetricUnavailable
-from magicap.metrics.ngrams import ORDERS, Integers, Ngrams, count_ngrams, look_up, words
-from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
+from magicap.metrics.ngrams import ORDERS, IntArray, Ngrams, count_ngrams, look_up, words
+from magicap.metrics.score import FloatArray, Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 SIGMA = 6.0
@@ -82,7 +82,7 @@ class DocumentFrequencies:
             )
         return cls(len(captions), dict(counts))
 
-    def rarity(self, grams: Iterable[tuple[str, ...]]) -> Numbers:
+    def rarity(self, grams: Iterable[tuple[str, ...]]) -> FloatArray:
         """Log of images over those that each n-gram stands in, at least one."""
         found = np.array([self.counts.get(gram, 0) for gram in grams], dtype=float)
         return np.asarray(np.log(self.images) - np.log(np.maximum(found, 1)))
@@ -95,20 +95,20 @@ class TfIdf:
     tables: list[Ngrams]
     """n-grams of N captions for each order."""
 
-    weights: list[Numbers]
+    weights: list[FloatArray]
     """The weight of each entry of the table of that order."""
 
-    norms: Numbers
+    norms: FloatArray
     """(orders, N) lengths of the vectors."""
 
-    sizes: Numbers
+    sizes: FloatArray
     """(N,) what the length penalty compares: the number of a caption's bigrams, as in coco-caption."""
 
     @classmethod
     def of(
         cls,
         captions: Sequence[Sequence[str]],
-        document: Integers,
+        document: IntArray,
         frequencies: DocumentFrequencies | None = None,
     ) -> Self:
         """Weigh the n-grams of tokenized captions.
@@ -140,7 +140,7 @@ class TfIdf:
         sizes = np.maximum(np.array([len(words) for words in captions]) - 1.0, 0.0)
         return cls(tables, weights, np.stack(norms), sizes)
 
-    def similarity(self, left: Integers, right: Integers) -> Numbers:
+    def similarity(self, left: IntArray, right: IntArray) -> FloatArray:
         """CIDEr-D of P pairs of captions, 0 to 10: candidates on the left, references on the right.
 
         Args:
@@ -152,7 +152,7 @@ class TfIdf:
             + [self._similarity(left[i:][:_PAIRS_AT_A_TIME], right[i:][:_PAIRS_AT_A_TIME]) for i in parts]
         )
 
-    def _similarity(self, left: Integers, right: Integers) -> Numbers:
+    def _similarity(self, left: IntArray, right: IntArray) -> FloatArray:
         total = np.zeros(len(left))
         for table, weight, norm in zip(self.tables, self.weights, self.norms, strict=True):
             own, pair = table.entries(left)
@@ -170,12 +170,12 @@ class TfIdf:
         return np.asarray(10 * total / len(self.tables) * np.exp(-(apart**2) / (2 * SIGMA**2)))
 
 
-def _captions(table: Ngrams) -> Integers:
+def _captions(table: Ngrams) -> IntArray:
     """(M,) the caption of each entry."""
     return np.repeat(np.arange(len(table.starts) - 1), np.diff(table.starts))
 
 
-def _rarity(table: Ngrams, document: Integers) -> Numbers:
+def _rarity(table: Ngrams, document: IntArray) -> FloatArray:
     """(M,) log of documents over those the n-gram stands in, at least one."""
     owner = document[_captions(table)]
     counted = owner >= 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicap.errors import BadSettings
-from magicap.metrics.score import Numbers, Score, check_pairs, sign
+from magicap.metrics.score import FloatArray, Score, check_pairs, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class ClipScore:
             scores["RefCLIPScore"] = Score.mean("RefCLIPScore", both, signature)
         return scores
 
-    def _reference_similarity(self, texts: Numbers, references: Sequence[Sequence[str]]) -> Numbers:
+    def _reference_similarity(self, texts: FloatArray, references: Sequence[Sequence[str]]) -> FloatArray:
         """(N,) largest cosine of each candidate with its references."""
         counts = [len(each) for each in references]
         owner = np.repeat(np.arange(len(references)), counts)
@@ -77,10 +77,10 @@ class ClipScore:
         cosine = (vectors * texts[owner]).sum(axis=1)
         return np.asarray(np.maximum.reduceat(cosine, np.cumsum([0, *counts[:-1]])))
 
-    def _encode(self, texts: Sequence[str]) -> Numbers:
+    def _encode(self, texts: Sequence[str]) -> FloatArray:
         vectors = self.scorer.encode_texts([PREFIX + text for text in texts])
         return vectors.double().cpu().numpy()
 
 
-def _harmonic_mean(left: Numbers, right: Numbers) -> Numbers:
+def _harmonic_mean(left: FloatArray, right: FloatArray) -> FloatArray:
     return np.divide(2 * left * right, left + right, out=np.zeros_like(left), where=left + right > 0)

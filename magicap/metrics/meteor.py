@@ -8,7 +8,7 @@ import numpy as np
 
 from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
-from magicap.metrics.score import Numbers, Score, Tokenizer, check_pairs, sign
+from magicap.metrics.score import FloatArray, Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 # The paper's parameters for English, ranking task: what coco-caption runs.
@@ -62,7 +62,7 @@ def _line(text: str, tokenizer: Tokenizer) -> str:
     return " ".join(tokenizer(text)).replace("|||", "")  # which separates captions
 
 
-def _read(printed: str, n: int) -> Numbers:
+def _read(printed: str, n: int) -> FloatArray:
     lines = printed.splitlines()
     try:
         statistics = np.array([[float(field) for field in line.split()] for line in lines])
@@ -81,7 +81,7 @@ def _read(printed: str, n: int) -> Numbers:
     return statistics
 
 
-def meteor_score(statistics: Numbers) -> Numbers:
+def meteor_score(statistics: FloatArray) -> FloatArray:
     """The paper's equations 1 to 5 on the original's statistics (..., 23), of an image or summed."""
     # Words and function words, candidate's and reference's.
     lengths = np.moveaxis(statistics[..., :4], -1, 0)
@@ -99,5 +99,5 @@ def meteor_score(statistics: Numbers) -> Numbers:
     return np.asarray(mean * (1 - GAMMA * fragmentation**BETA))
 
 
-def _ratio(above: Numbers, below: Numbers) -> Numbers:
+def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

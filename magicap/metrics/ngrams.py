@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 ORDERS = 4
 """BLEU and CIDEr-D look at n-grams of one to four words."""
@@ -19,16 +19,16 @@ ORDERS = 4
 class Ngrams:
     """The distinct n-grams of one order in each of N captions, M of them in all."""
 
-    starts: Integers
+    starts: IntArray
     """(N + 1,) where each caption's n-grams begin; the last entry is M."""
 
-    gram: Integers
+    gram: IntArray
     """(M,) which n-gram, 0 to ``size`` - 1, rising within a caption."""
 
-    count: Integers
+    count: IntArray
     """(M,) how often it stands in the caption."""
 
-    first: Integers
+    first: IntArray
     """(size,) where each n-gram first begins in the running text of all captions' words."""
 
     @property
@@ -36,7 +36,7 @@ class Ngrams:
         """How many different n-grams there are in all captions."""
         return len(self.first)
 
-    def entries(self, captions: Integers) -> tuple[Integers, Integers]:
+    def entries(self, captions: IntArray) -> tuple[IntArray, IntArray]:
         """Rows of the table that belong to some captions, a caption may be asked for again.
 
         Args:
@@ -87,7 +87,7 @@ def count_ngrams(captions: Sequence[Sequence[str]], orders: int = ORDERS) -> lis
     return tables
 
 
-def look_up(keys: Integers, wanted: Integers) -> tuple[Integers, NDArray[np.bool_]]:
+def look_up(keys: IntArray, wanted: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
     """Where wanted keys stand in a rising list without repeats, and whether they do.
 
     Returns:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from magicap import __version__
 from magicap.errors import BadSettings, MetricUnavailable
 
-Numbers = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
-def mean_of_images(sums: Numbers) -> Numbers:
+def mean_of_images(sums: FloatArray) -> FloatArray:
     """The mean from (..., 2) sums of values and of ones."""
     return np.asarray(sums[..., 0] / sums[..., 1])
 
@@ -30,13 +30,13 @@ class Score:
     value: float
     """Of the whole corpus, on the metric's own scale (CIDEr-D 0 to 10, CLIPScore 0 to 2.5, most 0 to 1)."""
 
-    per_image: Numbers | None = None
+    per_image: FloatArray | None = None
     """(N,) of each image alone, in the candidates' order; None where an image alone has no such score."""
 
-    statistics: Numbers | None = None
+    statistics: FloatArray | None = None
     """(N, S); :attr:`aggregate` of their sums is the corpus score. None where it is no function of sums."""
 
-    aggregate: Callable[[Numbers], Numbers] = mean_of_images
+    aggregate: Callable[[FloatArray], FloatArray] = mean_of_images
     """Sums (..., S) to corpus scores (...)."""
 
     percent: bool = True
@@ -47,7 +47,7 @@ class Score:
 
     @classmethod
     def mean(
-        cls, name: str, per_image: Numbers, signature: Mapping[str, str], *, percent: bool = True
+        cls, name: str, per_image: FloatArray, signature: Mapping[str, str], *, percent: bool = True
     ) -> Score:
         """The mean of the images' scores (N,), N at least 1.
 
@@ -65,9 +65,9 @@ class Score:
     def pooled(
         cls,
         name: str,
-        per_image: Numbers,
-        statistics: Numbers,
-        aggregate: Callable[[Numbers], Numbers],
+        per_image: FloatArray,
+        statistics: FloatArray,
+        aggregate: Callable[[FloatArray], FloatArray],
         signature: Mapping[str, str],
     ) -> Score:
         """A corpus score of statistics (N, S) summed over images, not the mean of the images' scores."""
@@ -79,7 +79,7 @@ class Score:
         """A figure of the corpus alone."""
         return cls(name, float(value), percent=percent, signature=signature)
 
-    def resampled(self, weights: Numbers) -> Numbers:
+    def resampled(self, weights: FloatArray) -> FloatArray:
         """Corpus scores (R,) of R resamples, in which image i stands ``weights[r, i]`` times; (R, N) in.
 
         Raises:

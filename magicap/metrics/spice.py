@@ -12,7 +12,7 @@ import numpy as np
 
 from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
-from magicap.metrics.score import Numbers, Score, check_pairs, sign
+from magicap.metrics.score import FloatArray, Score, check_pairs, sign
 
 _PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _START_SECONDS, _IMAGE_SECONDS = 600.0, 2.0
@@ -61,7 +61,7 @@ def spice(
     return {"SPICE": Score.mean("SPICE", per_image, sign("SPICE", candidates, references, java="spice-1.0"))}
 
 
-def _read(path: Path, n: int) -> Numbers:
+def _read(path: Path, n: int) -> FloatArray:
     per_image = np.full(n, np.nan)
     try:
         answers: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))

@@ -296,7 +296,7 @@ class LanguageModel:
         texts: list[str] = self.tokenizer.batch_decode(spoken, clean_up_tokenization_spaces=False)
         return texts
 
-    def caption_ids(self, captions: Sequence[str]) -> list[list[int]]:
+    def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of whole captions, between the start and the end token."""
         fast: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         if not captions:

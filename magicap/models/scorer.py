@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from magicap.errors import BadModel
 from magicap.files import open_to_readers
-from magicap.images import ImageSource, open_image
+from magicap.images.reader import ImageSource, open_image
 from magicap.models.class_vector import (
     CLASS_VECTOR_FILE,
     ClassVector,
@@ -30,8 +30,8 @@ from magicap.models.class_vector import (
     split_weights,
 )
 from magicap.models.fingerprint import fingerprint
+from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import explain_loading_errors
-from magicap.models.text_prefix_cache import TextPrefix, TextPrefixCache
 from magicap.models.text_tower import CausalTextTower
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class ImageTextScorer:
         return F.normalize(features.float(), dim=-1)
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> Tensor:
-        """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.open_image` takes.
+        """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.reader.open_image` takes.
 
         Raises:
             BadImage: a picture cannot be read.
@@ -247,9 +247,9 @@ class ImageTextScorer:
         ).input_ids
         return ids
 
-    def text_prefix_cache(self) -> TextPrefixCache:
-        """An encoder of growing captions, exact whatever the tower (see :class:`TextPrefixCache`)."""
-        return TextPrefixCache(self.tokenize, self._encode_batch, self.text_tower)
+    def incremental_text_encoder(self) -> IncrementalTextEncoder:
+        """An encoder of growing captions, exact whatever the tower (see :class:`IncrementalTextEncoder`)."""
+        return IncrementalTextEncoder(self.tokenize, self._encode_batch, self.text_tower)
 
     @property
     def width(self) -> int:
@@ -284,9 +284,9 @@ class ImageTextScorer:
         tower = CausalTextTower.of(self.model)
         if tower is None:
             return None
-        cache = TextPrefixCache(self.tokenize, self._encode_batch, tower)
+        cache = IncrementalTextEncoder(self.tokenize, self._encode_batch, tower)
         tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
-        known, caption = TextPrefix(), ""
+        known, caption = EncodedText(), ""
         for texts in _PROBES:
             extension = cache.extend([known], [caption], [texts])
             error = (extension.vectors[0] - self._encode_in_full(texts)).abs().max()

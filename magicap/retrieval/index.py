@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from magicap.errors import BadImage, BadSettings
-from magicap.images import FilePath, ImageSource
+from magicap.images.reader import FilePath, ImageSource
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import IMAGE, PLURAL, TEXT, Item, Match, OnError, items_of_files
 from magicap.retrieval.nearest import nearest

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from magicap.errors import BadImage
-from magicap.images import FilePath, open_image
+from magicap.images.reader import FilePath, open_image
 
 IMAGE, TEXT = "image", "text"
 PLURAL = {IMAGE: "pictures", TEXT: "sentences"}

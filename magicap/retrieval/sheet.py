@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from magicap.errors import BadImage
-from magicap.images import ImageSource
+from magicap.images.reader import ImageSource
 from magicap.pages import escaped, small_jpeg, why_unreadable
 from magicap.retrieval.header import Header
 from magicap.retrieval.items import PLURAL, Match

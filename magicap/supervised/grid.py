@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
-from magicap.images import ImageSource, open_image
+from magicap.images.reader import ImageSource, open_image
 
 
 @dataclass(frozen=True)

@@ -80,5 +80,5 @@ class Sampling:
         return sample(decoder, grid, seeds, self.captions, self.max_new_tokens, self.temperature)
 
 
-SUPERVISED_SETTINGS = {"beam": BeamSearch, "sampling": Sampling}
+SUPERVISED_DECODINGS = {"beam": BeamSearch, "sampling": Sampling}
 """Decodings that a supervised captioner's folder can name."""

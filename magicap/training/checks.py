@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], may_change: Collection[str]) -> None:
+def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collection[str]) -> None:
     """Write ``config.json``; a folder begun with other settings is refused, so that runs never mix.
 
     Args:

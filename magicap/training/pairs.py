@@ -51,7 +51,7 @@ class Domains:
     """Share of each set in every batch; together 1."""
 
     def batches(self, batch_size: int, seed: int) -> list[list[int]]:
-        """Numbers of rows, batch by batch: in all as many as there are rows, small sets more often than once.
+        """FloatArray of rows, batch by batch: in all as many as there are rows, small sets more often than once.
 
         With sizes 4 and 2, equal shares and batches of two each batch holds one of 0..3 and one of 4..5.
         """

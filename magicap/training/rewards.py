@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 
 from magicap.metrics.cider import DocumentFrequencies, TfIdf
-from magicap.metrics.score import Numbers
+from magicap.metrics.score import FloatArray
 
 END_WORD = "</s>"
 """Counted as a word, in captions and references alike: else nothing is lost by stopping at 'in a'."""
@@ -26,7 +26,7 @@ class CiderReward:
 
     def __call__(
         self, captions: Sequence[Sequence[Sequence[str]]], references: Sequence[Sequence[Sequence[str]]]
-    ) -> Numbers:
+    ) -> FloatArray:
         """(B, C) rewards, 0 to 10, of C captions of each of B images.
 
         Args:

@@ -33,7 +33,7 @@ class Sentences:
     @classmethod
     def of(cls, language_model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Sentences:
         """Sentences as a language model's tokens, cut after ``max_tokens``."""
-        rows = [row[:max_tokens] for row in language_model.caption_ids(texts)]
+        rows = [row[:max_tokens] for row in language_model.encode_captions(texts)]
         return cls(rows, sum(len(text) + 1 for text in texts), language_model.pad_id)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from magicap.errors import BadImage
-from magicap.images import SUFFIXES, FilePath, describe_source, open_image, refusing
+from magicap.images.reader import SUFFIXES, FilePath, describe_source, open_image, refusing
 
 
 def find_images(

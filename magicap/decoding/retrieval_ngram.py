@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from magicap.metrics.ngrams import Integers
-from magicap.metrics.score import Numbers
+from magicap.metrics.ngrams import IntArray
+from magicap.metrics.score import FloatArray
 
 _LONGEST = 3  # tokens looked back at
 _BACKING_OFF = 0.5  # captions' worth of trust in the shorter context
 
 
-class WordPrior:
+class RetrievalNgramModel:
     """Next-token probabilities of weighted captions, longest context first (Witten and Bell's interpolation).
 
     In the manner of kNN language models (Khandelwal et al. 2020): what is retrieved votes for the next token.
     """
 
-    def __init__(self, captions: Sequence[Sequence[int]], weights: Numbers) -> None:
+    def __init__(self, captions: Sequence[Sequence[int]], weights: FloatArray) -> None:
         """
         Args:
             captions: token ids of each, start and end token included.
@@ -30,10 +30,10 @@ class WordPrior:
         self._weights = np.repeat(weights, lengths)
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         self._before = np.arange(len(self._tokens)) - starts  # how many tokens stand before each
-        self._places: dict[tuple[int, ...], Integers] = {(): np.flatnonzero(self._before > 0)}
-        self._votes: dict[tuple[int, ...], tuple[Integers, Numbers, float]] = {}
+        self._places: dict[tuple[int, ...], IntArray] = {(): np.flatnonzero(self._before > 0)}
+        self._votes: dict[tuple[int, ...], tuple[IntArray, FloatArray, float]] = {}
 
-    def probabilities(self, prefix: Sequence[int], candidates: Sequence[int]) -> Numbers:
+    def probabilities(self, prefix: Sequence[int], candidates: Sequence[int]) -> FloatArray:
         """(K,) probability of each candidate token behind a prefix."""
         found = np.zeros(len(candidates))
         for length in range(min(_LONGEST, len(prefix)) + 1):
@@ -46,7 +46,7 @@ class WordPrior:
             found = (own + trust * found) / (total + trust)
         return found
 
-    def _after(self, context: tuple[int, ...]) -> tuple[Integers, Numbers, float]:
+    def _after(self, context: tuple[int, ...]) -> tuple[IntArray, FloatArray, float]:
         """The tokens that stand behind a context, rising, the votes for each, and their sum; kept."""
         if context not in self._votes:
             places = self._found(context)
@@ -56,7 +56,7 @@ class WordPrior:
             self._votes[context] = tokens, votes, float(votes.sum())
         return self._votes[context]
 
-    def _found(self, context: tuple[int, ...]) -> Integers:
+    def _found(self, context: tuple[int, ...]) -> IntArray:
         """Where in the captions a token stands behind a context: of the places of its end those that fit."""
         if context not in self._places:
             shorter, length = self._found(context[1:]), len(context)

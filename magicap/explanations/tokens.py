@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magicap.explanations.figures import FAINT, INK, LINE, Explanation, panels, shrunk, word
+from magicap.drawing import FAINT, INK, LINE, Explanation, panels, shrunk, word
 from magicap.results import Step
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LETTERS = 26
 
 
 @dataclass(frozen=True, eq=False)
-class CandidatesExplanation(Explanation):
+class TokenExplanation(Explanation):
     """What magic search weighed at each step."""
 
     candidates: tuple[tuple[Step, ...], ...]

@@ -12,13 +12,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from magicap.models.text_packing import Packing, common_length
+from magicap.models.packing import Packing, common_length
 from magicap.models.text_tower import CausalTextTower
 from magicap.models.token_cache import stacked, taken
 
 
 @dataclass(frozen=True)
-class TextPrefix:
+class EncodedText:
     """What the tower knows of one caption; a longer one shares the states of the tokens it begins with."""
 
     ids: tuple[int, ...] = ()
@@ -35,7 +35,7 @@ class TextExtension:
     vectors: tuple[Tensor, ...]
     """B times (K, D): unit vectors of the whole texts."""
 
-    prefixes: tuple[TextPrefix, ...]
+    prefixes: tuple[EncodedText, ...]
     """What is now known of the B captions."""
 
     added: tuple[int, ...]
@@ -45,7 +45,7 @@ class TextExtension:
     """How many tokens the tower ran over, padding left out."""
 
 
-class TextPrefixCache:
+class IncrementalTextEncoder:
     """Encodes candidate texts, reusing the prefix where the tower is causal and in full where it is not.
 
     All that is new of a caption is packed into one row (:class:`Packing`) and told apart by the attention
@@ -70,7 +70,7 @@ class TextPrefixCache:
 
     @torch.inference_mode()
     def extend(
-        self, known: Sequence[TextPrefix], captions: Sequence[str], texts: Sequence[Sequence[str]]
+        self, known: Sequence[EncodedText], captions: Sequence[str], texts: Sequence[Sequence[str]]
     ) -> TextExtension:
         """Vectors of whole candidate texts for each of B captions.
 
@@ -79,7 +79,7 @@ class TextPrefixCache:
 
         Args:
             known: of each caption, or of a beginning of it, what an earlier call returned; or nothing,
-                ``TextPrefix()``.
+                ``EncodedText()``.
             captions: the captions themselves.
             texts: the candidates of each.
         """
@@ -87,7 +87,7 @@ class TextPrefixCache:
         flat = [text for row in texts for text in row]
         if self.tower is None:
             tokens = sum(map(len, self._tokenize(flat)))
-            nothing, none = (TextPrefix(),) * len(counts), (0,) * len(counts)
+            nothing, none = (EncodedText(),) * len(counts), (0,) * len(counts)
             return TextExtension(self._encode(flat).split(counts), nothing, none, tokens)
         rows = [self.tower.cut(ids) for ids in self._tokenize([*captions, *flat])]
         own = [tuple(ids[:-1]) for ids in rows[: len(counts)]]
@@ -95,7 +95,7 @@ class TextPrefixCache:
         kept = [prefix.cache[:length] for prefix, length in zip(known, cached, strict=True)]
         packing = Packing.of(cached, own, rows[len(counts) :], counts)
         vectors, trunks = self._run(self.tower, packing, kept)
-        prefixes = [TextPrefix(ids, (*old, *new)) for ids, old, new in zip(own, kept, trunks, strict=True)]
+        prefixes = [EncodedText(ids, (*old, *new)) for ids, old, new in zip(own, kept, trunks, strict=True)]
         return TextExtension(
             vectors.split(counts), tuple(prefixes), tuple(packing.trunks.tolist()), packing.tokens
         )

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.presets import DEFAULT, PRESETS
 
 FORMAT = 1
 SETTINGS_FILE = "magicap.json"

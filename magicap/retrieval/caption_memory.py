@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from magicap.decoding.consensus import Rarity
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
+from magicap.metrics.pairwise_cider import Rarity
 
 if TYPE_CHECKING:
     from magicap.decoding.constraints import Constraints
@@ -175,15 +175,15 @@ class CaptionMemory:
 
         Args:
             count: how many different captions; fewer where it has no more to say.
-            temperature, seed: see :func:`magicap.decoding.drawing.draw_captions`.
+            temperature, seed: see :func:`magicap.retrieval.sampled_captions.sample_captions`.
             progress: told of each caption twice, when it is drawn and when it is encoded.
 
         Raises:
             BadSettings: the language model never ends a caption.
         """
-        from magicap.decoding.drawing import draw_captions
+        from magicap.retrieval.sampled_captions import sample_captions
 
-        texts = draw_captions(language_model, count, temperature=temperature, seed=seed, progress=progress)
+        texts = sample_captions(language_model, count, temperature=temperature, seed=seed, progress=progress)
         return cls.from_texts(scorer, texts, progress=progress)
 
     @classmethod
@@ -287,7 +287,7 @@ class CaptionMemory:
 
 
 def _packed(steps: Tensor) -> Tensor:
-    """Numbers of -7 to 7 (N, D), D even, two a byte (N, D / 2): [[1, -1, 0, 7]] becomes [[0x79, 0xF8]].
+    """FloatArray of -7 to 7 (N, D), D even, two a byte (N, D / 2): [[1, -1, 0, 7]] becomes [[0x79, 0xF8]].
 
     Eight is added; the first of two numbers has the lower four bits.
     """

@@ -17,7 +17,7 @@ _ENOUGH_NEW = 0.05  # of a batch's draws; a model that says less that is new has
 
 
 @torch.inference_mode()
-def draw_captions(
+def sample_captions(
     language_model: LanguageModel,
     count: int,
     *,

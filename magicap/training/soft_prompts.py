@@ -17,27 +17,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magicap.decoding.memory import CaptionMemory
-from magicap.decoding.prompting import remembered
+from magicap.decoding.conditioning import remembered
 from magicap.models.soft_prompt import SoftPrompt
+from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.retrieval.modality_gap import ModalityGap
 from magicap.training.loop import Batch
 from magicap.training.losses import next_token_cross_entropy
-from magicap.training.modality_gap import ModalityGap
 from magicap.training.sentences import Sentences, surprise
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
+    from magicap.captioners.zero_shot import Captioner
     from magicap.models.language_model import LanguageModel
 
 NOISE = (0.2, 0.9)
 """Length of the noise that stands for the gap between pictures and captions, the least and the greatest."""
 
-UNTOLD = 0.3
+CONDITION_DROPOUT = 0.3
 """Share of sentences that are not told by their own vector, and as many not by the memory: a model then knows
 how to do with either, or neither."""
 
 
-class Prompted(nn.Module):
+class SoftPromptObjective(nn.Module):
     """A language model and its soft prompt as one module: a batch in, scores of the next tokens out."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Prompted(nn.Module):
         """
         Args:
             language_model: what is trained; one without a prompt is given one.
-            noise: the least and the greatest length of the noise, see :meth:`ModalityGap.crossed`; each
+            noise: the least and the greatest length of the noise, see :meth:`ModalityGap.add_noise`; each
                 sentence's is drawn between them.
 
         Raises:
@@ -73,16 +73,20 @@ class Prompted(nn.Module):
         """
         vectors = batch["vectors"].float()
         length = torch.empty(len(vectors), 1, device=vectors.device).uniform_(*self._noise)
-        pictures = self._gap.crossed(vectors, length)
+        pictures = self._gap.add_noise(vectors, length)
         near = remembered(self._memory, pictures, batch["own"])
-        told = (torch.rand(2, len(vectors), 1, device=vectors.device) >= UNTOLD) if self.training else None
+        told = (
+            (torch.rand(2, len(vectors), 1, device=vectors.device) >= CONDITION_DROPOUT)
+            if self.training
+            else None
+        )
         embeddings = self.model.get_input_embeddings()(batch["ids"])
         prompts = F.pad(self.prompt(pictures, near, told)[:, None], (0, 0, 0, embeddings.shape[1] - 1))
         logits: Tensor = self.model(inputs_embeds=embeddings + prompts, attention_mask=batch["mask"]).logits
         return logits
 
 
-def told_sentences(
+def conditioned_sentences(
     captioner: Captioner,
     memory: CaptionMemory,
     texts: Sequence[str],
@@ -103,12 +107,14 @@ def told_sentences(
     return replace(sentences, vectors=vectors, own=own)
 
 
-def prompted_loss(model: nn.Module, batch: Batch) -> Tensor:
+def soft_prompt_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean negative log-likelihood of each token, in nats, as a loop asks for it."""
     return next_token_cross_entropy(model(batch), batch["ids"], batch["mask"])
 
 
-def prompted_surprise(model: nn.Module, held_out: Sentences, batch_size: int, seed: int) -> dict[str, float]:
+def evaluate_conditioned_text(
+    model: nn.Module, held_out: Sentences, batch_size: int, seed: int
+) -> dict[str, float]:
     """As :func:`surprise`, with the same noise each time."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

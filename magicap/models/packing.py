@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+FloatArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 _TRUNK, _PADDING = -1, -2  # owners that are no candidates
 
@@ -25,28 +25,28 @@ class Packing:
     Candidates of one caption that read alike are laid down once.
     """
 
-    ids: Numbers
+    ids: FloatArray
     """(B, Q) token ids, 0 where there is none."""
 
-    positions: Numbers
+    positions: FloatArray
     """(B, Q) where in its text each token stands."""
 
-    owners: Numbers
+    owners: FloatArray
     """(B, Q) the candidate that a token belongs to, or one of the two owners that are none."""
 
-    limits: Numbers
+    limits: FloatArray
     """(B, Q) how many of the caption's tokens each token may see."""
 
-    cached: Numbers
+    cached: FloatArray
     """(B,) how many of the caption's tokens are cached."""
 
-    trunks: Numbers
+    trunks: FloatArray
     """(B,) how many of the caption's tokens are not, and come first in the row."""
 
-    ends: Numbers
+    ends: FloatArray
     """(B, E) the columns of the last tokens of a row's distinct candidates, 0 where a row has fewer."""
 
-    found: Numbers
+    found: FloatArray
     """(M,) where in ``ends``, read row by row, each candidate is."""
 
     tokens: int
@@ -94,7 +94,7 @@ class Packing:
         ids = source[np.where(owners == _TRUNK, len(texts) + row, owners), positions]
         limits = np.where(owners == _TRUNK, positions + 1, first[token])
 
-        def laid(values: Numbers, fill: int) -> Numbers:
+        def laid(values: FloatArray, fill: int) -> FloatArray:
             table = np.full((len(counts), row_sizes.max()), fill)
             table[row, column] = values
             return table
@@ -116,7 +116,7 @@ class Packing:
             len(row),
         )
 
-    def mask(self, width: int) -> Flags:
+    def mask(self, width: int) -> BoolArray:
         """(B, Q, width + Q) what each token may look at: cached tokens, then those of the row.
 
         Args:
@@ -135,21 +135,21 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def _padded(texts: Sequence[Sequence[int]]) -> Numbers:
+def _padded(texts: Sequence[Sequence[int]]) -> FloatArray:
     table = np.full((len(texts), max(map(len, texts))), _PADDING)
     for number, ids in enumerate(texts):
         table[number, : len(ids)] = ids
     return table
 
 
-def _widened(table: Numbers, width: int) -> Numbers:
+def _widened(table: FloatArray, width: int) -> FloatArray:
     return np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=_PADDING)
 
 
-def _common(texts: Numbers, captions: Numbers) -> Numbers:
+def _common(texts: FloatArray, captions: FloatArray) -> FloatArray:
     """(N,) how many ids each text has in common with its caption, from the first on."""
     width = min(texts.shape[1], captions.shape[1])
     same = texts[:, :width] == captions[:, :width]
     # Where both are padded the text is over; its last token is run anyway, so counting on does no harm.
-    common: Numbers = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+    common: FloatArray = np.logical_and.accumulate(same, axis=1).sum(axis=1)
     return common

@@ -1,7 +1,7 @@
 """A captioner for a new domain from its sentences alone: no picture needs a caption.
 
 The language model is tuned on the sentences, the memory is filled with them and with what the tuned model
-says besides, and how many of its captions have a say is calibrated. The scorer stays as it is.
+says besides, and how many of its captions have a say is tune_decoding. The scorer stays as it is.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.captioner import Captioner
+from magicap.adaptation.tuning import expected_utilities, pseudo_images, tune_decoding
+from magicap.captioners.zero_shot import Captioner
 from magicap.data.text import normalise_caption
-from magicap.decoding.calibration import calibrated, expected_gains, stand_ins
-from magicap.decoding.drawing import draw_captions
-from magicap.decoding.memory import CaptionMemory
 from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, number, whole
 from magicap.errors import BadData
 from magicap.models.language_model import LanguageModel
+from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.retrieval.sampled_captions import sample_captions
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.prompting import Prompted, prompted_loss, prompted_surprise, told_sentences
 from magicap.training.sentences import Sentences, surprise, untold
+from magicap.training.soft_prompts import (
+    SoftPromptObjective,
+    conditioned_sentences,
+    evaluate_conditioned_text,
+    soft_prompt_loss,
+)
 
 if TYPE_CHECKING:
-    from magicap.images import ImageSource
+    from magicap.images.reader import ImageSource
 
 FEWEST = 20
 """Sentences without which a domain is not known."""
@@ -136,12 +141,12 @@ def adapt(
     language_model = _tuned(captioner.language_model, lesson, folder, settings)
     if settings.drawn:
         say(f"drawing up to {settings.drawn} captions from it, encoding them")
-        drawn = draw_captions(language_model, settings.drawn, seed=settings.seed)
+        drawn = sample_captions(language_model, settings.drawn, seed=settings.seed)
         memory = memory.with_texts(captioner.scorer, drawn)
     say(f"calibrating on {'captions alone' if vectors is None else f'{len(vectors)} pictures'}")
     own = captioner.decoding
     decoding = own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(prompted=_is_prompted(own))
-    decoding = calibrated(decoding, memory, vectors, seed=settings.seed)
+    decoding = tune_decoding(decoding, memory, vectors, seed=settings.seed)
     adapted = Captioner(language_model, captioner.scorer, decoding, memory)
     after = _judged(adapted, check, held_out, vectors, settings)
     return Adaptation(adapted, len(learned), len(held_out), before, after)
@@ -202,14 +207,14 @@ def _told_lesson(
 ) -> _Lesson:
     """Of a language model that is told of pictures: each sentence is told by its own vector."""
     sentences, check = (
-        told_sentences(captioner, memory, texts, settings.max_tokens) for texts in (learned, held_out)
+        conditioned_sentences(captioner, memory, texts, settings.max_tokens) for texts in (learned, held_out)
     )
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        return prompted_surprise(model, check, settings.batch_size, settings.seed)
+        return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
 
     learner = captioner.language_model.to_train()
-    return _Lesson(learner, Prompted(learner, memory), sentences, prompted_loss, validate)
+    return _Lesson(learner, SoftPromptObjective(learner, memory), sentences, soft_prompt_loss, validate)
 
 
 def _tuned(
@@ -249,7 +254,7 @@ def _judged(
     search, memory = captioner.decoding, captioner.memory
     if memory is not None and isinstance(search, BeamMagicSearch):
         vectors = captioner.scorer.encode_texts(held_out)
-        queries = stand_ins(vectors, memory, images, seed=settings.seed)
-        gains = expected_gains(memory, queries, held_out, [search.neighbours], [search.temperature])
+        queries = pseudo_images(vectors, memory, images, seed=settings.seed)
+        gains = expected_utilities(memory, queries, held_out, [search.neighbours], [search.temperature])
         figures["gain"] = 10 * next(iter(gains.values()))
     return figures

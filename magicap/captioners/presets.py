@@ -40,13 +40,13 @@ class Preset:
     """Folder of the caption memory, where there is one."""
 
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The captioner that comes with the package, as ``save_pretrained`` wrote it."""
 
-BASELINE = Path(__file__).parent / "baseline"
+BASELINE = Path(__file__).parents[1] / "baseline"
 """The supervised captioner that comes with the package."""
 
-_UNPAIRED = Path(__file__).parent / "unpaired"
+_UNPAIRED = Path(__file__).parents[1] / "unpaired"
 """Scorer and memory of the captioner that no captioned picture went into."""
 
 DEFAULT, UNPAIRED, DEFAULT_SUPERVISED = "embedded", "unpaired", "cnn-lstm"

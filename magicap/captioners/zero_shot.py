@@ -13,20 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from magicap.base import BaseCaptioner
-from magicap.decoding.memory import CaptionMemory
-from magicap.decoding.prefix_trie import DEFAULT_CACHE_BYTES, PrefixTrie
-from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, from_dict, to_dict, whole
-from magicap.errors import BadSettings, ModelNotFound
-from magicap.explanations.figures import SHOWN
-from magicap.images import ImageSource, open_image
-from magicap.models.class_vector import CLASS_VECTOR_FILE
-from magicap.models.fingerprint import combined, fingerprint
-from magicap.models.language_model import LanguageModel
-from magicap.models.scorer import ImageTextScorer
-from magicap.presets import DEFAULT, PRESETS
-from magicap.results import Caption, Step
-from magicap.sources import (
+from magicap.captioners.base import BaseCaptioner
+from magicap.captioners.folder import (
     ZERO_SHOT,
     as_device,
     as_dtype,
@@ -36,11 +24,23 @@ from magicap.sources import (
     require_part,
     write_settings,
 )
+from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
+from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, from_dict, to_dict, whole
+from magicap.drawing import SHOWN
+from magicap.errors import BadSettings, ModelNotFound
+from magicap.images.reader import ImageSource, open_image
+from magicap.models.class_vector import CLASS_VECTOR_FILE
+from magicap.models.fingerprint import combined, fingerprint
+from magicap.models.language_model import LanguageModel
+from magicap.models.scorer import ImageTextScorer
+from magicap.results import Caption, Step
+from magicap.retrieval.caption_memory import CaptionMemory
 
 if TYPE_CHECKING:
-    from magicap.adaptation import AdaptationSettings
-    from magicap.explanations.candidates import CandidatesExplanation
-    from magicap.explanations.election import ElectionExplanation
+    from magicap.adaptation.adapt import AdaptationSettings
+    from magicap.explanations.hypotheses import HypothesisExplanation
+    from magicap.explanations.tokens import TokenExplanation
 
 LANGUAGE_MODEL, SCORER, MEMORY = "language_model", "scorer", "memory"
 
@@ -83,7 +83,7 @@ class Captioner(BaseCaptioner[Decoding]):
         self.scorer = scorer
         self.decoding: Decoding = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
         self.memory = memory
-        self.trie = PrefixTrie(language_model, scorer, cache_bytes)
+        self.trie = PrefixCache(language_model, scorer, cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -97,7 +97,7 @@ class Captioner(BaseCaptioner[Decoding]):
         """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
 
         Args:
-            source: a name of :data:`magicap.presets.PRESETS` or a folder. The default needs no network.
+            source: a name of :data:`magicap.captioners.presets.PRESETS` or a folder. The default needs no network.
             device: where to compute; None takes a GPU if there is one.
             dtype: float32 (exact), bfloat16 or float16.
             cache_bytes: how much of captions' beginnings is kept between calls; 0: nothing.
@@ -177,7 +177,7 @@ class Captioner(BaseCaptioner[Decoding]):
             BadData: too few different sentences.
             BadImage: a picture cannot be read.
         """
-        from magicap.adaptation import adapt
+        from magicap.adaptation.adapt import adapt
 
         with TemporaryDirectory(prefix="magicap-") as folder:
             return adapt(self, texts, images, folder=Path(folder), settings=settings).captioner
@@ -197,7 +197,7 @@ class Captioner(BaseCaptioner[Decoding]):
 
     def explain(
         self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0, candidates: int = SHOWN
-    ) -> CandidatesExplanation | ElectionExplanation:
+    ) -> TokenExplanation | HypothesisExplanation:
         """Caption one picture, and show what competed: tokens at each step, or whole captions.
 
         Args:
@@ -219,20 +219,20 @@ class Captioner(BaseCaptioner[Decoding]):
         vectors = self.scorer.encode_images([picture])
         if isinstance(search, BeamMagicSearch):
             from magicap.decoding.beam_magic import beam_magic_search
-            from magicap.explanations.election import ElectionExplanation
+            from magicap.explanations.hypotheses import HypothesisExplanation
 
             (choices,) = beam_magic_search(self.trie, vectors, search, self.memory)
             elected = tuple(choice.step for choice in choices[:candidates])
             (caption,) = self._gathered(vectors, [[elected[0]]])
-            return ElectionExplanation(picture, caption, elected)
+            return HypothesisExplanation(picture, caption, elected)
 
         from magicap.decoding.magic import magic_positions
-        from magicap.explanations.candidates import CandidatesExplanation
+        from magicap.explanations.tokens import TokenExplanation
 
         positions = magic_positions(self.trie, vectors, search, self.memory, places=candidates)
         shown = [tuple(position.best(self.language_model, candidates)[0]) for position in positions]
         (caption,) = self._gathered(vectors, [[steps[0] for steps in shown]])
-        return CandidatesExplanation(picture, caption, tuple(shown))
+        return TokenExplanation(picture, caption, tuple(shown))
 
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.scorer.pixels(image)

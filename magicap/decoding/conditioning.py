@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.decoding.electorate import softmax_in_spreads
+from magicap.decoding.minimum_bayes_risk import softmax_in_deviations
 from magicap.errors import BadSettings
 
 if TYPE_CHECKING:
-    from magicap.decoding.memory import CaptionMemory
-    from magicap.decoding.prefix_trie import Node, PrefixTrie
+    from magicap.decoding.prefix_cache import Node, PrefixCache
     from magicap.decoding.settings import BeamMagicSearch, MagicSearch
     from magicap.models.language_model import LanguageModel
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 _NEIGHBOURS = 200
 _TEMPERATURE = 1.0  # in standard deviations of their cosines
 
 
 def beginnings(
-    trie: PrefixTrie, images: Tensor, settings: MagicSearch | BeamMagicSearch, memory: CaptionMemory | None
+    trie: PrefixCache, images: Tensor, settings: MagicSearch | BeamMagicSearch, memory: CaptionMemory | None
 ) -> list[Node]:
     """Where captions of pictures, unit vectors (B, D), begin: at one node, or each told of its picture."""
     if not settings.prompted:
@@ -62,7 +62,9 @@ def remembered(memory: CaptionMemory, queries: Tensor, own: Tensor | None = None
             in for a picture, which no picture would find.
     """
     cosines, positions = memory.nearest(queries.to(memory.coordinates), _NEIGHBOURS)
-    weights = torch.from_numpy(softmax_in_spreads(cosines.cpu().double().numpy(), _TEMPERATURE)).to(queries)
+    weights = torch.from_numpy(softmax_in_deviations(cosines.cpu().double().numpy(), _TEMPERATURE)).to(
+        queries
+    )
     if own is not None:
         weights = weights * (positions != own.to(positions)[:, None]).to(queries)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from magicap.decoding.memory import CaptionMemory
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 _ASKED = 1000
 
@@ -33,7 +33,9 @@ class ModalityGap:
         vectors = memory.vectors_at(torch.randperm(len(memory), generator=dice)[:_ASKED])
         self._deviations = vectors - vectors.mean(dim=0)
 
-    def crossed(self, vectors: Tensor, length: Tensor | float, dice: torch.Generator | None = None) -> Tensor:
+    def add_noise(
+        self, vectors: Tensor, length: Tensor | float, dice: torch.Generator | None = None
+    ) -> Tensor:
         """(B, D) unit vectors in place of pictures of which captions, unit vectors (B, D), would be said.
 
         Args:

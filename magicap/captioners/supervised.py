@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.base import BaseCaptioner
-from magicap.decoding.settings import from_dict, to_dict
-from magicap.errors import BadModel, BadSettings
-from magicap.images import ImageSource, open_image
-from magicap.models.fingerprint import fingerprint
-from magicap.presets import DEFAULT_SUPERVISED
-from magicap.results import Caption, Step, added_text
-from magicap.sources import (
+from magicap.captioners.base import BaseCaptioner
+from magicap.captioners.folder import (
     SUPERVISED,
     as_device,
     as_dtype,
@@ -26,9 +20,15 @@ from magicap.sources import (
     require_kind,
     write_settings,
 )
+from magicap.captioners.presets import DEFAULT_SUPERVISED
+from magicap.decoding.settings import from_dict, to_dict
+from magicap.errors import BadModel, BadSettings
+from magicap.images.reader import ImageSource, open_image
+from magicap.models.fingerprint import fingerprint
+from magicap.results import Caption, Step, added_text
 from magicap.supervised.attention_maps import attention_maps, require_attention
 from magicap.supervised.network import CaptionNetwork
-from magicap.supervised.settings import SUPERVISED_SETTINGS, BeamSearch, SupervisedDecoding
+from magicap.supervised.settings import SUPERVISED_DECODINGS, BeamSearch, SupervisedDecoding
 from magicap.supervised.vocabulary import END, PAD
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
 
         Args:
-            source: a name of :data:`magicap.presets.PRESETS` or a folder.
+            source: a name of :data:`magicap.captioners.presets.PRESETS` or a folder.
             device: where to compute; None takes a GPU if there is one.
             dtype: float32, bfloat16 or float16.
 
@@ -70,7 +70,7 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         folder = captioner_folder(source)
         if folder is None:
             raise BadModel(f"{source} has no folder")
-        decoding = from_dict(read_settings(folder)["decoding"], SUPERVISED_SETTINGS)
+        decoding = from_dict(read_settings(folder)["decoding"], SUPERVISED_DECODINGS)
         network = CaptionNetwork.from_pretrained(folder, device=as_device(device), dtype=as_dtype(dtype))
         return cls(network, decoding)
 
@@ -90,7 +90,7 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         Args:
             dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
         """
-        decoding = to_dict(self.decoding, SUPERVISED_SETTINGS)
+        decoding = to_dict(self.decoding, SUPERVISED_DECODINGS)
         self.network.save_pretrained(folder, dtype=None if dtype is None else as_dtype(dtype))
         write_settings(Path(folder), SUPERVISED, decoding)
 

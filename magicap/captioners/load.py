@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from magicap.images import ImageSource
-from magicap.presets import DEFAULT
+from magicap.captioners.folder import SUPERVISED, kind_of
+from magicap.captioners.presets import DEFAULT
+from magicap.images.reader import ImageSource
 from magicap.results import Caption
-from magicap.sources import SUPERVISED, kind_of
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
-    from magicap.supervised.captioner import SupervisedCaptioner
+    from magicap.captioners.supervised import SupervisedCaptioner
+    from magicap.captioners.zero_shot import Captioner
 
     AnyCaptioner = Captioner | SupervisedCaptioner
 
@@ -37,10 +37,10 @@ def load_captioner(
     """
     # Imported where they are needed: either kind brings libraries of its own, which take time.
     if kind_of(source) == SUPERVISED:
-        from magicap.supervised.captioner import SupervisedCaptioner
+        from magicap.captioners.supervised import SupervisedCaptioner
 
         return SupervisedCaptioner.from_pretrained(source, device=device, dtype=dtype)
-    from magicap.captioner import Captioner
+    from magicap.captioners.zero_shot import Captioner
 
     return Captioner.from_pretrained(source, device=device, dtype=dtype)
 

@@ -23,7 +23,7 @@ _WHITES = {"b1": 1, "u1": 255, "u2": 65535}  # which value is white, by numpy's 
 
 
 class Guard(Protocol):
-    """What refuses one picture, by a code of ``magicap.images.REASONS`` and under its name for people."""
+    """What refuses one picture, by a code of ``magicap.images.reader.REASONS`` and under its name for people."""
 
     def bad(self, code: str, message: str) -> BadImage:
         """Make the error to raise."""

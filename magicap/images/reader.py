@@ -25,12 +25,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from magicap.errors import BadImage, BadSettings
-from magicap.pixels import from_array, from_tensor, over_white
+from magicap.images.pixels import from_array, from_tensor, over_white
 
 if TYPE_CHECKING:
     import torch
 
-    from magicap.pixels import Array
+    from magicap.images.pixels import Array
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 Encoded: TypeAlias = "bytes | bytearray | memoryview | IO[bytes]"
@@ -129,7 +129,7 @@ def open_image(
     Raises:
         BadImage: ``code`` is a key of ``REASONS``.
     """
-    return _Door(describe_source(source), limits).open(source, at_least)
+    return _Reader(describe_source(source), limits).open(source, at_least)
 
 
 def describe_source(source: object) -> str:
@@ -180,7 +180,7 @@ def _no_warnings() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Door:
+class _Reader:
     """One source on its way in: its name for people, and what it may cost."""
 
     name: str

@@ -14,11 +14,11 @@ from magicap.decoding.settings import ContrastiveSearch, Decoding, MagicSearch
 from magicap.errors import BadData
 from magicap.metrics.cider import TfIdf
 from magicap.metrics.ngrams import words
-from magicap.metrics.score import Numbers
+from magicap.metrics.score import FloatArray
 from magicap.metrics.tokenizer import PTB
 
 if TYPE_CHECKING:
-    from magicap.captioner import Captioner
+    from magicap.captioners.zero_shot import Captioner
 
 NEIGHBOURS = 30
 _FINALISTS = 50
@@ -49,8 +49,8 @@ def best_constant_caption(training: Sequence[CaptionedImage]) -> str:
     return texts[int(finalists[exact.reshape(len(finalists), -1).mean(axis=1).argmax()])]
 
 
-def _mean_similarity(vectors: TfIdf, candidates: int) -> Numbers:
-    """(N,) likeness of the first N captions to the mean of all others, over all orders of n-grams."""
+def _mean_similarity(vectors: TfIdf, candidates: int) -> FloatArray:
+    """(N,) pairwise_cider_d of the first N captions to the mean of all others, over all orders of n-grams."""
     total = np.zeros(candidates)
     for table, weight, norm in zip(vectors.tables, vectors.weights, vectors.norms, strict=True):
         captions = np.arange(len(table.starts) - 1)
@@ -93,8 +93,8 @@ def floor_decodings(captioner: Captioner, training: Sequence[CaptionedImage]) ->
     Contrastive search has the captioner's magic search settings without the picture; retrieval looks in the
     training captions.
     """
-    from magicap.decoding.memory import CaptionMemory
     from magicap.decoding.retrieved import ConsensusCaption, NearestCaption
+    from magicap.retrieval.caption_memory import CaptionMemory
 
     own = captioner.decoding if isinstance(captioner.decoding, MagicSearch) else MagicSearch()
     texts = [normalise_caption(text) for row in training for text in row.captions]

@@ -17,8 +17,8 @@ from typing import Self
 import numpy as np
 
 from magicap.metrics.cider import SIGMA
-from magicap.metrics.ngrams import ORDERS, Integers, look_up, words
-from magicap.metrics.score import Numbers
+from magicap.metrics.ngrams import ORDERS, IntArray, look_up, words
+from magicap.metrics.score import FloatArray
 from magicap.metrics.tokenizer import PTB
 
 _SMALLEST = 1e-6  # probability of the others that a caption is held against
@@ -32,10 +32,10 @@ class Rarity:
     captions: int
     """How many captions there are."""
 
-    numbers: Integers
+    numbers: IntArray
     """n-grams that stand in at least two of them, rising."""
 
-    counts: Integers
+    counts: IntArray
     """In how many."""
 
     @classmethod
@@ -46,14 +46,14 @@ class Rarity:
         often = counts > 1
         return cls(len(texts), numbers[often], counts[often])
 
-    def __call__(self, numbers: Integers) -> Numbers:
+    def __call__(self, numbers: IntArray) -> FloatArray:
         """Log of captions over those that each n-gram stands in, at least one."""
         position, found = look_up(self.numbers, numbers)
         counts = np.where(found, self.counts[position], 1) if len(self.counts) else np.ones(len(numbers))
         return np.asarray(np.log(max(self.captions, 1)) - np.log(counts))
 
 
-def likeness(texts: Sequence[str], references: int, rarity: Rarity) -> Numbers:
+def pairwise_cider_d(texts: Sequence[str], references: int, rarity: Rarity) -> FloatArray:
     """(C, R) CIDEr-D of captions, 0 to 10, each held against one reference; float32.
 
     Args:
@@ -82,10 +82,10 @@ def likeness(texts: Sequence[str], references: int, rarity: Rarity) -> Numbers:
     return np.asarray(10 / ORDERS * (candidate @ reference.T) * nearness)
 
 
-def expected_cider_d(texts: Sequence[str], weights: Numbers, rarity: Rarity) -> Numbers:
+def expected_cider_d(texts: Sequence[str], weights: FloatArray, rarity: Rarity) -> FloatArray:
     """(C,) expected CIDEr-D of captions, 0 to 10, the first M of which are the references, by probability.
 
-    Each of the references is held against the others. The same as :func:`likeness` times the weights, without
+    Each of the references is held against the others. The same as :func:`pairwise_cider_d` times the weights, without
     the matrix between: for one length of references the expectation is one product with their weighed sum.
 
     Args:
@@ -96,7 +96,7 @@ def expected_cider_d(texts: Sequence[str], weights: Numbers, rarity: Rarity) -> 
     M = len(weights)
     grams = _Ngrams.of(texts)
     unit, owner = grams.units(rarity), grams.place % len(texts)
-    # The k-th of equal n-grams is a coordinate of its own, as in likeness.
+    # The k-th of equal n-grams is a coordinate of its own, as in pairwise_cider_d.
     coordinates, coordinate = np.unique(grams.number * 31 + grams.occurrence, return_inverse=True)
 
     sizes, size = np.unique(grams.sizes[:M], return_inverse=True)  # S different lengths of references
@@ -119,22 +119,22 @@ def expected_cider_d(texts: Sequence[str], weights: Numbers, rarity: Rarity) -> 
 class _Ngrams:
     """Every n-gram of some captions."""
 
-    number: Integers
+    number: IntArray
     """(E,) which n-gram it is."""
 
-    place: Integers
+    place: IntArray
     """(E,) its order, from 0, times C, and its caption."""
 
-    count: Integers
+    count: IntArray
     """(E,) how often it stands in its caption."""
 
-    occurrence: Integers
+    occurrence: IntArray
     """(E,) which of these it is, from 0."""
 
-    sizes: Integers
+    sizes: IntArray
     """(C,) bigrams of each caption, at least 0: what CIDEr-D's length penalty compares."""
 
-    def units(self, rarity: Rarity) -> Numbers:
+    def units(self, rarity: Rarity) -> FloatArray:
         """(E,) weights of the n-grams, those of one order of one caption made a unit vector."""
         rare = rarity(self.number)
         total = np.bincount(self.place, weights=self.count * rare**2, minlength=ORDERS * len(self.sizes))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magicap.explanations.figures import FAINT, INK, LINE, Explanation, panels, shrunk
+from magicap.drawing import FAINT, INK, LINE, Explanation, panels, shrunk
 from magicap.results import Step
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _LETTERS = 44
 
 
 @dataclass(frozen=True, eq=False)
-class ElectionExplanation(Explanation):
+class HypothesisExplanation(Explanation):
     """What beam magic search chose among."""
 
     candidates: tuple[Step, ...]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from magicap.errors import BadSettings
+from magicap.models.incremental_text import EncodedText
 from magicap.models.language_model import Extension, LanguageModel, Prefixes, TokenState
-from magicap.models.text_prefix_cache import TextPrefix
 
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
@@ -53,7 +53,7 @@ class Node:
     repetition: Tensor
     """(K,) largest cosine of each candidate's hidden state with those of the prefix; NaN: not asked for."""
 
-    text: TextPrefix
+    text: EncodedText
     """What the scorer knows of the prefix, or of one before it until the vectors are asked for."""
 
     prompt: int = 0
@@ -69,7 +69,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Fresh:
+class CandidateStates:
     """Candidates that the language model has just run over, before any is chosen."""
 
     extension: Extension
@@ -107,7 +107,7 @@ class Work:
         return self.nodes_found / max(1, self.nodes_found + self.nodes_made)
 
 
-class PrefixTrie:
+class PrefixCache:
     """Two models, and prefixes of captions by their tokens; beyond a budget the least recently used go.
 
     Threads may share one: what two of them ask for at the same time may be computed twice, never wrongly.
@@ -132,13 +132,13 @@ class PrefixTrie:
         self.nbytes, self.work = 0, Work()
         self._nodes: OrderedDict[Key, tuple[Node, int]] = OrderedDict()
         self._lock = Lock()
-        self._texts = scorer.text_prefix_cache()
+        self._texts = scorer.incremental_text_encoder()
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def __reduce__(self) -> tuple[type[PrefixTrie], tuple[LanguageModel, ImageTextScorer, int]]:
-        return PrefixTrie, (self.language_model, self.scorer, self.budget)  # a copy begins empty
+    def __reduce__(self) -> tuple[type[PrefixCache], tuple[LanguageModel, ImageTextScorer, int]]:
+        return PrefixCache, (self.language_model, self.scorer, self.budget)  # a copy begins empty
 
     def clear(self) -> None:
         """Forget all prefixes."""
@@ -166,7 +166,7 @@ class PrefixTrie:
             states = [(state,) for state in self.language_model.start(told).last_states()]
             self._count(language_tokens=len(missing))
             nodes.update(
-                zip(missing, self._made(list(missing), states, [TextPrefix()] * len(missing)), strict=True)
+                zip(missing, self._made(list(missing), states, [EncodedText()] * len(missing)), strict=True)
             )
         return [node for key in keys if (node := nodes[key]) is not None]
 
@@ -189,7 +189,9 @@ class PrefixTrie:
                 self._grown(node, _bytes(node.vectors, *text.cache[len(text.cache) - new :]))
         return torch.stack([node.vectors for node in nodes if node.vectors is not None])
 
-    def weigh(self, nodes: Sequence[Node], known: Tensor, wanted: Tensor) -> tuple[Tensor, Fresh | None]:
+    def weigh(
+        self, nodes: Sequence[Node], known: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, CandidateStates | None]:
         """How much candidates repeat their prefix.
 
         Args:
@@ -212,7 +214,9 @@ class PrefixTrie:
             node.repetition = node.repetition.index_copy(0, torch.tensor(row, device=values.device), values)
         return torch.stack([node.repetition for node in nodes]), fresh
 
-    def grow(self, nodes: Sequence[Node], columns: Sequence[int], fresh: Fresh | None) -> list[Node]:
+    def grow(
+        self, nodes: Sequence[Node], columns: Sequence[int], fresh: CandidateStates | None
+    ) -> list[Node]:
         """What each prefix becomes with one of its candidates.
 
         Args:
@@ -232,7 +236,7 @@ class PrefixTrie:
             grown.update(zip(missing, made, strict=True))
         return [node for step in steps if (node := grown[step]) is not None]
 
-    def _states(self, steps: Sequence[tuple[Node, int]], fresh: Fresh | None) -> list[TokenState]:
+    def _states(self, steps: Sequence[tuple[Node, int]], fresh: CandidateStates | None) -> list[TokenState]:
         """The language model's states of candidates; those that are not fresh are run again."""
         ready = {} if fresh is None else fresh.places
         states: dict[tuple[Node, int], TokenState] = {}
@@ -243,7 +247,7 @@ class PrefixTrie:
             states.update(zip(stale, again.states(stale), strict=True))
         return [states[step] for step in steps]
 
-    def _run(self, nodes: Sequence[Node], columns: Sequence[Sequence[int]]) -> Fresh:
+    def _run(self, nodes: Sequence[Node], columns: Sequence[Sequence[int]]) -> CandidateStates:
         """Run candidates, as many of each node, side by side behind it."""
         prefixes = Prefixes.of([node.ids for node in nodes], [node.states for node in nodes])
         chosen = torch.tensor(columns, device=prefixes.ids.device)
@@ -254,10 +258,10 @@ class PrefixTrie:
             for row, (node, each) in enumerate(zip(nodes, columns, strict=True))
             for place, column in enumerate(each)
         }
-        return Fresh(self.language_model.extend(prefixes, candidates), places)
+        return CandidateStates(self.language_model.extend(prefixes, candidates), places)
 
     def _made(
-        self, keys: Sequence[Key], states: Sequence[tuple[TokenState, ...]], texts: Sequence[TextPrefix]
+        self, keys: Sequence[Key], states: Sequence[tuple[TokenState, ...]], texts: Sequence[EncodedText]
     ) -> list[Node]:
         """New nodes, all with as many candidates; the output head runs for these alone."""
         last = torch.stack([row[-1].last for row in states])

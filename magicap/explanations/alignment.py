@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicap.errors import MetricUnavailable
-from magicap.images import ImageSource, open_image
+from magicap.images.reader import ImageSource, open_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from magicap.models.fine_grained import Alignment
+    from magicap.models.fine_grained.scorer import Alignment
 
 COLUMNS = 6
 _INCHES = 1.9  # side of a panel
@@ -30,8 +30,8 @@ def draw_alignment(image: ImageSource, alignment: Alignment, path: str | Path) -
     number beside the word is the cosine at its best place.
 
     Args:
-        image: the picture that was aligned, anything that :func:`magicap.images.open_image` takes.
-        alignment: what :meth:`magicap.models.fine_grained.FineGrainedScorer.align` said of it.
+        image: the picture that was aligned, anything that :func:`magicap.images.reader.open_image` takes.
+        alignment: what :meth:`magicap.models.fine_grained.scorer.FineGrainedScorer.align` said of it.
         path: the file; its ending (``.png``, ``.svg``, ``.pdf``) says what kind.
 
     Raises:

@@ -22,10 +22,13 @@ from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings, ModelNotFound
 from magicap.files import open_to_readers
-from magicap.images import ImageSource, open_image
-from magicap.models.late_interaction import candidates_first, late_interaction, late_interaction_of_pairs
-from magicap.models.loading import explain_loading_errors
-from magicap.models.local_features import (
+from magicap.images.reader import ImageSource, open_image
+from magicap.models.fine_grained.late_interaction import (
+    candidates_first,
+    late_interaction,
+    late_interaction_of_pairs,
+)
+from magicap.models.fine_grained.local_features import (
     FineGrainedSettings,
     LocalHeads,
     LocalImages,
@@ -33,6 +36,7 @@ from magicap.models.local_features import (
     TowerStates,
     padded,
 )
+from magicap.models.loading import explain_loading_errors
 from magicap.models.scorer import ImageTextScorer
 
 FORMAT = 1
@@ -153,7 +157,7 @@ class FineGrainedScorer:
         open_to_readers(folder)
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> LocalImages:
-        """Global and local vectors of pictures, each anything that :func:`magicap.images.open_image` takes.
+        """Global and local vectors of pictures, each anything that :func:`magicap.images.reader.open_image` takes.
 
         Raises:
             BadImage: a picture cannot be read.

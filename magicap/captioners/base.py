@@ -12,11 +12,11 @@ from typing import Any, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
-from magicap.batching import BatchSize
+from magicap.captioners.batching import BatchSize
 from magicap.decoding.settings import whole
+from magicap.drawing import Explanation
 from magicap.errors import BadImage
-from magicap.explanations.figures import Explanation
-from magicap.images import ImageSource
+from magicap.images.reader import ImageSource
 from magicap.results import Caption
 
 DecodingT = TypeVar("DecodingT")

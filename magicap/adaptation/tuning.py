@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicap.decoding.consensus import likeness
-from magicap.decoding.electorate import NARROWEST, judged, nearest_captions, softmax_in_spreads
-from magicap.decoding.memory import CaptionMemory
+from magicap.decoding.minimum_bayes_risk import MIN_STD, judged, retrieve_evidence, softmax_in_deviations
+from magicap.metrics.pairwise_cider import pairwise_cider_d
+from magicap.retrieval.caption_memory import CaptionMemory
 
 if TYPE_CHECKING:
     from magicap.decoding.settings import BeamMagicSearch
@@ -35,7 +35,7 @@ _MOST_NOISE = 10.0
 _HALVINGS = 20
 
 
-def calibrated(
+def tune_decoding(
     settings: BeamMagicSearch, memory: CaptionMemory, images: Tensor | None = None, *, seed: int = 0
 ) -> BeamMagicSearch:
     """The settings with ``neighbours`` and ``temperature`` that suit a memory.
@@ -47,12 +47,12 @@ def calibrated(
     dice = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(memory), generator=dice)[:_STAND_INS]
     texts, vectors = [memory.texts[place] for place in chosen.tolist()], memory.vectors_at(chosen)
-    gains = expected_gains(memory, stand_ins(vectors, memory, images, seed=seed), texts)
+    gains = expected_utilities(memory, pseudo_images(vectors, memory, images, seed=seed), texts)
     neighbours, temperature = max(gains, key=lambda tried: gains[tried])
     return replace(settings, neighbours=neighbours, temperature=temperature)
 
 
-def stand_ins(
+def pseudo_images(
     vectors: Tensor, memory: CaptionMemory, images: Tensor | None = None, *, seed: int = 0
 ) -> Tensor:
     """(S, D) unit vectors of captions with noise, in place of pictures that they would be said of.
@@ -67,7 +67,7 @@ def stand_ins(
     return F.normalize(vectors + length * noise, dim=1)
 
 
-def expected_gains(
+def expected_utilities(
     memory: CaptionMemory,
     queries: Tensor,
     texts: Sequence[str],
@@ -80,13 +80,13 @@ def expected_gains(
         By number of neighbours and temperature.
     """
     gains: dict[tuple[int, float], list[float]] = {each: [] for each in product(neighbours, temperatures)}
-    for text, near in zip(texts, nearest_captions(memory, queries, max(neighbours), 1.0), strict=True):
+    for text, near in zip(texts, retrieve_evidence(memory, queries, max(neighbours), 1.0), strict=True):
         others = [each for each in near.texts if each != text]
         cosines = np.array([c for c, each in zip(near.cosines, near.texts, strict=True) if each != text])
-        alike = likeness([*others, text], len(others) + 1, memory.rarity)
+        alike = pairwise_cider_d([*others, text], len(others) + 1, memory.rarity)
         np.fill_diagonal(alike, 0.0)
         for (count, temperature), found in gains.items():
-            weights = softmax_in_spreads(cosines[:count], temperature)
+            weights = softmax_in_deviations(cosines[:count], temperature)
             M = len(weights)
             found.append(float(alike[judged(alike[:M, :M], weights).argmax(), -1]) if M else 0.0)
     return {each: float(np.mean(found)) for each, found in gains.items()}
@@ -106,5 +106,5 @@ def _noise_like(images: Tensor, vectors: Tensor, noise: Tensor, memory: CaptionM
 def _standing_out(queries: Tensor, memory: CaptionMemory) -> float:
     """By how many standard deviations the nearest caption is nearer than the mean one, on average."""
     cosine = memory.cosines(queries)
-    spread = cosine.std(dim=1).clamp_min(NARROWEST)
+    spread = cosine.std(dim=1).clamp_min(MIN_STD)
     return float(((cosine.max(dim=1).values - cosine.mean(dim=1)) / spread).mean())

@@ -1,0 +1,1 @@
+"""A captioner for another domain, from its sentences alone."""
