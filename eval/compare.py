@@ -226,7 +226,7 @@ class Bench:
                 batch_size=self.config.batch_size,
                 seed=self.config.seed,
                 keep=Path(self.config.keep),
-                progress=bar.update,
+                on_progress=bar.update,
             )
         return replace(system, floor=floor)
 

@@ -113,7 +113,7 @@ def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
     decodings: dict[str, Any] = {
         "own": default,
         **(beam_magic_parts(default, captioner.memory) if isinstance(default, BeamMagicSearch) else {}),
-        **(prompted(own) if captioner.language_model.prompt else {}),
+        **(prompted(own) if captioner.language_model.soft_prompt else {}),
         "greedy": Greedy(room),
         "contrastive": ContrastiveSearch(own.top_k, own.alpha, room),
         "top-k": TopK(max_new_tokens=room),
@@ -136,18 +136,20 @@ def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
 def prompted(own: MagicSearch) -> dict[str, Any]:
     """What a language model says that is told of the picture, alone and with magic search on top."""
     return {
-        "prompted greedy": replace(own, top_k=1, alpha=0.0, beta=0.0, prompted=True),
-        **{f"prompted magic b={beta}": replace(own, beta=beta, prompted=True) for beta in (0.15, 0.3, 0.6)},
+        "prompted greedy": replace(own, top_k=1, alpha=0.0, beta=0.0, soft_prompt=True),
+        **{
+            f"prompted magic b={beta}": replace(own, beta=beta, soft_prompt=True) for beta in (0.15, 0.3, 0.6)
+        },
     }
 
 
 def beam_magic_parts(own: BeamMagicSearch, memory: CaptionMemory | None) -> dict[str, Any]:
     """Beam magic search with a part less or more."""
     parts: dict[str, Any] = {
-        **({"own, not prompted": replace(own, prompted=False)} if own.prompted else {}),
-        "own, no word prior": replace(own, memory_weight=0.0),
+        **({"own, not prompted": replace(own, soft_prompt=False)} if own.prompted else {}),
+        "own, no word prior": replace(own, ngram_weight=0.0),
         "own, beams steered by the picture": replace(own, image_weight=0.1),
-        "own, the picture has a say": replace(own, fit_weight=0.5),
+        "own, the picture has a say": replace(own, rerank_weight=0.5),
     }
     if memory is not None:
         parts["remembered: nearest"] = NearestCaption(memory)

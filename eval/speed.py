@@ -147,7 +147,7 @@ def long_run(
     config: Config, captioner: Captioner, settings: MagicSearch, images: ImageFiles, names: Sequence[str]
 ) -> None:
     """Cost a picture as the run grows, decoding of pictures included, and what is held in memory."""
-    captioner.trie.clear()
+    captioner.cache.clear()
     milestones = [n for n in (10, 100, 1000, 8000) if n < len(names)] + [len(names)]
     header = ("pictures", "s/picture so far", "s/picture of the last half", "prefixes found", "trie MB", "GB")
     rows = []
@@ -160,7 +160,7 @@ def long_run(
         seconds.append(time.monotonic() - started)
         if number in milestones:
             half = (seconds[number] - seconds[number // 2]) / (number - number // 2)
-            trie = captioner.trie
+            trie = captioner.cache
             rows.append(
                 (
                     f"{number}",
@@ -289,7 +289,7 @@ def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k
     while trie.root(top_k).probabilities[0] < CONFIDENCE:
         norm.weight.mul_(1.1)
         trie.clear()
-    texts = trie.look([trie.root(top_k)])[0]
+    texts = cache.candidate_vectors([cache.start(top_k)])[0]
     image = scorer.encode_pixels(torch.zeros(1, 3, scorer.side, scorer.side))[0]
     while torch.softmax(scorer.logit_scale * texts @ image, dim=0).max() < CONFIDENCE:
         scorer.model.logit_scale.add_(0.1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from magicap.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from magicap.captioners.load import caption as caption
     from magicap.captioners.load import load_captioner as load_captioner
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from magicap.supervised.settings import BeamSearch as BeamSearch
     from magicap.supervised.settings import Sampling as Sampling
 
-__version__ = "0.1.0"
 
 # Where each public name lives. They are imported on first use: importing magicap alone loads no torch.
 _EXPORTS = {

@@ -10,10 +10,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from magicap import __version__
 from magicap.commands import caption, evaluate, index, search
 from magicap.commands.shared import INTERRUPTED, SOME_FAILED
 from magicap.errors import MagicapError
+from magicap.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

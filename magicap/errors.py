@@ -49,6 +49,10 @@ class MissingPackage(MagicapError, ImportError):
     """A package that only an optional extra brings; the message has the command that installs it."""
 
 
+class TrainingFailed(MagicapError, RuntimeError):
+    """Training that cannot go on; the message says what to change before it is resumed."""
+
+
 class BadIndex(MagicapError, ValueError):
     """A retrieval index that is not there, is damaged, or was made by another scorer."""
 

@@ -1,8 +1,9 @@
-"""What comes out: a caption, and the steps by which it was found."""
+"""What comes out: a caption, the steps by which it was written, and the hypotheses it competed with."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from magicap.errors import BadImage
@@ -10,7 +11,7 @@ from magicap.errors import BadImage
 
 @dataclass(frozen=True)
 class Step:
-    """One chosen token, and what spoke for it. The three contributions add up to its score."""
+    """One chosen token, and what spoke for it. The three terms add up to its score."""
 
     text: str
     """The caption so far, this token included."""
@@ -19,18 +20,17 @@ class Step:
     """What the token added to the text; empty for the end token, and until a letter is whole."""
 
     token_id: int
-    """The token in the language model's vocabulary; -1 where a whole caption was chosen."""
+    """The token in the language model's or the supervised captioner's vocabulary."""
 
-    confidence: float
-    """The language model's share: (1 - alpha) * p, or p itself in searches without alpha. All there is of a
-    supervised captioner. Of a whole caption that was elected: its expected CIDEr-D, 0 to 10."""
+    model_confidence: float
+    """(1 - alpha) * p of the language model, or p itself in searches without alpha and in supervised
+    captioners."""
 
-    degeneration: float
-    """The share of repeating oneself: -alpha * largest cosine with an earlier token's hidden state."""
+    degeneration_penalty: float
+    """-alpha * the largest cosine with an earlier token's hidden state; 0 where there is no alpha."""
 
-    image: float
-    """The picture's share: beta * f in magic search, the cosine in retrieval, fit_weight times the cosine in
-    beam magic search, 0 in text-only searches."""
+    image_score: float
+    """beta * f in magic search, 0 in searches that see no picture."""
 
     last: bool
     """Whether the caption ends here of itself, not for want of room."""
@@ -38,7 +38,48 @@ class Step:
     @property
     def score(self) -> float:
         """What the search compared."""
-        return self.confidence + self.degeneration + self.image
+        return self.model_confidence + self.degeneration_penalty + self.image_score
+
+    @property
+    def confidence(self) -> float:
+        """The name of :attr:`model_confidence` before."""
+        return self.model_confidence
+
+    @property
+    def degeneration(self) -> float:
+        """The name of :attr:`degeneration_penalty` before."""
+        return self.degeneration_penalty
+
+    @property
+    def image(self) -> float:
+        """The name of :attr:`image_score` before."""
+        return self.image_score
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A whole caption that competed, with the parts of its score."""
+
+    text: str
+    """The caption."""
+
+    expected_utility: float | None = None
+    """Expected CIDEr-D against the evidence, 0 to 10; None where nothing was compared."""
+
+    cosine: float | None = None
+    """Of picture and caption in the scorer's space, -1 to 1; None where it was not asked for."""
+
+    log_probability: float | None = None
+    """Of the model that wrote it, in nats; None for a caption of the memory."""
+
+    source: str = "beam"
+    """``"beam"`` or ``"memory"``."""
+
+    finished: bool = True
+    """Whether it ended of itself rather than for want of room."""
+
+    score: float = 0.0
+    """What was compared when the caption was chosen."""
 
 
 def added_text(before: str, after: str) -> str:
@@ -53,12 +94,14 @@ class Caption(str):
     Attributes:
         score: cosine of picture and words in the scorer's space, -1 to 1; of a supervised captioner the mean
             log-probability of a token in nats, at most 0; NaN for a picture that failed.
-        steps: one :class:`Step` a token; one in all where a whole caption was chosen.
+        steps: one :class:`Step` a token; none where whole captions were compared.
+        hypotheses: whole captions that competed, the chosen one first; none where tokens were compared.
         error: why there is no caption; None for a picture that was read.
     """
 
     score: float
     steps: tuple[Step, ...]
+    hypotheses: tuple[Hypothesis, ...]
     error: BadImage | None
 
     def __new__(
@@ -67,10 +110,12 @@ class Caption(str):
         *,
         score: float = math.nan,
         steps: tuple[Step, ...] = (),
+        hypotheses: tuple[Hypothesis, ...] = (),
         error: BadImage | None = None,
     ) -> Caption:
         caption = super().__new__(cls, text)
-        caption.score, caption.steps, caption.error = score, steps, error
+        caption.score, caption.error = score, error
+        caption.steps, caption.hypotheses = steps, hypotheses
         return caption
 
     @property
@@ -81,4 +126,10 @@ class Caption(str):
     @property
     def finished(self) -> bool:
         """Whether it ended of itself rather than for want of room."""
-        return bool(self.steps) and self.steps[-1].last
+        if self.steps:
+            return self.steps[-1].last
+        return bool(self.hypotheses) and self.hypotheses[0].finished
+
+
+StepBatches = Iterator[list[tuple[int, Step]]]
+"""For every token position, the steps of all rows still being written, as (row, step)."""

@@ -3,8 +3,8 @@
     python recipes/adapt_domain.py --captions aerial.txt --images aerial_pictures/ --out runs/aerial
     magicap caption photo.jpg --preset runs/aerial
 
-Minutes on two cores. The language model is tuned and the memory filled anew, the search tune_decoding; pictures
-without captions (--images) make the calibration finer. A second run of the same command resumes.
+Minutes on two cores. The language model is tuned and the memory filled anew, the settings of the search tuned on it;
+pictures without captions (--images) make that finer. A second run of the same command resumes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import HfArgumentParser, set_seed
 
 from magicap import Captioner
 from magicap.adaptation.adapt import Adaptation, AdaptationSettings, adapt
+from magicap.adaptation.parts import Parts
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles, read_sentences
 from magicap.errors import BadImage, MagicapError
@@ -62,16 +63,17 @@ def main(config: Config) -> None:
     settings = AdaptationSettings(
         **{each.name: getattr(config, each.name) for each in fields(AdaptationSettings)}
     )
-    adaptation = adapt(
-        base,
+    parts, report = adapt(
+        base.parts,
         texts,
         pictures,
         folder=out / "training",
         settings=settings,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        on_message=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    adaptation.captioner.save_pretrained(out, dtype="float16")
-    card = model_card(config, adaptation)
+    adapted = Captioner(parts.language_model, parts.scorer, parts.decoding, parts.memory)
+    adapted.save_pretrained(out, dtype="float16")
+    card = model_card(config, parts, report)
     (out / "README.md").write_text(card, encoding="utf-8")
     print(card)
 
@@ -97,15 +99,13 @@ def read_texts(path: str, key: str | None) -> list[str]:
     return [text for each in found for text in ([each] if isinstance(each, str) else each)]
 
 
-def model_card(config: Config, adaptation: Adaptation) -> str:
-    before, after = adaptation.before, adaptation.after
-    decoding, memory = adaptation.captioner.decoding, adaptation.captioner.memory
+def model_card(config: Config, parts: Parts, report: Adaptation) -> str:
     rows = [
         ("language model, bits a character (less is better)", "bits_per_character", 3),
-        ("memory, CIDEr-D of what it elects for noised sentences (more is better)", "gain", 1),
+        ("memory, CIDEr-D of what is selected for noised sentences (more is better)", "utility", 1),
     ]
     table = "\n".join(
-        f"| {name} | {_shown(before.get(key), digits)} | {_shown(after.get(key), digits)} |"
+        f"| {name} | {_shown(report.before.get(key), digits)} | {_shown(report.after.get(key), digits)} |"
         for name, key, digits in rows
     )
     return f"""# A captioner adapted to a domain
@@ -113,9 +113,9 @@ def model_card(config: Config, adaptation: Adaptation) -> str:
 Made by `recipes/adapt_domain.py` from `{config.base}` with unpaired text: {", ".join(config.captions)}.
 No captioned picture was read.
 
-- {adaptation.learned} different sentences learned, {adaptation.held_out} held out, seed {config.seed}.
-- Pictures without captions that tune_decoding it: {", ".join(config.images) or "none"}.
-- Memory: {memory!r}. Decoding: {decoding!r}.
+- {report.learned} different sentences learned, {report.held_out} held out, seed {config.seed}.
+- Pictures without captions that the decoding was tuned on: {", ".join(config.images) or "none"}.
+- Memory: {parts.memory!r}. Decoding: {parts.decoding!r}.
 
 On the sentences held out:
 
@@ -123,7 +123,7 @@ On the sentences held out:
 |---|--:|--:|
 {table}
 
-Provenance and licence of the base hold on; those of the text are to be added by whoever gives this on.
+Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.
 """
 
 

@@ -71,9 +71,9 @@ class Config:
     temperature: float = field(
         default=BeamMagicSearch.temperature, metadata={"help": "of their weights, in deviations of cosines"}
     )
-    memory_weight: float = field(
-        default=BeamMagicSearch.memory_weight,
-        metadata={"help": "share of their words while beams are written"},
+    ngram_weight: float = field(
+        default=BeamMagicSearch.ngram_weight,
+        metadata={"help": "weight of the retrieval n-gram model of them while beams are written"},
     )
     seed: int = field(default=1, metadata={"help": "of what it says, and of the choice of text"})
     top_k: int = field(default=MagicSearch.top_k, metadata={"help": "candidates a step"})
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
         captioner.decoding = BeamMagicSearch(
             neighbours=config.neighbours,
             temperature=config.temperature,
-            memory_weight=config.memory_weight,
+            ngram_weight=config.ngram_weight,
             max_new_tokens=config.max_new_tokens,
         )
     captioner.save_pretrained(config.out, dtype=config.dtype)
@@ -106,7 +106,7 @@ def language_model(config: Config) -> LanguageModel:
     if config.language_model is not None:
         return LanguageModel.from_pretrained(config.language_model)
     taken = Captioner.from_pretrained(config.base).language_model
-    taken.prompt = None
+    taken.soft_prompt = None
     return taken
 
 
@@ -122,12 +122,12 @@ def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
                 config.memory_drawn,
                 temperature=config.memory_temperature,
                 seed=config.seed,
-                progress=bar.update,
+                on_progress=bar.update,
             )
     if not texts:
         return None
     with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
-        found = CaptionMemory.from_texts(captioner.scorer, texts, progress=bar.update)
+        found = CaptionMemory.from_texts(captioner.scorer, texts, on_progress=bar.update)
     whole = CaptionMemory(found.texts, found.vectors, bits=config.memory_bits)
     return whole if config.memory_width is None else whole.reduced(config.memory_width)
 

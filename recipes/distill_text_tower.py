@@ -34,7 +34,7 @@ from transformers import HfArgumentParser
 from magicap.data import normalise_caption, read_sentences
 from magicap.errors import MagicapError
 from magicap.models.scorer import ImageTextScorer
-from magicap.training.checks import open_run_folder, refuse_empty
+from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.contrastive import text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
@@ -115,7 +115,7 @@ def main(config: Config) -> None:
     out = Path(config.out)
     dev = [row for path in config.validation for row in captioned(path, ("dev", "val"), at_least=2)]
     texts = [text for path in config.text for text in read_sentences(path)]
-    refuse_empty(texts, ", ".join(config.text), ("train",))
+    require_rows(texts, ", ".join(config.text), ("train",))
     open_run_folder(out, asdict(config), MAY_CHANGE)
     held_out = [normalise_caption(text) for row in dev for text in row.captions]
     teacher = teacher_vectors(config, list(dict.fromkeys([*texts, *held_out])), out)

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast
 
 from magicap.data import read_sentences
 from magicap.models.language_model import END_TOKEN, PAD_TOKEN, START_TOKEN
-from magicap.training.checks import refuse_empty
+from magicap.training.checks import require_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def main(config: Config) -> None:
     sentences: list[str] = []
     for path in config.text:
         found = read_sentences(path, splits=("train",))
-        refuse_empty(found, path, ("train",))
+        require_rows(found, path, ("train",))
         sentences += found
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -28,11 +28,11 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, HfArgumentP
 
 from magicap.data import read_sentences
 from magicap.models.language_model import LanguageModel
-from magicap.training.checks import open_run_folder, refuse_empty
+from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.sentences import Sentences, surprise
+from magicap.training.sentences import Sentences, evaluate_text
 
 MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "mixed_precision", "cpu")
 
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
         for path in config.validation_text
         for text in read_sentences(path, splits=("dev", "val"), held_out=())
     ]
-    refuse_empty(validation, ", ".join(config.validation_text), ("dev", "val"))
+    require_rows(validation, ", ".join(config.validation_text), ("dev", "val"))
     held_out = Sentences.of(language_model, validation, config.max_tokens)
 
     def epoch_batches(epoch: int) -> DataLoader[int]:
@@ -120,7 +120,7 @@ def main(config: Config) -> None:
         split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),
         loader=epoch_batches,
         loss=loss,
-        validate=lambda model: surprise(model, held_out, config.batch_size),
+        validate=lambda model: evaluate_text(model, held_out, config.batch_size),
         save_best=lambda _: language_model.save_pretrained(out / "best"),
         folder=out,
         config=LoopConfig(
@@ -137,7 +137,7 @@ def main(config: Config) -> None:
 def start_model(config: Config) -> LanguageModel:
     if config.base is not None:
         language_model = LanguageModel.from_pretrained(config.base)
-        language_model.prompt = None  # sentences are learned untold; tune_prompted.py teaches it anew
+        language_model.soft_prompt = None  # sentences are learned unconditioned; tune_prompted.py teaches it anew
         return language_model
     if config.tokenizer is None:
         raise SystemExit("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
@@ -161,7 +161,7 @@ def start_model(config: Config) -> LanguageModel:
 def read_file(language_model: LanguageModel, path: str, config: Config) -> Sentences:
     """The train split of a data set, or a text file."""
     sentences = read_sentences(path, splits=("train",))
-    refuse_empty(sentences, path, ("train",))
+    require_rows(sentences, path, ("train",))
     return Sentences.of(language_model, sentences, config.max_tokens)
 
 

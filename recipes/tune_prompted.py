@@ -26,8 +26,8 @@ from magicap import BeamMagicSearch, Captioner, CaptionMemory, LanguageModel
 from magicap.captioners.presets import DEFAULT
 from magicap.data import read_sentences
 from magicap.errors import MagicapError
-from magicap.training.checks import open_run_folder, refuse_empty
-from magicap.training.loop import LoopConfig, Progress, fit
+from magicap.training.checks import open_run_folder, require_rows
+from magicap.training.loop import LoopConfig, TrainingState, fit
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.sentences import Sentences
 from magicap.training.soft_prompts import (
@@ -35,7 +35,6 @@ from magicap.training.soft_prompts import (
     SoftPromptObjective,
     conditioned_sentences,
     evaluate_conditioned_text,
-    soft_prompt_loss,
 )
 
 MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "mixed_precision", "cpu")
@@ -100,14 +99,14 @@ def main(config: Config) -> None:
     learner = captioner.language_model.to_train()
     prompted = SoftPromptObjective(learner, memory, (config.least_noise, config.greatest_noise))
     best = out / "training" / "best"
-    progress = fit(
+    state = fit(
         prompted,
         [
             *split_by_decay(prompted.model.parameters(), config.learning_rate, config.weight_decay),
             *split_by_decay(prompted.prompt.parameters(), config.prompt_rate, config.weight_decay),
         ],
         loader=lambda epoch: sentences.batches(config.batch_size, shuffle=config.seed + epoch),
-        loss=soft_prompt_loss,
+        loss=lambda model, batch: model(batch),
         validate=lambda model: evaluate_conditioned_text(model, check, config.batch_size, config.seed),
         save_best=lambda _: learner.save_pretrained(best),
         folder=out / "training",
@@ -120,18 +119,18 @@ def main(config: Config) -> None:
         ),
     )
     own = captioner.decoding
-    decoding = replace(own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(), prompted=True)
+    decoding = replace(own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(), soft_prompt=True)
     learned = LanguageModel.from_pretrained(best, device=captioner.device)
     told = Captioner(learned, captioner.scorer, decoding, memory)
     told.save_pretrained(out, dtype="float16")
-    (out / "README.md").write_text(model_card(config, len(sentences), progress), encoding="utf-8")
-    print(json.dumps({"sentences": len(sentences), **progress.state_dict()}))
+    (out / "README.md").write_text(model_card(config, len(sentences), state), encoding="utf-8")
+    print(json.dumps({"sentences": len(sentences), **state.state_dict()}))
 
 
 def read_texts(path: str, splits: tuple[str, ...], held_out: tuple[str, ...] = ("dev", "test")) -> list[str]:
     """Sentences of some splits of a data set, or a text file."""
     sentences = read_sentences(path, splits=splits, held_out=held_out)
-    refuse_empty(sentences, path, splits)
+    require_rows(sentences, path, splits)
     return sentences
 
 
@@ -139,24 +138,30 @@ def drawn_memory(captioner: Captioner, config: Config) -> CaptionMemory:
     """What the language model says when it is left alone, for a captioner that remembers nothing."""
     with tqdm(total=2 * config.remember, desc="drawing and encoding a memory", disable=None) as bar:
         return CaptionMemory.from_language_model(
-            captioner.language_model, captioner.scorer, config.remember, seed=config.seed, progress=bar.update
+            captioner.language_model,
+            captioner.scorer,
+            config.remember,
+            seed=config.seed,
+            on_progress=bar.update,
         )
 
 
 def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config) -> Sentences:
     with tqdm(total=len(texts), desc="encoding sentences", disable=None) as bar:
-        return conditioned_sentences(captioner, memory, texts, config.max_tokens, bar.update)
+        return conditioned_sentences(
+            captioner.language_model, captioner.scorer, memory, texts, config.max_tokens, bar.update
+        )
 
 
-def model_card(config: Config, sentences: int, progress: Progress) -> str:
+def model_card(config: Config, sentences: int, state: TrainingState) -> str:
     return f"""# A captioner whose language model is told of pictures
 
 Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone: {", ".join(config.text)}
-({sentences} different sentences, {progress.step} steps of {config.batch_size}, seed {config.seed}).
+({sentences} different sentences, {state.step} steps of {config.batch_size}, seed {config.seed}).
 Validation text: {", ".join(config.validation_text)};
-{-progress.best:.3f} bits a character with noised vectors.
+{-state.best:.3f} bits a character with noised vectors.
 
-Provenance and licence of the base hold on; those of the text are to be added by whoever gives this on.
+Origin and licence of the base hold on; those of the text are to be added by whoever gives this on.
 """
 
 

@@ -18,7 +18,8 @@ from magicap.decoding.conditioning import told
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.minimum_bayes_risk import EvidenceSet, judged, retrieve_evidence
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
-from magicap.decoding.settings import from_dict, to_dict
+from magicap.decoding.settings import DECODINGS
+from magicap.settings_io import from_dict, to_dict
 from magicap.metrics.cider import TfIdf
 from magicap.metrics.ngrams import words
 from magicap.metrics.pairwise_cider import Rarity, expected_cider_d, pairwise_cider_d
@@ -74,10 +75,10 @@ def test_what_is_written_is_what_the_slow_judge_writes(
     ]
     units = [0.3] * len(images)
     prompts = told(language_model, images, memory) if prompted else [None] * len(images)
-    roots = [captioner.trie.root(search.top_k)] * len(images)
+    roots = [captioner.cache.root(search.top_k)] * len(images)
     if prompted:
-        roots = captioner.trie.roots(search.top_k, prompts)
-    written = beam_hypotheses(captioner.trie, roots, images, priors, units, image_weight, search)
+        roots = captioner.cache.roots(search.top_k, prompts)
+    written = beam_hypotheses(captioner.cache, roots, images, priors, units, image_weight, search)
     for image, found, each, prompt in zip(images, written, near, prompts, strict=True):
         texts, weights = ([], []) if each is None else (list(each.texts), each.weights.tolist())
         expected = reference_written(captioner, image, texts, weights, 0.3, image_weight, search, prompt)
@@ -87,9 +88,9 @@ def test_what_is_written_is_what_the_slow_judge_writes(
 
 
 def test_who_wins_is_who_the_slow_judge_elects(captioner, memory, images):
-    search = small(fit_weight=0.0)
+    search = small(rerank_weight=0.0)
     near = retrieve_evidence(memory, images, search.neighbours, search.temperature)
-    for choices, each in zip(beam_magic_search(captioner.trie, images, search, memory), near, strict=True):
+    for choices, each in zip(beam_magic_search(captioner.cache, images, search, memory), near, strict=True):
         more = [choice.text for choice in choices if choice.text not in set(each.texts)]
         expected = reference_election(memory, list(each.texts), each.weights.tolist(), more)
         assert {choice.text: pytest.approx(choice.consensus, abs=1e-4) for choice in choices} == expected
@@ -99,20 +100,20 @@ def test_who_wins_is_who_the_slow_judge_elects(captioner, memory, images):
 @pytest.mark.parametrize("remembers", [True, False])
 def test_captions_are_the_same_alone_and_in_a_batch(captioner, memory, images, remembers):
     search, known = small(), memory if remembers else None
-    together = beam_magic_search(captioner.trie, images, search, known)
+    together = beam_magic_search(captioner.cache, images, search, known)
     for number, choices in enumerate(together):
-        (alone,) = beam_magic_search(captioner.trie, images[number : number + 1], search, known)
+        (alone,) = beam_magic_search(captioner.cache, images[number : number + 1], search, known)
         assert alone[0].text == choices[0].text
         assert alone[0].score == pytest.approx(choices[0].score, abs=1e-4)
 
 
 def test_no_pictures_are_no_captions(captioner, memory, images):
-    assert beam_magic_search(captioner.trie, images[:0], small(), memory) == []
+    assert beam_magic_search(captioner.cache, images[:0], small(), memory) == []
 
 
 def test_the_picture_has_a_say_where_it_is_given_one(captioner, memory, images):
     for image in images:
-        (choices,) = beam_magic_search(captioner.trie, image[None], small(fit_weight=1e5), memory)
+        (choices,) = beam_magic_search(captioner.cache, image[None], small(rerank_weight=1e5), memory)
         cosines = captioner.scorer.encode_texts([choice.text for choice in choices]) @ image
         assert int(cosines.argmax()) == 0
 
@@ -168,24 +169,24 @@ def test_settings_that_make_no_sense_are_refused(wrong, message):
 def test_captions_are_as_they_must_be(captioner, memory, images, control):
     search = small(**control)
     constraints = Constraints(**control)
-    for choices in beam_magic_search(captioner.trie, images, search, memory):
+    for choices in beam_magic_search(captioner.cache, images, search, memory):
         assert all(constraints.hold(choice.text) for choice in choices)
 
 
 def test_without_a_memory_words_are_banned_while_they_are_written(captioner, images):
-    usual = beam_magic_search(captioner.trie, images, small(), None)
+    usual = beam_magic_search(captioner.cache, images, small(), None)
     banned = words(PTB(usual[0][0].text))[0]
     search = small(exclude=(banned,), max_words=5)
-    for choices in beam_magic_search(captioner.trie, images, search, None):
+    for choices in beam_magic_search(captioner.cache, images, search, None):
         assert choices
         assert all(search.constraints.hold(choice.text) for choice in choices)
 
 
 def test_words_that_nothing_has_are_refused(captioner, memory, images):
     with pytest.raises(BadSettings, match="none of the 7 captions"):
-        beam_magic_search(captioner.trie, images, small(include=("giraffe",)), memory)
+        beam_magic_search(captioner.cache, images, small(include=("giraffe",)), memory)
     with pytest.raises(BadSettings, match="this captioner has no memory"):
-        beam_magic_search(captioner.trie, images, small(include=("giraffe",)), None)
+        beam_magic_search(captioner.cache, images, small(include=("giraffe",)), None)
 
 
 def test_banned_words_are_dropped_while_they_are_written():
@@ -227,7 +228,7 @@ def test_expected_cider_d_is_what_the_matrix_gives(corpus, texts, data):
 def test_each_is_judged_by_the_others():
     texts, weights = ["a dog", "a dog runs", "a cat"], np.array([0.5, 0.25, 0.25])
     electorate = EvidenceSet(texts, weights, Rarity.of(CAPTIONS))
-    alike = pairwise_cider_d([*electorate.texts, "a dog sits"], 3, electorate.rarity)
+    alike = pairwise_cider_d([*electorate.texts, "a dog sits"], 3, electorate.document_frequencies)
     agreed = electorate.agreement(["a dog sits"])
     assert agreed[0] == pytest.approx((alike[0, 1] + alike[0, 2]) / 2, abs=1e-5)
     assert agreed[3] == pytest.approx(alike[3] @ [0.5, 0.25, 0.25], abs=1e-5)

@@ -385,7 +385,8 @@ def test_names_that_do_not_exist_are_attribute_errors():
 
 
 def test_settings_survive_as_json():
-    from magicap.decoding.settings import from_dict, to_dict
+    from magicap.decoding.settings import DECODINGS
+from magicap.settings_io import from_dict, to_dict
 
     for decoding in (MagicSearch(3, 0.5, 1.5, 7), TopK(9, 0.7, 5)):
         assert from_dict(json.loads(json.dumps(to_dict(decoding)))) == decoding

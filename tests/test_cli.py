@@ -93,7 +93,7 @@ def test_another_search_can_be_named(preset, album, capsys):
 def test_the_language_model_is_told_of_the_picture_where_it_can_be(preset, album, tmp_path, capsys):
     tiny.prompted(0).save_pretrained(tmp_path / "told")
     base = ["caption", str(album / "10.png"), "--json", "--preset"]
-    for option, value in (("--prompted", "prompted=True"), ("--no-prompted", "prompted=False")):
+    for option, value in (("--prompted", "soft_prompt=True"), ("--no-prompted", "soft_prompt=False")):
         assert main([*base, str(tmp_path / "told"), option]) == 0
         assert value in capsys.readouterr().out
     assert main([*base, preset, "--prompted"]) == 2

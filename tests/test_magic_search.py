@@ -93,7 +93,7 @@ def test_steps_tell_what_each_voice_gave():
 def test_a_stream_computes_no_further_than_it_is_read():
     captioner = tiny.captioner(0, max_new_tokens=20)
     list(itertools.islice(captioner.stream(tiny.pictures(1)[0]), 2))
-    assert captioner.trie.work.nodes_made == 2
+    assert captioner.cache.stats.prefixes_made == 2
 
 
 def test_text_only_draws_depend_on_their_own_seed_alone():
@@ -124,7 +124,7 @@ def test_no_pictures_no_steps():
     captioner = tiny.captioner(0)
     nothing = captioner.scorer.encode_images([])
     for decoding in (MagicSearch(), TopK(), Nucleus(), Greedy()):
-        assert list(decoding.search(captioner.trie, nothing, [])) == []
+        assert list(decoding.search(captioner.cache, nothing, [])) == []
 
 
 def test_the_coldest_draw_is_greedy():

@@ -41,7 +41,7 @@ def talker():
 
 def test_drawn_captions_differ_and_are_the_same_again(talker):
     told = []
-    drawn = sample_captions(talker, 40, seed=3, progress=told.append)
+    drawn = sample_captions(talker, 40, seed=3, on_progress=told.append)
     assert len(set(drawn)) == len(drawn) == sum(told) == 40
     assert drawn == sample_captions(talker, 40, seed=3)
     assert drawn != sample_captions(talker, 40, seed=4)
@@ -62,7 +62,9 @@ def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
     again = CaptionMemory.from_pretrained(tmp_path / "memory")
     assert again.texts == memory.texts
     assert (again.vectors * memory.vectors).sum(dim=1).min() > 0.9999
-    assert again.rarity(memory.rarity.numbers) == pytest.approx(memory.rarity(memory.rarity.numbers))
+    assert again.document_frequencies(memory.document_frequencies.numbers) == pytest.approx(
+        memory.document_frequencies(memory.document_frequencies.numbers)
+    )
     again.save_pretrained(tmp_path / "twice")
     for name in (VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE):
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
@@ -143,7 +145,7 @@ def test_a_part_of_it(memory):
     part = memory.where(Constraints(include=("biker",)))
     assert part.texts == [text for text in DOMAIN if "biker" in text]
     assert part is memory.where(Constraints(include=("biker",)))
-    assert part.rarity is memory.rarity  # what is rare is rare among all
+    assert part.document_frequencies is memory.document_frequencies  # what is rare is rare among all
     assert memory.where(Constraints()) is memory
     with pytest.raises(BadSettings, match="none of the 108 captions"):
         memory.where(Constraints(include=("giraffe",)))

@@ -28,7 +28,7 @@ def captioner() -> Captioner:
 def expected() -> list[list[int]]:
     """Each of twelve pictures captioned alone, with nothing kept from any other."""
     captioner = tiny.captioner(4)
-    captioner.trie.budget = 0
+    captioner.cache.budget = 0
     return ids(captioner.caption(picture, SETTINGS) for picture in tiny.pictures(12))
 
 
@@ -44,10 +44,10 @@ def held(trie: PrefixCache) -> dict[int, torch.Tensor]:
 def test_pictures_at_the_same_prefix_are_computed_once(captioner):
     picture = tiny.pictures(1)[0]
     captioner.caption(picture, SETTINGS)
-    alone = dict(vars(captioner.trie.work))
-    captioner.trie.clear()
+    alone = dict(vars(captioner.cache.work))
+    captioner.cache.clear()
     captioner.caption([picture] * 5, SETTINGS)
-    together = vars(captioner.trie.work)
+    together = vars(captioner.cache.work)
     for name in ("language_tokens", "text_tokens", "nodes_made"):
         assert together[name] == 2 * alone[name], name
 
@@ -55,40 +55,40 @@ def test_pictures_at_the_same_prefix_are_computed_once(captioner):
 def test_a_second_run_computes_nothing(captioner, expected):
     pictures = tiny.pictures(12)
     assert ids(captioner.caption(pictures, SETTINGS)) == expected
-    before = dict(vars(captioner.trie.work))
+    before = dict(vars(captioner.cache.work))
     assert ids(captioner.caption(pictures, SETTINGS, batch_size=5)) == expected
-    after = vars(captioner.trie.work)
+    after = vars(captioner.cache.work)
     assert after["nodes_found"] > before.pop("nodes_found")
     assert {name: after[name] for name in before} == before
-    assert 0.5 < captioner.trie.work.hit_rate < 1
+    assert 0.5 < captioner.cache.work.hit_rate < 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_small_budget_is_kept_and_changes_no_caption(captioner, expected, batch_size):
-    trie = captioner.trie
+    trie = captioner.cache
     captioner.caption(tiny.pictures(3), SETTINGS)
     trie.budget = trie.nbytes // 2
     for _ in range(2):
         assert ids(captioner.caption(tiny.pictures(12), SETTINGS, batch_size=batch_size)) == expected
         assert 0 < trie.nbytes <= trie.budget
-    assert trie.work.nodes_evicted > 0
+    assert trie.stats.prefixes_evicted > 0
 
 
 def test_without_a_budget_nothing_is_kept(expected):
     tiny_one = tiny.captioner(4)
     captioner = Captioner(tiny_one.language_model, tiny_one.scorer, SETTINGS, cache_bytes=0)
     assert ids(captioner.caption(tiny.pictures(12), batch_size=4)) == expected
-    assert (len(captioner.trie), captioner.trie.nbytes) == (0, 0)
+    assert (len(captioner.cache), captioner.cache.nbytes) == (0, 0)
 
 
 def test_it_knows_how_much_it_holds(captioner):
     captioner.caption(tiny.pictures(6), SETTINGS)
-    tensors = held(captioner.trie)
-    assert captioner.trie.nbytes == sum(each.nbytes for each in tensors.values())
+    tensors = held(captioner.cache)
+    assert captioner.cache.nbytes == sum(each.nbytes for each in tensors.values())
     # No tensor is a view that keeps a whole batch alive.
     assert all(each.untyped_storage().nbytes() == each.nbytes for each in tensors.values())
-    captioner.trie.clear()
-    assert (len(captioner.trie), captioner.trie.nbytes) == (0, 0)
+    captioner.cache.clear()
+    assert (len(captioner.cache), captioner.cache.nbytes) == (0, 0)
 
 
 def test_other_settings_share_no_candidates_but_may_share_the_trie(captioner):
@@ -107,14 +107,14 @@ def test_other_settings_share_no_candidates_but_may_share_the_trie(captioner):
 
 def test_threads_give_what_one_gives(captioner, expected):
     pictures = tiny.pictures(12)
-    captioner.trie.budget = 200_000  # so that they evict each other's prefixes too
+    captioner.cache.budget = 200_000  # so that they evict each other's prefixes too
 
     def work(thread: int) -> list[list[int]]:
         return ids(captioner.caption(pictures, SETTINGS, batch_size=1 + thread))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(found == expected for found in pool.map(work, [0, 1, 2, 3] * 3))
-    assert 0 <= captioner.trie.nbytes <= 200_000
+    assert 0 <= captioner.cache.nbytes <= 200_000
 
 
 def test_once_cleared_it_knows_the_weights_as_they_are(captioner):
@@ -123,18 +123,18 @@ def test_once_cleared_it_knows_the_weights_as_they_are(captioner):
     other = tiny.captioner(5)
     captioner.language_model.model.load_state_dict(other.language_model.model.state_dict())
     captioner.scorer.model.load_state_dict(other.scorer.model.state_dict())
-    captioner.trie.clear()
+    captioner.cache.clear()
     assert captioner.caption(picture, SETTINGS) == other.caption(picture, SETTINGS)
 
 
 def test_twelve_pictures_take_no_more_work_than_they_did(captioner):
     """A guard against slowness that counts work, not seconds: lower a number when less is needed."""
     captioner.caption(tiny.pictures(12), SETTINGS, batch_size=4)
-    work = captioner.trie.work
+    work = captioner.cache.work
     assert work.text_tokens <= 913
     assert work.language_tokens <= 272
-    assert work.nodes_made <= 60
-    assert work.nodes_found >= 10
+    assert stats.prefixes_made <= 60
+    assert stats.prefixes_found >= 10
 
 
 @pytest.mark.parametrize("budget", [-1, 1.5, "1 GB", True])
@@ -146,6 +146,6 @@ def test_a_budget_that_is_none_is_refused(captioner, budget):
 def test_a_copy_of_a_captioner_begins_with_an_empty_trie(captioner, expected):
     captioner.caption(tiny.pictures(2), SETTINGS)
     other = copy.deepcopy(captioner)
-    assert len(captioner.trie) > len(other.trie) == 0
+    assert len(captioner.cache) > len(other.trie) == 0
     assert other.trie.scorer is other.scorer is not captioner.scorer
     assert ids(other.caption(tiny.pictures(12), SETTINGS)) == expected

@@ -21,7 +21,8 @@ from magicap import (
 )
 from magicap.adaptation.adapt import AdaptationSettings, adapt
 from magicap.decoding.conditioning import remembered, told
-from magicap.decoding.settings import from_dict, to_dict
+from magicap.decoding.settings import DECODINGS
+from magicap.settings_io import from_dict, to_dict
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.retrieval.modality_gap import ModalityGap
 from magicap.training.loop import LoopConfig, fit
@@ -30,7 +31,7 @@ from magicap.training.soft_prompts import SoftPromptObjective, conditioned_sente
 CAPTIONS = [
     f"A {who} {does}." for who in ("dog", "man", "child") for does in ("runs", "climbs", "plays", "is red")
 ]
-MAGIC = MagicSearch(top_k=8, alpha=0.2, beta=1.0, max_new_tokens=8, prompted=True)
+MAGIC = MagicSearch(top_k=8, alpha=0.2, beta=1.0, max_new_tokens=8, soft_prompt=True)
 
 
 def ids(caption) -> list[int]:
@@ -52,7 +53,7 @@ def judged(captioner: Captioner, picture, memory: CaptionMemory | None, settings
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
 def test_prompted_magic_search_equals_the_slow_reference(captioner, beta, remembers):
-    settings = MagicSearch(top_k=8, alpha=0.2, beta=beta, max_new_tokens=8, prompted=True)
+    settings = MagicSearch(top_k=8, alpha=0.2, beta=beta, max_new_tokens=8, soft_prompt=True)
     if not remembers:
         captioner.memory = None
     pictures = tiny.pictures(5)
@@ -65,7 +66,7 @@ def test_prompted_magic_search_equals_the_slow_reference(captioner, beta, rememb
 
 def test_what_it_is_told_changes_what_it_says(captioner):
     deaf = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8)
-    prompted = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8, prompted=True)
+    prompted = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8, soft_prompt=True)
     pictures = tiny.pictures(6)
     assert len({*captioner.caption(pictures, deaf)}) == 1
     assert len({*captioner.caption(pictures, prompted)}) > 1
@@ -74,10 +75,10 @@ def test_what_it_is_told_changes_what_it_says(captioner):
 def test_the_same_picture_is_not_computed_again(captioner):
     picture = tiny.pictures(1)[0]
     captioner.caption(picture)
-    made = captioner.trie.work.nodes_made
+    made = captioner.cache.stats.prefixes_made
     captioner.caption(picture)
     captioner.caption([picture, picture])
-    assert captioner.trie.work.nodes_made == made
+    assert captioner.cache.stats.prefixes_made == made
 
 
 def test_it_is_saved_and_a_model_without_it_leaves_none_behind(captioner, tmp_path):
@@ -94,7 +95,7 @@ def test_it_is_saved_and_a_model_without_it_leaves_none_behind(captioner, tmp_pa
     loaded = Captioner.from_pretrained(half, dtype="bfloat16")
     assert len(loaded.caption(pictures)) == 3
     tiny.captioner(2).save_pretrained(tmp_path)
-    assert Captioner.from_pretrained(tmp_path).language_model.prompt is None
+    assert Captioner.from_pretrained(tmp_path).language_model.soft_prompt is None
 
 
 def test_a_damaged_prompt_is_named(captioner, tmp_path):
@@ -105,7 +106,7 @@ def test_a_damaged_prompt_is_named(captioner, tmp_path):
         Captioner.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("search", [MAGIC, BeamMagicSearch(prompted=True)])
+@pytest.mark.parametrize("search", [MAGIC, BeamMagicSearch(soft_prompt=True)])
 def test_a_model_that_was_never_told_says_how_to_teach_it(search):
     with pytest.raises(BadSettings, match="tune_prompted"):
         tiny.captioner(0).caption(tiny.pictures(1)[0], search)
@@ -124,10 +125,10 @@ def test_a_prompt_of_another_width_is_refused(captioner):
 
 def test_prompted_is_true_or_false_and_survives_json():
     for kind in (MagicSearch, BeamMagicSearch):
-        search = kind(prompted=True)
+        search = kind(soft_prompt=True)
         assert from_dict(json.loads(json.dumps(to_dict(search)))) == search
         with pytest.raises(BadSettings, match="prompted must be True or False"):
-            kind(prompted="yes")
+            kind(soft_prompt="yes")
 
 
 def test_what_is_remembered_is_the_weighed_mean_of_what_is_near(captioner):
@@ -170,7 +171,7 @@ def test_it_learns_from_text_alone_to_say_what_it_is_told(captioner):
             soft_prompt_loss(lesson, batch).backward()
             optimizer.step()
     lesson.eval().requires_grad_(False)
-    greedy = MagicSearch(top_k=1, alpha=0.0, beta=0.0, max_new_tokens=12, prompted=True)
+    greedy = MagicSearch(top_k=1, alpha=0.0, beta=0.0, max_new_tokens=12, soft_prompt=True)
     taught = Captioner(learner, captioner.scorer, greedy)
     vectors = captioner.scorer.encode_texts(CAPTIONS)
     steps = list(greedy.search(taught.trie, vectors, [0] * 12))
@@ -181,11 +182,11 @@ def test_it_learns_from_text_alone_to_say_what_it_is_told(captioner):
 def test_a_captioner_that_is_told_is_still_told_in_its_new_domain(captioner, tmp_path):
     domain = [f"A {a} runs over {b}." for a in ("dog", "man", "child") for b in "abcdefghi"]
     settings = AdaptationSettings(epochs=1, learning_rate=3e-3, batch_size=8, max_tokens=20, drawn=0)
-    before = captioner.language_model.prompt.picture[0].weight.clone()
+    before = captioner.language_model.soft_prompt.picture[0].weight.clone()
     pictures = tiny.pictures(4)
     adapted = adapt(captioner, domain, pictures, folder=tmp_path, settings=settings).captioner
-    assert not torch.equal(before, adapted.language_model.prompt.picture[0].weight)
-    assert torch.equal(before, captioner.language_model.prompt.picture[0].weight)
+    assert not torch.equal(before, adapted.language_model.soft_prompt.picture[0].weight)
+    assert torch.equal(before, captioner.language_model.soft_prompt.picture[0].weight)
     assert adapted.decoding.prompted
     assert adapted.caption(pictures[0])
 

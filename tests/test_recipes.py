@@ -197,9 +197,9 @@ def test_a_language_model_learns_to_be_told_of_pictures(language_model, scorer, 
     assert told.decoding.prompted
     assert told.caption(np.zeros((30, 40, 3), np.uint8))
     assert "2 steps of 2" in (tmp_path / "told" / "README.md").read_text()
-    weights = told.language_model.prompt.picture[0].weight
+    weights = told.language_model.soft_prompt.picture[0].weight
     teach.main(config)  # what is done is not done again
-    again = Captioner.from_pretrained(tmp_path / "told").language_model.prompt.picture[0].weight
+    again = Captioner.from_pretrained(tmp_path / "told").language_model.soft_prompt.picture[0].weight
     assert weights.equal(again)
     with pytest.raises(SystemExit, match="choose another --out"):
         teach.main(replace(config, greatest_noise=3.0))

@@ -135,7 +135,7 @@ def prompted(seed: int = 0, **settings: Any) -> Captioner:
     found = captioner(seed, **settings)
     torch.manual_seed(seed)
     prompt = SoftPrompt(found.scorer.width, found.language_model.model.config.n_embd)
-    found.language_model.prompt = prompt.requires_grad_(False)
+    found.language_model.soft_prompt = prompt.requires_grad_(False)
     return found
 
 

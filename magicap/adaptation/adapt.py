@@ -1,7 +1,7 @@
-"""A captioner for a new domain from its sentences alone: no picture needs a caption.
+"""Parts of a captioner for a new domain from its sentences alone: no picture needs a caption.
 
 The language model is tuned on the sentences, the memory is filled with them and with what the tuned model
-says besides, and how many of its captions have a say is tune_decoding. The scorer stays as it is.
+samples besides, and how much of it is evidence is tuned. The scorer stays as it is.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from magicap.adaptation.tuning import expected_utilities, pseudo_images, tune_decoding
-from magicap.captioners.zero_shot import Captioner
+from magicap.adaptation.parts import Parts
+from magicap.adaptation.tuning import expected_utilities, tune_decoding
+from magicap.checks import require_int, require_number
 from magicap.data.text import normalise_caption
-from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, number, whole
+from magicap.decoding.searches import as_beam_magic
 from magicap.errors import BadData
 from magicap.models.language_model import LanguageModel
 from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.retrieval.modality_gap import pseudo_images
 from magicap.retrieval.sampled_captions import sample_captions
+from magicap.training.averaging import BestWeights
 from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import next_token_cross_entropy
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.sentences import Sentences, surprise, untold
+from magicap.training.sentences import Sentences, evaluate_text, unconditioned_loss
 from magicap.training.soft_prompts import (
     SoftPromptObjective,
     conditioned_sentences,
     evaluate_conditioned_text,
-    soft_prompt_loss,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ FEWEST = 20
 _MOST_HELD_OUT = 1000
 _WEIGHT_DECAY = 0.05
 
-Said = Callable[[str], object]
+OnMessage = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -68,28 +69,27 @@ class AdaptationSettings:
     sentences: int = 80_000
     """The most of the domain's own sentences that are remembered, chosen at random."""
 
-    drawn: int = 20_000
-    """The most captions that are remembered of what the tuned language model says."""
+    samples: int = 20_000
+    """The most captions that are remembered of what the tuned language model samples."""
 
     held_out: float = 0.05
-    """Share of the sentences that are not learned nor remembered: they compare before and after."""
+    """Share of the sentences that are neither learned nor remembered: they compare before and after."""
 
     seed: int = 1
-    """Of what is held out, order and draws."""
+    """Of what is held out, order and samples."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "max_steps", "batch_size", "max_tokens", "sentences"):
-            whole(name, getattr(self, name))
-        number("held_out", self.held_out, lambda share: 0 < share <= 0.5, "above 0 and at most 0.5")
-        number("learning_rate", self.learning_rate, lambda rate: rate > 0, "above 0")
-        number("drawn", self.drawn, lambda count: count >= 0, "at least 0")
+            require_int(name, getattr(self, name))
+        require_int("samples", self.samples, least=0)
+        require_number("held_out", self.held_out, lambda share: 0 < share <= 0.5, "above 0 and at most 0.5")
+        require_number("learning_rate", self.learning_rate, lambda rate: rate > 0, "above 0")
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A captioner of the new domain, and what has changed on sentences that were held out."""
+    """What has changed on sentences that were held out."""
 
-    captioner: Captioner
     learned: int
     """Sentences that were learned and could be remembered."""
 
@@ -97,29 +97,29 @@ class Adaptation:
     """Sentences that were not."""
 
     before: dict[str, float]
-    """``bits_per_character`` of the language model, told of nothing; ``gain``: CIDEr-D (0 to 100) of what the
-    memory elects for vectors of held-out sentences with noise in place of pictures, absent without one."""
+    """``bits_per_character`` of the language model, unconditioned; ``utility``: CIDEr-D (0 to 100) of what is
+    selected from the memory for held-out sentences in place of pictures, absent without a memory."""
 
     after: dict[str, float]
 
 
 def adapt(
-    captioner: Captioner,
+    parts: Parts,
     texts: Iterable[str],
     images: Sequence[ImageSource] | None = None,
     *,
-    folder: Path,
     settings: AdaptationSettings | None = None,
-    say: Said = lambda line: None,
-) -> Adaptation:
-    """Move a captioner to a new domain; the captioner itself is left as it is.
+    folder: Path | None = None,
+    on_message: OnMessage = lambda line: None,
+) -> tuple[Parts, Adaptation]:
+    """Move a captioner's parts to a new domain; the parts themselves are left as they are.
 
     Args:
         texts: sentences of the domain, a caption each.
-        images: pictures of the domain without captions, which make the calibration finer.
-        folder: where training is logged and can resume.
+        images: pictures of the domain without captions, which make the tuning of the decoding finer.
         settings: how much is done; None: the defaults.
-        say: told in a line what comes next.
+        folder: where training is logged and can resume; None: nothing is written.
+        on_message: told in a line what comes next.
 
     Raises:
         BadData: too few different sentences.
@@ -127,40 +127,37 @@ def adapt(
     """
     settings = settings or AdaptationSettings()
     learned, held_out = _split(texts, settings)
-    vectors = None if images is None or not len(images) else captioner.scorer.encode_images(images)
+    image_vectors = None if images is None or not len(images) else parts.scorer.encode_images(images)
+    check = Sentences.of(parts.language_model, held_out, settings.max_tokens)
+    held_out_vectors = parts.scorer.encode_texts(held_out)
 
-    check = Sentences.of(captioner.language_model, held_out, settings.max_tokens)
-    before = _judged(captioner, check, held_out, vectors, settings)
-    say("encoding what is remembered")
-    memory = CaptionMemory.from_texts(captioner.scorer, learned[: settings.sentences])
-    say(f"tuning the language model on {len(learned)} sentences")
-    if captioner.language_model.prompt is None:
-        lesson = _lesson(captioner.language_model, learned, check, settings)
-    else:
-        lesson = _told_lesson(captioner, memory, learned, held_out, settings)
-    language_model = _tuned(captioner.language_model, lesson, folder, settings)
-    if settings.drawn:
-        say(f"drawing up to {settings.drawn} captions from it, encoding them")
-        drawn = sample_captions(language_model, settings.drawn, seed=settings.seed)
-        memory = memory.with_texts(captioner.scorer, drawn)
-    say(f"calibrating on {'captions alone' if vectors is None else f'{len(vectors)} pictures'}")
-    own = captioner.decoding
-    decoding = own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(prompted=_is_prompted(own))
-    decoding = tune_decoding(decoding, memory, vectors, seed=settings.seed)
-    adapted = Captioner(language_model, captioner.scorer, decoding, memory)
-    after = _judged(adapted, check, held_out, vectors, settings)
-    return Adaptation(adapted, len(learned), len(held_out), before, after)
+    def figures(of: Parts) -> dict[str, float]:
+        return _figures(of, check, held_out, held_out_vectors, image_vectors, settings)
 
-
-def _is_prompted(decoding: Decoding) -> bool:
-    return isinstance(decoding, MagicSearch) and decoding.prompted
+    before = figures(parts)
+    on_message("encoding what is remembered")
+    memory = CaptionMemory.from_texts(parts.scorer, learned[: settings.sentences])
+    on_message(f"tuning the language model on {len(learned)} sentences")
+    language_model = _tuned(parts, memory, learned, held_out, settings, folder)
+    if settings.samples:
+        on_message(f"sampling up to {settings.samples} captions from it, encoding them")
+        samples = sample_captions(language_model, settings.samples, seed=settings.seed)
+        memory = memory.with_texts(parts.scorer, samples)
+    on_message(
+        "tuning the decoding on "
+        + ("captions alone" if image_vectors is None else f"{len(image_vectors)} pictures")
+    )
+    decoding = tune_decoding(as_beam_magic(parts.decoding), memory, image_vectors, seed=settings.seed)
+    adapted = Parts(language_model, parts.scorer, decoding, memory)
+    return adapted, Adaptation(len(learned), len(held_out), before, figures(adapted))
 
 
 def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str], list[str]]:
     """Different sentences to learn from, and those held out."""
     if isinstance(texts, str):
         raise BadData("expected a list of sentences, found one text; split it into lines first")
-    sentences = list(dict.fromkeys(text for each in texts if (text := normalise_caption(each))))
+    normalised = (normalise_caption(text) for text in texts)
+    sentences = list(dict.fromkeys(text for text in normalised if text))
     if len(sentences) < FEWEST:
         raise BadData(
             f"expected at least {FEWEST} different sentences of the new domain, found {len(sentences)}; "
@@ -171,90 +168,80 @@ def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str
     return sentences[count:], sentences[:count]
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """What a language model learns, and by what it is judged."""
-
-    learner: LanguageModel
-    module: torch.nn.Module
-    """What is trained of it."""
-
-    sentences: Sentences
-    loss: Callable[[torch.nn.Module, Batch], Tensor]
-    validate: Callable[[torch.nn.Module], dict[str, float]]
-
-
-def _lesson(
-    language_model: LanguageModel, learned: Sequence[str], check: Sentences, settings: AdaptationSettings
-) -> _Lesson:
-    def loss(model: torch.nn.Module, batch: Batch) -> Tensor:
-        return next_token_cross_entropy(untold(model, batch), batch["ids"], batch["mask"])
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        return surprise(model, check, settings.batch_size)
-
-    learner = language_model.to_train()
-    sentences = Sentences.of(language_model, learned, settings.max_tokens)
-    return _Lesson(learner, learner.model, sentences, loss, validate)
-
-
-def _told_lesson(
-    captioner: Captioner,
+def _tuned(
+    parts: Parts,
     memory: CaptionMemory,
     learned: Sequence[str],
     held_out: Sequence[str],
     settings: AdaptationSettings,
-) -> _Lesson:
-    """Of a language model that is told of pictures: each sentence is told by its own vector."""
-    sentences, check = (
-        conditioned_sentences(captioner, memory, texts, settings.max_tokens) for texts in (learned, held_out)
-    )
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
-
-    learner = captioner.language_model.to_train()
-    return _Lesson(learner, SoftPromptObjective(learner, memory), sentences, soft_prompt_loss, validate)
-
-
-def _tuned(
-    language_model: LanguageModel, lesson: _Lesson, folder: Path, settings: AdaptationSettings
+    folder: Path | None,
 ) -> LanguageModel:
-    """A language model that has learned its lesson; the state that foretells held-out sentences best."""
+    """A language model tuned on sentences, each conditioned on its own vector where it has a soft prompt."""
+    language_model = parts.language_model.to_train()
+    if language_model.soft_prompt is None:
+        train, check = (
+            Sentences.of(language_model, texts, settings.max_tokens) for texts in (learned, held_out)
+        )
+        module: torch.nn.Module = language_model.model
+        loss = unconditioned_loss
+
+        def validate(model: torch.nn.Module) -> dict[str, float]:
+            return evaluate_text(model, check, settings.batch_size)
+
+    else:
+        train, check = (
+            conditioned_sentences(language_model, parts.scorer, memory, texts, settings.max_tokens)
+            for texts in (learned, held_out)
+        )
+        module, loss = SoftPromptObjective(language_model, memory), _own_loss
+
+        def validate(model: torch.nn.Module) -> dict[str, float]:
+            return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
+
+    best = BestWeights(module)
     fit(
-        lesson.module,
-        split_by_decay(lesson.module.parameters(), settings.learning_rate, _WEIGHT_DECAY),
-        loader=lambda epoch: lesson.sentences.batches(settings.batch_size, shuffle=settings.seed + epoch),
-        loss=lesson.loss,
-        validate=lesson.validate,
-        save_best=lambda _: lesson.learner.save_pretrained(folder / "best"),
-        folder=folder,
+        module,
+        split_by_decay(module.parameters(), settings.learning_rate, _WEIGHT_DECAY),
+        loader=lambda epoch: train.batches(settings.batch_size, shuffle=settings.seed + epoch),
+        loss=loss,
+        validate=validate,
+        save_best=best.keep,
         config=LoopConfig(
             epochs=settings.epochs,
             validations_per_epoch=2,
             max_steps=settings.max_steps,
-            cpu=language_model.device.type == "cpu",
+            cpu=parts.language_model.device.type == "cpu",
         ),
+        folder=folder,
+        checkpointed=[best],
     )
-    return LanguageModel.from_pretrained(
-        folder / "best", device=language_model.device, dtype=language_model.model.dtype
-    )
+    best.restore()
+    return language_model.to_caption(parts.language_model.model.dtype)
 
 
-def _judged(
-    captioner: Captioner,
+def _own_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
+    loss: Tensor = module(batch)
+    return loss
+
+
+def _figures(
+    parts: Parts,
     check: Sentences,
     held_out: Sequence[str],
+    vectors: Tensor,
     images: Tensor | None,
     settings: AdaptationSettings,
 ) -> dict[str, float]:
-    model = captioner.language_model.model.eval()
+    """See :attr:`Adaptation.before`; vectors (S, D) are the held-out sentences'."""
+    model = parts.language_model.model.eval()
     with torch.no_grad():
-        figures = {"bits_per_character": surprise(model, check, settings.batch_size)["bits_per_character"]}
-    search, memory = captioner.decoding, captioner.memory
-    if memory is not None and isinstance(search, BeamMagicSearch):
-        vectors = captioner.scorer.encode_texts(held_out)
-        queries = pseudo_images(vectors, memory, images, seed=settings.seed)
-        gains = expected_utilities(memory, queries, held_out, [search.neighbours], [search.temperature])
-        figures["gain"] = 10 * next(iter(gains.values()))
-    return figures
+        figures = evaluate_text(model, check, settings.batch_size)
+    shown = {"bits_per_character": figures["bits_per_character"]}
+    if parts.memory is not None:
+        decoding = as_beam_magic(parts.decoding)
+        queries = pseudo_images(vectors, parts.memory, images, seed=settings.seed)
+        utilities = expected_utilities(
+            parts.memory, queries, held_out, [decoding.neighbours], [decoding.temperature]
+        )
+        shown["utility"] = 10 * next(iter(utilities.values()))
+    return shown

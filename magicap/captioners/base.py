@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from magicap.captioners.batching import BatchSize
-from magicap.decoding.settings import whole
+from magicap.checks import require_int
 from magicap.drawing import Explanation
 from magicap.errors import BadImage
 from magicap.images.reader import ImageSource
@@ -93,7 +93,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             BadSettings: the decoding does not fit the models.
         """
         if batch_size is not None:
-            whole("batch_size", batch_size)
+            require_int("batch_size", batch_size)
         search = self.decoding if decoding is None else decoding
         if isinstance(images, list | tuple):
             return list(self._captions(images, search, batch_size, seed))

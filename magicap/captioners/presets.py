@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch
+from magicap.decoding.settings import BeamMagicSearch, MagicSearch
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Preset:
     scorer_tag: str | None = None
     """open_clip's tag of the scorer's weights, where it is a name."""
 
-    decoding: Decoding | None = None
+    decoding: MagicSearch | BeamMagicSearch | None = None
     """How it captions unless told otherwise; None takes magic search as published for COCO."""
 
     downloads: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ PRESETS = {
         language_model=EMBEDDED / "language_model",
         scorer=_UNPAIRED / "scorer",
         memory=_UNPAIRED / "memory",
-        decoding=BeamMagicSearch(neighbours=800, memory_weight=0.25),
+        decoding=BeamMagicSearch(neighbours=800, ngram_weight=0.25),
         origin="an ImageNet classifier and caption text alone; see magicap/unpaired/README.md",
         licence="Apache-2.0; the COCO captions that it remembers are CC BY 4.0",
     ),

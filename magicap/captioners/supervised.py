@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,21 +21,23 @@ from magicap.captioners.folder import (
     write_settings,
 )
 from magicap.captioners.presets import DEFAULT_SUPERVISED
-from magicap.decoding.settings import from_dict, to_dict
-from magicap.errors import BadModel, BadSettings
+from magicap.errors import BadModel
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
-from magicap.results import Caption, Step, added_text
+from magicap.results import Caption, Hypothesis, Step, added_text
+from magicap.settings_io import from_dict, to_dict
 from magicap.supervised.attention_maps import attention_maps, require_attention
 from magicap.supervised.network import CaptionNetwork
-from magicap.supervised.settings import SUPERVISED_DECODINGS, BeamSearch, SupervisedDecoding
+from magicap.supervised.search import BeamOutput
+from magicap.supervised.searches import search_captions
+from magicap.supervised.settings import SUPERVISED_DECODINGS, BeamSearch
 from magicap.supervised.vocabulary import END, PAD
 
 if TYPE_CHECKING:
     from magicap.explanations.attention import AttentionExplanation
 
 
-class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
+class SupervisedCaptioner(BaseCaptioner[Any]):
     """Captions pictures with a network that was trained on captioned pictures.
 
     Attributes:
@@ -43,9 +45,9 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         decoding: how captions are searched for, unless a call says otherwise.
     """
 
-    def __init__(self, network: CaptionNetwork, decoding: SupervisedDecoding | None = None) -> None:
+    def __init__(self, network: CaptionNetwork, decoding: Any = None) -> None:
         self.network = network.eval()
-        self.decoding: SupervisedDecoding = BeamSearch() if decoding is None else decoding
+        self.decoding: Any = BeamSearch() if decoding is None else decoding
 
     @classmethod
     def from_pretrained(
@@ -97,9 +99,7 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.network.encoder.pixels(image)
 
-    def explain(
-        self, image: ImageSource, decoding: SupervisedDecoding | None = None, *, seed: int = 0
-    ) -> AttentionExplanation:
+    def explain(self, image: ImageSource, decoding: Any = None, *, seed: int = 0) -> AttentionExplanation:
         """Caption one picture, and show where the decoder looked for each word.
 
         Raises:
@@ -111,13 +111,13 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         require_attention(self.network)
         picture = open_image(image)
         grid = self._grid(self._pixels(picture)[None])
-        (caption,) = self._written(grid, self.decoding if decoding is None else decoding, [seed])
+        (caption,) = self._captions_of(grid, self.decoding if decoding is None else decoding, [seed])
         maps = attention_maps(self.network, grid, [step.token_id for step in caption.steps])
         gate = None if maps.gate is None else maps.gate.double().numpy()
         return AttentionExplanation(picture, caption, maps.attention.double().numpy(), gate)
 
-    def _batch(self, pixels: Tensor, decoding: SupervisedDecoding, seeds: list[int]) -> list[Caption]:
-        return self._written(self._grid(pixels), decoding, seeds)
+    def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
+        return self._captions_of(self._grid(pixels), decoding, seeds)
 
     @torch.no_grad()
     def _grid(self, pixels: Tensor) -> Tensor:
@@ -125,22 +125,36 @@ class SupervisedCaptioner(BaseCaptioner[SupervisedDecoding]):
         grid: Tensor = self.network(pixels.to(next(self.network.parameters())))
         return grid
 
-    def _written(self, grid: Tensor, decoding: SupervisedDecoding, seeds: list[int]) -> list[Caption]:
-        if not hasattr(decoding, "write"):
-            raise BadSettings(
-                f"expected BeamSearch or Sampling, found {decoding!r}, which a supervised captioner "
-                "cannot use"
-            )
-        written = decoding.write(self.network.decoder, grid, seeds)
-        row = torch.arange(len(grid), device=grid.device), written.best(decoding.length_penalty)
-        ids, log_probability = written.ids[row].tolist(), written.log_probability[row].tolist()
-        return [self._caption(*each) for each in zip(ids, log_probability, strict=True)]
+    def _captions_of(self, grid: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
+        output = search_captions(self.network.decoder, grid, seeds, decoding)
+        ranked = output.ranked(decoding.length_penalty)[:, : decoding.num_hypotheses]
+        return [self._caption(output, row, order, decoding) for row, order in enumerate(ranked.tolist())]
 
-    def _caption(self, ids: list[int], log_probability: list[float]) -> Caption:
+    def _caption(self, output: BeamOutput, row: int, order: list[int], decoding: Any) -> Caption:
+        """The caption of one picture, and the others of its beam by falling score."""
+        scores = output.scores(decoding.length_penalty)[row].tolist()
+        hypotheses = tuple(
+            Hypothesis(
+                self._text(output.ids[row, number].tolist()),
+                log_probability=float(output.log_probability[row, number].sum()),
+                finished=bool(output.ended[row, number]),
+                score=scores[number],
+            )
+            for number in order
+        )
+        log_probability = output.log_probability[row, order[0]].tolist()
+        steps = self._steps(output.ids[row, order[0]].tolist(), log_probability)
+        score = sum(log_probability) / len(steps)
+        return Caption(steps[-1].text, score=score, steps=steps, hypotheses=hypotheses)
+
+    def _text(self, ids: list[int]) -> str:
+        return self.network.vocabulary.text([token for token in ids if token != PAD])
+
+    def _steps(self, ids: list[int], log_probability: list[float]) -> tuple[Step, ...]:
         tokens = [token for token in ids if token != PAD]
         steps, before = [], ""
         for count, (token, log_p) in enumerate(zip(tokens, log_probability, strict=False), start=1):
             text = self.network.vocabulary.text(tokens[:count])
             steps.append(Step(text, added_text(before, text), token, exp(log_p), 0.0, 0.0, token == END))
             before = text
-        return Caption(before, score=sum(log_probability) / len(tokens), steps=tuple(steps))
+        return tuple(steps)

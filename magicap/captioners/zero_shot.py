@@ -1,4 +1,4 @@
-"""Captioner: pictures in, captions out. Owns a language model, a scorer and a decoding."""
+"""Captioner: pictures in, captions out. Owns a language model, a scorer, a memory and a decoding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from magicap.adaptation.parts import Parts
 from magicap.captioners.base import BaseCaptioner
 from magicap.captioners.folder import (
     ZERO_SHOT,
@@ -25,8 +25,11 @@ from magicap.captioners.folder import (
     write_settings,
 )
 from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.checks import require_int
+from magicap.decoding.context import DecodingContext
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
-from magicap.decoding.settings import BeamMagicSearch, Decoding, MagicSearch, from_dict, to_dict, whole
+from magicap.decoding.searches import explain, search_of, stream_steps
+from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import SHOWN
 from magicap.errors import BadSettings, ModelNotFound
 from magicap.images.reader import ImageSource, open_image
@@ -36,16 +39,16 @@ from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.results import Caption, Step
 from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.settings_io import from_dict, to_dict
 
 if TYPE_CHECKING:
-    from magicap.adaptation.adapt import AdaptationSettings
-    from magicap.explanations.hypotheses import HypothesisExplanation
-    from magicap.explanations.tokens import TokenExplanation
+    from magicap.adaptation.adapt import Adaptation, AdaptationSettings
+    from magicap.drawing import Explanation
 
-LANGUAGE_MODEL, SCORER, MEMORY = "language_model", "scorer", "memory"
+LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED = "language_model", "scorer", "memory", "fine_grained"
 
 
-class Captioner(BaseCaptioner[Decoding]):
+class Captioner(BaseCaptioner[Any]):
     """Captions pictures with a language model that has read captions only and a scorer that sees.
 
     Attributes:
@@ -53,23 +56,28 @@ class Captioner(BaseCaptioner[Decoding]):
         scorer: says which of them fit the picture.
         decoding: the search, unless a call names another.
         memory: captions that decodings may ask; None: none.
-        trie: what has been computed of captions' beginnings, which all calls share. Call its ``clear()``
+        cache: what has been computed of captions' prefixes, which all calls share. Call its ``clear()``
             once the weights of a model have changed.
+        adaptation: what :meth:`adapt` reports of this captioner; None where it was not adapted.
     """
+
+    adaptation: Adaptation | None = None
 
     def __init__(
         self,
         language_model: LanguageModel,
         scorer: ImageTextScorer,
-        decoding: Decoding | None = None,
+        decoding: Any = None,
         memory: CaptionMemory | None = None,
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """
         Args:
+            decoding: settings of a search, or an object with ``search(context)``; None: beam magic search
+                with a memory, magic search without.
             memory: captions that decodings may ask, encoded by this scorer.
-            cache_bytes: how much of captions' beginnings is kept between calls; 0: nothing.
+            cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
 
         Raises:
             BadSettings: the models are on two devices.
@@ -81,9 +89,10 @@ class Captioner(BaseCaptioner[Decoding]):
             )
         self.language_model = language_model
         self.scorer = scorer
-        self.decoding: Decoding = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
+        self.decoding: Any = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
         self.memory = memory
-        self.trie = PrefixCache(language_model, scorer, cache_bytes)
+        self.cache = PrefixCache(language_model, scorer, cache_bytes)
+        self._fine_grained: Path | None = None  # of the folder it came from; kept when it is saved
 
     @classmethod
     def from_pretrained(
@@ -97,10 +106,10 @@ class Captioner(BaseCaptioner[Decoding]):
         """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
 
         Args:
-            source: a name of :data:`magicap.captioners.presets.PRESETS` or a folder. The default needs no network.
+            source: a preset's name or a folder. The default needs no network.
             device: where to compute; None takes a GPU if there is one.
             dtype: float32 (exact), bfloat16 or float16.
-            cache_bytes: how much of captions' beginnings is kept between calls; 0: nothing.
+            cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
 
         Raises:
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
@@ -108,15 +117,29 @@ class Captioner(BaseCaptioner[Decoding]):
         """
         place = as_device(device)
         precision = as_dtype(dtype)
-        parts = _parts(source)
+        sources = _sources(source)
         with _naming_downloads(source):
-            return cls(
-                LanguageModel.from_pretrained(parts.language_model, device=place, dtype=precision),
-                ImageTextScorer.from_pretrained(*parts.scorer, device=place, dtype=precision),
-                parts.decoding,
-                None if parts.memory is None else CaptionMemory.from_pretrained(parts.memory, device=place),
+            captioner = cls(
+                LanguageModel.from_pretrained(sources.language_model, device=place, dtype=precision),
+                ImageTextScorer.from_pretrained(*sources.scorer, device=place, dtype=precision),
+                sources.decoding,
+                None
+                if sources.memory is None
+                else CaptionMemory.from_pretrained(sources.memory, device=place),
                 cache_bytes=cache_bytes,
             )
+        captioner._fine_grained = sources.fine_grained
+        return captioner
+
+    @property
+    def parts(self) -> Parts:
+        """What it was made of."""
+        return Parts(self.language_model, self.scorer, self.decoding, self.memory)
+
+    @property
+    def trie(self) -> PrefixCache:
+        """The name of :attr:`cache` before."""
+        return self.cache
 
     @property
     def device(self) -> torch.device:
@@ -133,8 +156,9 @@ class Captioner(BaseCaptioner[Decoding]):
 
     @cached_property
     def _models(self) -> str:
-        prompt = self.language_model.prompt
-        return fingerprint(self.language_model.model, self.scorer.model, *([prompt] if prompt else []))
+        soft_prompt = self.language_model.soft_prompt
+        models = [self.language_model.model, self.scorer.model]
+        return fingerprint(*models, *([soft_prompt] if soft_prompt else []))
 
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
@@ -143,10 +167,10 @@ class Captioner(BaseCaptioner[Decoding]):
             dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
 
         Raises:
-            BadSettings: the decoding holds a memory and cannot be written as settings.
+            BadSettings: the decoding is one of your own and cannot be written as settings.
         """
         folder = Path(folder)
-        decoding = to_dict(self.decoding)
+        decoding = to_dict(self.decoding, DECODINGS)
         stored = None if dtype is None else as_dtype(dtype)
         self.language_model.save_pretrained(folder / LANGUAGE_MODEL, dtype=stored)
         self.scorer.save_pretrained(folder / SCORER, dtype=stored)
@@ -154,6 +178,11 @@ class Captioner(BaseCaptioner[Decoding]):
             self.memory.save_pretrained(folder / MEMORY)
         elif (folder / MEMORY).is_dir():  # of a captioner that was saved here before
             shutil.rmtree(folder / MEMORY)
+        if (
+            self._fine_grained is not None
+            and self._fine_grained.resolve() != (folder / FINE_GRAINED).resolve()
+        ):
+            shutil.copytree(self._fine_grained, folder / FINE_GRAINED, dirs_exist_ok=True)
         named = {} if self.scorer.class_vector is None else {"class_vector": f"{SCORER}/{CLASS_VECTOR_FILE}"}
         write_settings(folder, ZERO_SHOT, decoding, named)
 
@@ -166,103 +195,62 @@ class Captioner(BaseCaptioner[Decoding]):
     ) -> Captioner:
         """A captioner for another domain, from its sentences alone; minutes on two cores.
 
-        ``recipes/adapt_domain.py`` does the same, can resume, and says what has changed.
+        ``recipes/adapt_domain.py`` does the same and can resume. The report is in :attr:`adaptation`.
 
         Args:
             texts: sentences of the domain, a caption each; no pictures belong to them.
-            images: pictures of the domain without captions, which make the calibration finer.
+            images: pictures of the domain without captions, which make the tuning of the decoding finer.
             settings: how much is done; None: the defaults.
 
         Raises:
             BadData: too few different sentences.
             BadImage: a picture cannot be read.
         """
-        from magicap.adaptation.adapt import adapt
+        from magicap.adaptation.adapt import adapt  # training brings libraries that captioning does without
 
-        with TemporaryDirectory(prefix="magicap-") as folder:
-            return adapt(self, texts, images, folder=Path(folder), settings=settings).captioner
+        parts, report = adapt(self.parts, texts, images, settings=settings)
+        adapted = Captioner(parts.language_model, parts.scorer, parts.decoding, parts.memory)
+        adapted.adaptation = report
+        return adapted
 
-    def stream(
-        self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0
-    ) -> Iterator[Step]:
-        """Caption one picture step by step, as the words are chosen; an elected caption is one step.
+    def stream(self, image: ImageSource, decoding: Any = None, *, seed: int = 0) -> Iterator[Step]:
+        """Caption one picture step by step, as the words are chosen.
 
         Raises:
             BadImage: the picture cannot be read; raised at once, before the first step.
+            BadSettings: the decoding compares whole captions and has no steps.
         """
-        search = _checked(decoding or self.decoding).search
-        vectors = self.scorer.encode_images([image])
-        steps = search(self.trie, vectors, [seed], self.memory)
-        return (step for rows in steps for _, step in rows)
+        context = self._context(self.scorer.encode_images([image]), [seed])
+        batches = stream_steps(context, self.decoding if decoding is None else decoding)
+        return (step for batch in batches for _, step in batch)
 
     def explain(
-        self, image: ImageSource, decoding: Decoding | None = None, *, seed: int = 0, candidates: int = SHOWN
-    ) -> TokenExplanation | HypothesisExplanation:
+        self, image: ImageSource, decoding: Any = None, *, seed: int = 0, candidates: int = SHOWN
+    ) -> Explanation:
         """Caption one picture, and show what competed: tokens at each step, or whole captions.
 
         Args:
-            seed: neither search draws, so it changes nothing.
+            seed: neither search samples, so it changes nothing.
             candidates: how many are shown, of each step or in all.
 
         Raises:
             BadImage: the picture cannot be read.
-            BadSettings: another decoding than the two magic searches, or no candidates.
+            BadSettings: a decoding that weighs nothing that can be shown, or no candidates.
         """
-        search = decoding or self.decoding
-        if not isinstance(search, MagicSearch | BeamMagicSearch):
-            raise BadSettings(
-                f"only MagicSearch and BeamMagicSearch weigh candidates that can be shown, found {search!r}; "
-                "explain with one of these"
-            )
-        whole("candidates", candidates)
+        require_int("candidates", candidates)
         picture = open_image(image)
-        vectors = self.scorer.encode_images([picture])
-        if isinstance(search, BeamMagicSearch):
-            from magicap.decoding.beam_magic import beam_magic_search
-            from magicap.explanations.hypotheses import HypothesisExplanation
-
-            (choices,) = beam_magic_search(self.trie, vectors, search, self.memory)
-            elected = tuple(choice.step for choice in choices[:candidates])
-            (caption,) = self._gathered(vectors, [[elected[0]]])
-            return HypothesisExplanation(picture, caption, elected)
-
-        from magicap.decoding.magic import magic_positions
-        from magicap.explanations.tokens import TokenExplanation
-
-        positions = magic_positions(self.trie, vectors, search, self.memory, places=candidates)
-        shown = [tuple(position.best(self.language_model, candidates)[0]) for position in positions]
-        (caption,) = self._gathered(vectors, [[steps[0] for steps in shown]])
-        return TokenExplanation(picture, caption, tuple(shown))
+        context = self._context(self.scorer.encode_images([picture]), [seed])
+        return explain(context, self.decoding if decoding is None else decoding, picture, candidates)
 
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.scorer.pixels(image)
 
-    def _batch(self, pixels: Tensor, decoding: Decoding, seeds: list[int]) -> list[Caption]:
-        vectors = self.scorer.encode_pixels(pixels)
-        steps: list[list[Step]] = [[] for _ in pixels]
-        search = _checked(decoding).search(self.trie, vectors, seeds, self.memory)
-        for position in search:
-            for row, step in position:
-                steps[row].append(step)
-        return self._gathered(vectors, steps)
+    def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
+        search = search_of(decoding)
+        return search.captions(self._context(self.scorer.encode_pixels(pixels), seeds), decoding)
 
-    def _gathered(self, vectors: Tensor, steps: list[list[Step]]) -> list[Caption]:
-        """Captions from their steps, with their cosines to the pictures' vectors (B, D)."""
-        texts = [taken[-1].text.strip() for taken in steps]
-        fit = (vectors * self.scorer.encode_texts(texts)).sum(dim=1).tolist()
-        return [
-            Caption(text, score=cosine, steps=tuple(taken))
-            for text, cosine, taken in zip(texts, fit, steps, strict=True)
-        ]
-
-
-def _checked(decoding: Decoding) -> Decoding:
-    if not hasattr(decoding, "search"):
-        raise BadSettings(
-            f"expected a decoding such as MagicSearch, found {decoding!r}, which a zero-shot captioner "
-            "cannot use"
-        )
-    return decoding
+    def _context(self, image_vectors: Tensor, seeds: Sequence[int]) -> DecodingContext:
+        return DecodingContext(self.cache, image_vectors, seeds, self.memory)
 
 
 def load_scorer(
@@ -282,28 +270,31 @@ def load_scorer(
     require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
     with _naming_downloads(source):
-        return ImageTextScorer.from_pretrained(*_parts(source).scorer, device=place, dtype=precision)
+        return ImageTextScorer.from_pretrained(*_sources(source).scorer, device=place, dtype=precision)
 
 
-class _Parts(NamedTuple):
+class _Sources(NamedTuple):
     """Where a captioner's parts are."""
 
     language_model: str | Path
     scorer: tuple[str | Path, str | None]  # name and tag
-    decoding: Decoding | None
+    decoding: Any
     memory: Path | None = None
+    fine_grained: Path | None = None
 
 
-def _parts(source: str | Path) -> _Parts:
+def _sources(source: str | Path) -> _Sources:
     folder = captioner_folder(source)
     if folder is None:
         preset = PRESETS[str(source)]
         scorer = preset.scorer, preset.scorer_tag
-        return _Parts(preset.language_model, scorer, preset.decoding, preset.memory)
+        return _Sources(preset.language_model, scorer, preset.decoding, preset.memory)
     require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
-    decoding = from_dict(read_settings(folder)["decoding"])
-    memory = folder / MEMORY if (folder / MEMORY).is_dir() else None
-    return _Parts(folder / LANGUAGE_MODEL, (folder / SCORER, None), decoding, memory)
+    decoding = from_dict(read_settings(folder)["decoding"], DECODINGS)
+    memory, fine_grained = (
+        folder / part if (folder / part).is_dir() else None for part in (MEMORY, FINE_GRAINED)
+    )
+    return _Sources(folder / LANGUAGE_MODEL, (folder / SCORER, None), decoding, memory, fine_grained)
 
 
 @contextmanager

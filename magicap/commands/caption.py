@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.shared import SOME_FAILED, load_captioner, progress, say
-from magicap.decoding.settings import SETTINGS
+from magicap.decoding.settings import DECODINGS
 from magicap.drawing import FORMATS, refuse_undrawable
 from magicap.errors import BadImage, BadSettings
 from magicap.evaluation.rows import Provenance, caption_row
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     caption.add_argument(
         "--decoding",
-        choices=sorted(SETTINGS),
+        choices=sorted(DECODINGS),
         help="how to search, at that search's own defaults (default: the captioner's own)",
     )
     for name, (kind, about) in _SEARCH_OPTIONS.items():
@@ -64,21 +64,46 @@ def add(commands: Any) -> None:
     for name, about in _WORD_OPTIONS.items():
         caption.add_argument(_option(name), action="append", metavar="WORD", help=about)
     caption.add_argument(
-        "--prompted",
+        "--soft-prompt",
         action=argparse.BooleanOptionalAction,
-        help="magic searches: tell the language model of the picture, or leave it untold",
+        help="magic searches: condition the language model on the picture by its soft prompt, or do not",
     )
+    for former, name in _FORMER_OPTIONS.items():
+        caption.add_argument(_option(former), dest=name, action=_FormerOption, help=argparse.SUPPRESS)
+    for former, value in (("--prompted", True), ("--no-prompted", False)):
+        caption.add_argument(
+            former, dest="soft_prompt", nargs=0, const=value, action=_FormerOption, help=argparse.SUPPRESS
+        )
 
+
+class _FormerOption(argparse.Action):
+    """An option under the name of an earlier release: taken, with a notice of the new one."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        name = _option(self.dest)
+        if self.nargs == 0:
+            name, values = (name if self.const else name.replace("--", "--no-", 1)), self.const
+        else:
+            values = _SEARCH_OPTIONS[self.dest][0](values)
+        print(f"magicap: {option} is now {name}; the old name goes with the next release", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+_FORMER_OPTIONS = {"memory_weight": "ngram_weight", "fit_weight": "rerank_weight"}
+"""Options of an earlier release and their names now."""
 
 _SEARCH_OPTIONS = {
     "top_k": (int, "magic searches: how many next tokens compete"),
     "alpha": (float, "magic search: weight of the degeneration penalty"),
     "beta": (float, "magic search: weight of the picture"),
-    "beam_size": (int, "beam searches: how many beginnings are kept"),
-    "neighbours": (int, "beam magic search: how many remembered captions have a say"),
-    "memory_weight": (float, "beam magic search: share of their words in the probability of a next token"),
+    "beam_size": (int, "beam searches: how many partial captions are kept"),
+    "num_finished": (int, "beam magic search: how many captions that ended of themselves compete"),
+    "neighbours": (int, "beam magic search: how many remembered captions are the evidence"),
+    "ngram_weight": (float, "beam magic search: weight of the retrieval n-gram model in a next token"),
     "image_weight": (float, "beam magic search: weight of the picture while captions are written"),
-    "fit_weight": (float, "beam magic search: weight of the picture when the caption is chosen"),
+    "rerank_weight": (float, "beam magic search: weight of the picture when the caption is chosen"),
     "temperature": (float, "beam magic search, sampling: above 1 is more even, below 1 sharper"),
     "min_words": (int, "beam magic search: the fewest words of a caption"),
     "max_words": (int, "beam magic search: the most words of a caption"),
@@ -152,12 +177,12 @@ def _with_options(captioner: AnyCaptioner, options: argparse.Namespace) -> Any:
     """
     decoding: Any = captioner.decoding
     if options.decoding is not None:
-        if not hasattr(decoding, "search"):
+        if type(decoding) not in DECODINGS.values():
             raise BadSettings(
                 f"--decoding: {options.preset} is a supervised captioner, which has one of its own"
             )
-        decoding = SETTINGS[options.decoding]()
-    every = [*_SEARCH_OPTIONS, *_WORD_OPTIONS, "prompted"]
+        decoding = DECODINGS[options.decoding]()
+    every = [*_SEARCH_OPTIONS, *_WORD_OPTIONS, "soft_prompt"]
     given = {name: getattr(options, name) for name in every if getattr(options, name) is not None}
     has = {field.name for field in fields(decoding)} & {*every}
     if stray := [_option(name) for name in given if name not in has]:

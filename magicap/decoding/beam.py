@@ -1,4 +1,4 @@
-"""Beam search over the prefix trie: sequences scored as wholes, all pictures and beams side by side.
+"""Beam search over the prefix cache: sequences scored as wholes, all pictures and beams side by side.
 
 Shapes: B pictures, K candidates, N beams of all pictures, D embedding width.
 """
@@ -7,34 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from magicap.arrays import BoolArray, FloatArray
+from magicap.decoding.constraints import Constraints
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.prefix_cache import CachedPrefix, PrefixCache
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
-from magicap.metrics.score import FloatArray
+from magicap.decoding.settings import BeamMagicSearch
+from magicap.results import Hypothesis
 
-if TYPE_CHECKING:
-    from magicap.decoding.constraints import Constraints
-    from magicap.decoding.prefix_cache import Node, PrefixCache
-    from magicap.decoding.settings import BeamMagicSearch
-
-_SMALLEST = 1e-9  # probability of what neither the language model nor the memory would say
-
-
-@dataclass(frozen=True)
-class Written:
-    """A caption that beam search wrote."""
-
-    text: str
-    score: float
-    """log p of the language model mixed with the memory's word prior, plus the weighed cosine."""
-
-    finished: bool
-    """Whether it ended of itself."""
+_SMALLEST = 1e-9  # probability of what neither the language model nor the n-gram model would say
 
 
 @dataclass(frozen=True)
@@ -42,15 +27,15 @@ class _Partial:
     """A caption being written."""
 
     row: int
-    node: Node
+    prefix: CachedPrefix
     log_probability: float
 
 
 @dataclass(frozen=True)
 class _Continuation:
-    """A beam with one of its candidates."""
+    """A partial caption with one of its candidates."""
 
-    beam: _Partial
+    partial: _Partial
     column: int
     token: int
     log_probability: float
@@ -58,124 +43,135 @@ class _Continuation:
 
 
 def beam_hypotheses(
-    trie: PrefixCache,
-    roots: Sequence[Node],
-    images: Tensor,
-    priors: Sequence[RetrievalNgramModel | None],
-    units: Sequence[float],
-    image_weight: float,
+    context: DecodingContext,
     settings: BeamMagicSearch,
-) -> list[list[Written]]:
+    ngram_models: Sequence[RetrievalNgramModel | None],
+    cosine_std: Sequence[float],
+    image_weight: float,
+) -> list[list[Hypothesis]]:
     """Captions of each picture, the best first; where none ended of itself, what the beams hold.
 
-    The picture's part is the cosine of the whole text so far, in multiples of ``unit``, so that along a
+    The picture's part is the cosine of the whole text so far, in standard deviations, so that along a
     sequence the changes add up to the last cosine whatever the number of candidates.
 
     Args:
-        roots: B nodes at which their captions begin.
-        images: (B, D) unit vectors of the pictures.
-        priors: what the memory's captions near each picture go on with.
-        units: what each picture's cosines are measured in.
-        image_weight: what such a unit is worth in nats.
+        ngram_models: B models of the captions near each picture, interpolated with the language model.
+        cosine_std: B standard deviations that each picture's cosines are measured in.
+        image_weight: what such a deviation is worth in nats.
     """
-    beams = [_Partial(row, root, 0.0) for row, root in enumerate(roots)]
-    ended: list[list[_Continuation]] = [[] for _ in images]
-    unfinished: list[list[_Continuation]] = [[] for _ in images]
+    prefixes = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt)
+    partials = [_Partial(row, prefix, 0.0) for row, prefix in enumerate(prefixes)]
+    finished: list[list[_Continuation]] = [[] for _ in range(len(context))]
+    unfinished: list[list[_Continuation]] = [[] for _ in range(len(context))]
     for _ in range(settings.max_new_tokens):
-        log_probability = _log_probabilities(beams, priors, settings.memory_weight)
+        log_probability = _log_probabilities(partials, ngram_models, settings.ngram_weight)  # (N, K)
         score = log_probability
         if image_weight:
-            rows = [beam.row for beam in beams]
-            vectors = trie.look([beam.node for beam in beams])
-            cosine = torch.einsum("bd,bkd->bk", images[rows], vectors).double().cpu().numpy()
-            score = score + image_weight * cosine / np.array([units[row] for row in rows])[:, None]
+            score = score + image_weight * _standardised_cosines(context, partials, cosine_std)
         if settings.constraints:
-            score = np.where(_allowed(trie, beams, settings.constraints), score, -np.inf)
-        open_options: list[_Continuation] = []
-        for row, options in enumerate(_best(beams, log_probability, score, len(images), settings.beam_size)):
-            going_on = _go_on(trie, options, ended[row], settings)
+            score = np.where(_allowed(context.cache, partials, settings.constraints), score, -np.inf)
+        best = _best(partials, log_probability, score, len(context), settings.beam_size)
+        kept: list[_Continuation] = []
+        for row, continuations in enumerate(best):
+            going_on = _prune(continuations, finished[row], context.language_model.end_id, settings)
             unfinished[row] = going_on or unfinished[row]
-            open_options += going_on
-        if not open_options:
+            kept += going_on
+        if not kept:
             break
-        nodes = trie.grow(
-            [each.beam.node for each in open_options], [each.column for each in open_options], None
-        )
-        beams = [
-            _Partial(each.beam.row, node, each.log_probability)
-            for node, each in zip(nodes, open_options, strict=True)
+        prefixes = context.cache.extend([c.partial.prefix for c in kept], [c.column for c in kept], None)
+        partials = [
+            _Partial(c.partial.row, prefix, c.log_probability)
+            for c, prefix in zip(kept, prefixes, strict=True)
         ]
     return [
-        _written(trie, done or rest, finished=bool(done))
-        for done, rest in zip(ended, unfinished, strict=True)
+        _hypotheses(context.cache, ended or open_ones, finished=bool(ended))
+        for ended, open_ones in zip(finished, unfinished, strict=True)
     ]
 
 
 def _log_probabilities(
-    beams: Sequence[_Partial], priors: Sequence[RetrievalNgramModel | None], memory_weight: float
+    partials: Sequence[_Partial], ngram_models: Sequence[RetrievalNgramModel | None], ngram_weight: float
 ) -> FloatArray:
-    """(N, K) of each beam with each of its candidates."""
-    own = torch.stack([beam.node.probabilities for beam in beams]).double().cpu().numpy()
-    for number, beam in enumerate(beams):
-        prior = priors[beam.row]
-        if prior is not None and memory_weight:
-            said = prior.probabilities(beam.node.ids, beam.node.candidates.tolist())
-            own[number] = (1 - memory_weight) * own[number] + memory_weight * said
-    before = np.array([beam.log_probability for beam in beams])
-    return np.asarray(before[:, None] + np.log(np.maximum(own, _SMALLEST)))
+    """(N, K) of each partial caption with each of its candidates."""
+    probabilities = torch.stack([partial.prefix.probabilities for partial in partials]).double().cpu().numpy()
+    for number, partial in enumerate(partials):
+        ngram_model = ngram_models[partial.row]
+        if ngram_model is not None and ngram_weight:
+            candidates = partial.prefix.candidates.tolist()
+            retrieved = ngram_model.probabilities(partial.prefix.ids, candidates)
+            probabilities[number] = (1 - ngram_weight) * probabilities[number] + ngram_weight * retrieved
+    before = np.array([partial.log_probability for partial in partials])
+    return np.asarray(before[:, None] + np.log(np.maximum(probabilities, _SMALLEST)))
+
+
+def _standardised_cosines(
+    context: DecodingContext, partials: Sequence[_Partial], cosine_std: Sequence[float]
+) -> FloatArray:
+    """(N, K) cosines of pictures and texts so far, over each picture's standard deviation."""
+    rows = [partial.row for partial in partials]
+    vectors = context.cache.candidate_vectors([partial.prefix for partial in partials])
+    cosines = torch.einsum("bd,bkd->bk", context.image_vectors[rows], vectors).double().cpu().numpy()
+    return np.asarray(cosines / np.array([cosine_std[row] for row in rows])[:, None])
 
 
 def _best(
-    beams: Sequence[_Partial], log_probability: FloatArray, score: FloatArray, count: int, beam_size: int
+    partials: Sequence[_Partial],
+    log_probability: FloatArray,
+    score: FloatArray,
+    count: int,
+    beam_size: int,
 ) -> list[list[_Continuation]]:
-    """For each picture twice as many options as there are beams, the best first: half of them may end."""
-    options: list[list[_Continuation]] = [[] for _ in range(count)]
-    for number, beam in enumerate(beams):
+    """For each picture twice as many continuations as there are beams, the best first: half of them may end."""
+    continuations: list[list[_Continuation]] = [[] for _ in range(count)]
+    for number, partial in enumerate(partials):
         columns = np.argsort(-score[number], kind="stable")[: beam_size + 1]
-        tokens = beam.node.candidates[torch.as_tensor(columns)].tolist()
+        tokens = partial.prefix.candidates[torch.as_tensor(columns)].tolist()
         for column, token in zip(columns.tolist(), tokens, strict=True):
-            own, total = float(log_probability[number, column]), float(score[number, column])
-            options[beam.row].append(_Continuation(beam, column, token, own, total))
-    return [
-        sorted((option for option in each if option.score > -np.inf), key=lambda option: -option.score)[
-            : 2 * beam_size
-        ]
-        for each in options
-    ]
+            total = float(score[number, column])
+            if total > -np.inf:  # else the constraints forbid it
+                log_p = float(log_probability[number, column])
+                continuations[partial.row].append(_Continuation(partial, column, token, log_p, total))
+    return [sorted(row, key=lambda c: -c.score)[: 2 * beam_size] for row in continuations]
 
 
-def _go_on(
-    trie: PrefixCache, options: Sequence[_Continuation], ended: list[_Continuation], settings: BeamMagicSearch
+def _prune(
+    continuations: Sequence[_Continuation],
+    finished: list[_Continuation],
+    end_id: int,
+    settings: BeamMagicSearch,
 ) -> list[_Continuation]:
-    """Put what has ended with what ended before; the options that are worth going on with.
+    """Put what has ended with what ended before; the continuations that are worth going on with.
 
     A score only falls as a caption grows, but for the picture's part: what is behind as many finished
     captions as are wanted is given up.
     """
-    end_id = trie.language_model.end_id
-    ended += [option for option in options if option.token == end_id]
-    ended.sort(key=lambda option: -option.score)
-    del ended[settings.finished :]
-    bar = ended[-1].score if len(ended) == settings.finished else -np.inf
-    open_options = [option for option in options if option.token != end_id and option.score > bar]
-    return open_options[: settings.beam_size]
+    finished += [c for c in continuations if c.token == end_id]
+    finished.sort(key=lambda c: -c.score)
+    del finished[settings.num_finished :]
+    bar = finished[-1].score if len(finished) == settings.num_finished else -np.inf
+    going_on = [c for c in continuations if c.token != end_id and c.score > bar]
+    return going_on[: settings.beam_size]
 
 
-def _allowed(trie: PrefixCache, beams: Sequence[_Partial], constraints: Constraints) -> NDArray[np.bool_]:
+def _allowed(cache: PrefixCache, partials: Sequence[_Partial], constraints: Constraints) -> BoolArray:
     """(N, K) which candidates end a caption as it must be, or leave it able to become so."""
-    tokens = [beam.node.candidates.tolist() for beam in beams]
-    ids = [(*beam.node.ids, token) for beam, each in zip(beams, tokens, strict=True) for token in each]
-    texts = trie.language_model.texts(ids)
-    ends = [prefix[-1] == trie.language_model.end_id for prefix in ids]
+    ids = [
+        (*partial.prefix.ids, token) for partial in partials for token in partial.prefix.candidates.tolist()
+    ]
+    texts = cache.language_model.texts(ids)
+    ends = [prefix[-1] == cache.language_model.end_id for prefix in ids]
     holds = [
         (constraints.hold if end else constraints.can_hold)(text)
         for text, end in zip(texts, ends, strict=True)
     ]
-    return np.array(holds).reshape(len(beams), -1)
+    return np.array(holds).reshape(len(partials), -1)
 
 
-def _written(trie: PrefixCache, options: Sequence[_Continuation], *, finished: bool) -> list[Written]:
-    texts = trie.language_model.texts([(*option.beam.node.ids, option.token) for option in options])
+def _hypotheses(
+    cache: PrefixCache, continuations: Sequence[_Continuation], *, finished: bool
+) -> list[Hypothesis]:
+    texts = cache.language_model.texts([(*c.partial.prefix.ids, c.token) for c in continuations])
     return [
-        Written(text.strip(), option.score, finished) for text, option in zip(texts, options, strict=True)
+        Hypothesis(text.strip(), log_probability=c.log_probability, finished=finished, score=c.score)
+        for text, c in zip(texts, continuations, strict=True)
     ]

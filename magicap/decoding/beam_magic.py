@@ -1,142 +1,148 @@
-"""Beam magic search: whole captions compete, and the one that the others agree with most wins.
+"""Beam magic search: whole captions compete, and that with the largest expected utility is taken.
 
-Magic search chooses word by word and never goes back. Here beams are scored as wholes, by the language model
-mixed with what the memory's captions nearest to the picture go on with, and by the picture. What they write
-competes with those captions themselves, and that is taken which the captions nearest to the picture agree
-with most: minimum Bayes risk (Kumar and Byrne 2004) with CIDEr-D as the gain, as consensus captioning takes
-it (Devlin et al. 2015).
+Magic search chooses token by token and never goes back. Here beams are scored as wholes, by the language model
+interpolated with an n-gram model of the memory's captions nearest to the picture. What the beams wrote
+competes with those captions themselves, which are the evidence: minimum Bayes risk decides.
 
-Shapes: B pictures, D embedding width.
+Shapes: B pictures, M evidence captions, D embedding width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from torch import Tensor
 
-from magicap.decoding.beam import Written, beam_hypotheses
-from magicap.decoding.conditioning import beginnings
+from magicap.decoding.beam import beam_hypotheses
+from magicap.decoding.constraints import Constraints
+from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import (
     MIN_STD,
     EvidenceSet,
     evidence_from_hypotheses,
-    retrieve_evidence,
+    evidence_from_neighbours,
+    select_hypothesis,
 )
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
-from magicap.errors import BadSettings
-from magicap.results import Step
+from magicap.decoding.settings import BeamMagicSearch
+from magicap.models.language_model import LanguageModel
+from magicap.models.scorer import ImageTextScorer
+from magicap.results import Hypothesis
 
-if TYPE_CHECKING:
-    from magicap.decoding.prefix_cache import PrefixCache
-    from magicap.decoding.settings import BeamMagicSearch
-    from magicap.models.scorer import ImageTextScorer
-    from magicap.retrieval.caption_memory import CaptionMemory
-
-_UNREMEMBERING = 2.0  # image_weight where no memory says what the picture shows; chosen on Flickr8k dev
+_IMAGE_WEIGHT = 2.0  # where no memory says what the picture shows; chosen on Flickr8k dev
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A whole caption that competed."""
-
-    text: str
-
-    consensus: float
-    """Expected CIDEr-D, 0 to 10."""
-
-    fit: float
-    """``fit_weight`` times the cosine of picture and caption."""
-
-    finished: bool
-    """Whether it ended of itself."""
-
-    @property
-    def score(self) -> float:
-        """What was compared."""
-        return self.consensus + self.fit
-
-    @property
-    def step(self) -> Step:
-        """The whole caption as one step of a search."""
-        return Step(self.text, self.text, -1, self.consensus, 0.0, self.fit, self.finished)
-
-
-def beam_magic_search(
-    trie: PrefixCache, images: Tensor, settings: BeamMagicSearch, memory: CaptionMemory | None
-) -> list[list[Choice]]:
+def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> list[list[Hypothesis]]:
     """For each picture the captions that competed, the best first; of equals the memory's, then the likelier.
 
-    Args:
-        images: (B, D) unit vectors of the pictures.
-        memory: captions with their vectors; without one, what was written competes and agrees alone.
+    Without a memory what the beams wrote is its own evidence.
 
     Raises:
         BadSettings: no room for so many tokens, or constraints that no caption meets.
     """
-    trie.language_model.require_room(settings.max_new_tokens)
-    if not len(images):
+    context.language_model.require_room(settings.max_new_tokens)
+    if not len(context):
         return []
-    if memory is None and (settings.include or settings.min_words):
-        raise BadSettings(
-            "include and min_words choose among captions that are remembered; this captioner has no memory"
-        )
-    near: Sequence[EvidenceSet | None] = [None] * len(images)
-    if memory is not None:
-        allowed = memory.where(settings.constraints)
-        near = retrieve_evidence(allowed, images, settings.neighbours, settings.temperature)
-    priors = [_prior(trie, electorate) for electorate in near]
-    units = [each.unit for each in near if each] or _first_words_std(trie, images, settings)
-    weight = settings.image_weight
-    if weight is None:
-        weight = _UNREMEMBERING if memory is None else 0.0
-    roots = beginnings(trie, images, settings, memory)
-    written = beam_hypotheses(trie, roots, images, priors, units, weight, settings)
-    return [_select(trie.scorer, *each, settings) for each in zip(images, written, near, strict=True)]
+    evidence = retrieve_evidence(context, settings)
+    ngram_models = [_ngram_model(context.language_model, near) for near in evidence]
+    cosine_std = [near.cosine_std for near in evidence if near] or _first_tokens_std(context, settings)
+    image_weight = settings.image_weight
+    if image_weight is None:
+        image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
+    written = beam_hypotheses(context, settings, ngram_models, cosine_std, image_weight)
+    return [
+        _select(context.scorer, *picture, settings)
+        for picture in zip(context.image_vectors, written, evidence, strict=True)
+    ]
 
 
-def _first_words_std(trie: PrefixCache, images: Tensor, settings: BeamMagicSearch) -> list[float]:
-    """What cosines are measured in where no captions are remembered: how far first words differ."""
-    (vectors,) = trie.look([trie.root(settings.top_k)])
-    spread: list[float] = (images @ vectors.T).std(dim=1, correction=0).clamp_min(MIN_STD).tolist()
-    return spread
+def needs_memory(settings: BeamMagicSearch) -> bool:
+    """Whether there is nothing to choose among but what is remembered: beams cannot aim at a word or length."""
+    return bool(settings.include or settings.min_words)
 
 
-def _prior(trie: PrefixCache, near: EvidenceSet | None) -> RetrievalNgramModel | None:
-    if near is None:
+def retrieve_evidence(context: DecodingContext, settings: BeamMagicSearch) -> list[EvidenceSet | None]:
+    """For each picture the memory's captions nearest to it that the constraints allow; None without a memory.
+
+    Raises:
+        BadSettings: the constraints forbid every caption of the memory.
+    """
+    memory = context.memory
+    if memory is None:
+        return [None] * len(context)
+    constraints = settings.constraints
+    if constraints:
+        memory = memory.where(constraints.hold, key=constraints, asked=constraints.asked)
+        neighbours = memory.nearest(context.image_vectors.to(memory.device), settings.neighbours)
+    else:
+        neighbours = context.nearest(settings.neighbours)
+    return [*evidence_from_neighbours(memory, *neighbours, settings.temperature)]
+
+
+def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch) -> list[float]:
+    """B standard deviations of the cosines of first tokens: a scale where no captions are remembered."""
+    (vectors,) = context.cache.candidate_vectors([context.cache.start(settings.top_k)])
+    std: list[float] = (
+        (context.image_vectors @ vectors.T).std(dim=1, correction=0).clamp_min(MIN_STD).tolist()
+    )
+    return std
+
+
+def _ngram_model(language_model: LanguageModel, evidence: EvidenceSet | None) -> RetrievalNgramModel | None:
+    if evidence is None:
         return None
-    language_model = trie.language_model
-    captions = language_model.encode_captions(near.texts)
-    return RetrievalNgramModel(captions, len(captions) * near.weights)
+    captions = language_model.encode_captions(evidence.texts)
+    return RetrievalNgramModel(captions, len(captions) * evidence.weights)
 
 
 def _select(
     scorer: ImageTextScorer,
     image: Tensor,
-    written: Sequence[Written],
-    near: EvidenceSet | None,
+    written: Sequence[Hypothesis],
+    evidence: EvidenceSet | None,
     settings: BeamMagicSearch,
-) -> list[Choice]:
-    """The captions that compete, the best first."""
-    own: dict[str, Written] = {}
-    for each in written:
-        if settings.constraints.hold(each.text):
-            own.setdefault(each.text, each)
-    if near is None and not own:  # words that are banned can end what was written, but not the run
-        best = written[0] if written else Written("", 0.0, False)
-        own = {text: replace(best, finished=False) for text in [settings.constraints.shortened(best.text)]}
-    electorate = near or evidence_from_hypotheses(list(own), [each.score for each in own.values()])
-    known = set(electorate.texts)
-    more = [text for text in own if text not in known]
-    texts = [*electorate.texts, *more]
-    fit = [0.0] * len(texts)
-    if settings.fit_weight:
-        fit = (settings.fit_weight * (scorer.encode_texts(texts) @ image)).tolist()
-    agreed = electorate.agreement(more).tolist()
-    choices = [
-        Choice(text, consensus, cosine, text not in own or own[text].finished)
-        for text, consensus, cosine in zip(texts, agreed, fit, strict=True)
+) -> list[Hypothesis]:
+    """The captions that compete, the best first: the evidence's own, and what the beams wrote besides."""
+    own = _distinct(written, settings.constraints)
+    if evidence is None:
+        own = own or [_shortened(written, settings.constraints)]
+        competing, evidence = own, evidence_from_hypotheses(own)
+    else:
+        competing = _with_evidence(own, evidence)
+    cosines = None
+    if settings.rerank_weight:
+        vectors = scorer.encode_texts([hypothesis.text for hypothesis in competing])
+        cosines = (vectors @ image).double().cpu().numpy()
+    return select_hypothesis(competing, evidence, cosines, settings.rerank_weight)
+
+
+def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[Hypothesis]:
+    """Hypotheses as they must be, the first of those that read alike."""
+    own: dict[str, Hypothesis] = {}
+    for hypothesis in written:
+        if constraints.hold(hypothesis.text):
+            own.setdefault(hypothesis.text, hypothesis)
+    return list(own.values())
+
+
+def _shortened(written: Sequence[Hypothesis], constraints: Constraints) -> Hypothesis:
+    """The best hypothesis cut to what the constraints allow: excluded words can end a caption, not the run."""
+    best = written[0] if written else Hypothesis("")
+    return replace(best, text=constraints.shortened(best.text), finished=False)
+
+
+def _with_evidence(own: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hypothesis]:
+    """The evidence's captions as hypotheses, in its order, then those of ``own`` that it does not hold."""
+    written = {hypothesis.text: hypothesis for hypothesis in own}
+    retrieved = [
+        Hypothesis(
+            text,
+            cosine=cosine,
+            log_probability=written[text].log_probability if text in written else None,
+            source="memory",
+            finished=text not in written or written[text].finished,
+        )
+        for text, cosine in zip(evidence.texts, evidence.cosines.tolist(), strict=True)
     ]
-    return sorted(choices, key=lambda choice: -choice.score)
+    return [*retrieved, *(h for h in own if h.text not in set(evidence.texts))]

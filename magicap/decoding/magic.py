@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from magicap.decoding.conditioning import beginnings
-from magicap.decoding.settings import Steps
-from magicap.results import Step, added_text
-
-if TYPE_CHECKING:
-    from magicap.decoding.prefix_cache import Node, PrefixCache
-    from magicap.decoding.settings import MagicSearch
-    from magicap.models.language_model import LanguageModel
-    from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.prefix_cache import CachedPrefix
+from magicap.decoding.settings import MagicSearch
+from magicap.models.language_model import LanguageModel
+from magicap.results import Step, StepBatches, added_text
 
 _ROUNDING = 1e-5  # float32 misses a cosine or a sum of such size by far less
 
@@ -29,20 +24,19 @@ _ROUNDING = 1e-5  # float32 misses a cosine or a sum of such size by far less
 class ScoreTerms:
     """What speaks for each candidate; each (B, K)."""
 
-    confidence: Tensor
-    degeneration: Tensor
-    image: Tensor
+    model_confidence: Tensor
+    degeneration_penalty: Tensor
+    image_score: Tensor
 
     @property
     def score(self) -> Tensor:
         """(B, K) their sum."""
-        return self.confidence + self.degeneration + self.image
+        return self.model_confidence + self.degeneration_penalty + self.image_score
 
-    def at(self, columns: Tensor) -> ScoreTerms:
-        """Those of other columns, (B, N) numbers of candidates."""
-        return ScoreTerms(
-            *(part.gather(1, columns) for part in (self.confidence, self.degeneration, self.image))
-        )
+    def at(self, columns: Tensor) -> Tensor:
+        """(B, N, 3) the three terms of other columns, (B, N) numbers of candidates."""
+        terms = self.model_confidence, self.degeneration_penalty, self.image_score
+        return torch.stack([term.gather(1, columns) for term in terms], dim=2)
 
 
 def magic_score(
@@ -68,128 +62,134 @@ def image_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
     return torch.softmax(logit_scale * torch.einsum("bd,bkd->bk", images, texts), dim=1)
 
 
-def can_still_win(known: Tensor, repetition: Tensor, alpha: float, places: int = 1) -> Tensor:
-    """(B, K) which candidates can still be among the first.
+def can_still_win(known: Tensor, repetition: Tensor, alpha: float, top_n: int = 1) -> Tensor:
+    """(B, K) which candidates can still be among the first ``top_n``.
 
-    The degeneration term lies within alpha of zero where it is not known yet, a cosine being within one of
+    The degeneration penalty lies within alpha of zero where it is not known yet, a cosine being within one of
     it. Whoever could at best stay behind what the leader has at worst has lost.
 
     Args:
-        known: (B, K) scores without the degeneration term.
+        known: (B, K) scores without the degeneration penalty.
         repetition: (B, K) cosines, NaN where unknown.
-        places: how many of the best are wanted; 1 asks for the winner alone.
+        top_n: how many of the best are wanted; 1 asks for the winner alone.
     """
     best = known - alpha * repetition.nan_to_num(nan=-1.0)
     worst = known - alpha * repetition.nan_to_num(nan=1.0)
-    leader = worst.topk(min(places, known.shape[1]), dim=1).values[:, -1:]
+    leader = worst.topk(min(top_n, known.shape[1]), dim=1).values[:, -1:]
     return best >= leader - _ROUNDING * max(1.0, float(known.max()))
 
 
 @dataclass(frozen=True)
-class Position:
+class TimeStep:
     """One token position of the B rows still being written: who could win, and who did."""
 
     rows: tuple[int, ...]
-    """FloatArray of the pictures."""
+    """Numbers of the pictures."""
 
-    nodes: tuple[Node, ...]
+    prefixes: tuple[CachedPrefix, ...]
     """The captions so far, with their candidates."""
 
-    parts: ScoreTerms
-    """What speaks for each candidate, (B, K); degeneration is minus infinity where it could not matter."""
+    terms: ScoreTerms
+    """What speaks for each candidate, (B, K); the penalty is minus infinity where it could not matter."""
 
     winners: tuple[int, ...]
     """Which of its K candidates each row took."""
 
     def steps(self, language_model: LanguageModel) -> list[tuple[int, Step]]:
         """The step that each row took, as (row, step)."""
-        steps = self._steps(language_model, [[column] for column in self.winners])
-        return [(row, step) for row, (step,) in zip(self.rows, steps, strict=True)]
+        taken = self.token_steps(language_model, [[column] for column in self.winners])
+        return [(row, step) for row, (step,) in zip(self.rows, taken, strict=True)]
 
     def best(self, language_model: LanguageModel, count: int) -> list[list[Step]]:
         """The steps that each row could have taken, the one it took first, then by falling score."""
-        order = self.parts.score.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return self._steps(language_model, order.tolist())
+        order = self.terms.score.argsort(dim=1, descending=True, stable=True)[:, :count]
+        return self.token_steps(language_model, order.tolist())
 
-    def _steps(self, language_model: LanguageModel, columns: Sequence[Sequence[int]]) -> list[list[Step]]:
+    def token_steps(
+        self, language_model: LanguageModel, columns: Sequence[Sequence[int]]
+    ) -> list[list[Step]]:
+        """The steps that some of each row's candidates would be.
+
+        For rows at "A dog" and "Two" with columns [[0, 4], [2, 1]] these are, by their ``text``:
+        [["A dog runs", "A dog on"], ["Two men", "Two dogs"]].
+
+        Args:
+            columns: B lists of N numbers of candidates.
+        """
+        terms = self.terms.at(torch.tensor(columns, device=self.terms.image_score.device)).tolist()
         tokens = [
-            node.candidates[torch.tensor(each)].tolist()
-            for node, each in zip(self.nodes, columns, strict=True)
+            prefix.candidates[torch.tensor(row)].tolist()
+            for prefix, row in zip(self.prefixes, columns, strict=True)
         ]
-        before = language_model.shown([node.ids for node in self.nodes])
-        longer = [(*node.ids, token) for node, each in zip(self.nodes, tokens, strict=True) for token in each]
-        texts = iter(language_model.shown(longer))
-        at = self.parts.at(torch.tensor(columns, device=self.parts.image.device))
-        shares = torch.stack([at.confidence, at.degeneration, at.image], dim=2).tolist()
-        steps: list[list[Step]] = []
-        for was, each, row in zip(before, tokens, shares, strict=True):
-            steps.append([])
-            for token, (confidence, degeneration, image) in zip(each, row, strict=True):
-                text, last = next(texts), token == language_model.end_id
-                step = Step(text, added_text(was, text), token, confidence, degeneration, image, last)
-                steps[-1].append(step)
-        return steps
+        before = language_model.partial_texts([prefix.ids for prefix in self.prefixes])
+        longer = [
+            (*prefix.ids, token) for prefix, row in zip(self.prefixes, tokens, strict=True) for token in row
+        ]
+        texts = iter(language_model.partial_texts(longer))
+        return [
+            [
+                Step(
+                    text,
+                    added_text(start, text),
+                    token,
+                    *candidate_terms,
+                    last=token == language_model.end_id,
+                )
+                for token, candidate_terms, text in zip(row_tokens, row_terms, texts, strict=False)
+            ]
+            for start, row_tokens, row_terms in zip(before, tokens, terms, strict=True)
+        ]
 
 
-def magic_search(
-    trie: PrefixCache, images: Tensor, settings: MagicSearch, memory: CaptionMemory | None = None
-) -> Steps:
+def magic_search(context: DecodingContext, settings: MagicSearch) -> StepBatches:
     """Write a caption for each picture; all rows advance together and leave at their end token.
-
-    Args:
-        images: (B, D) unit vectors of the pictures.
-        memory: what a prompted language model is told by, beside the pictures.
 
     Yields:
         For each position, ``(row, step)`` of every row still being written.
     """
-    for position in magic_positions(trie, images, settings, memory):
-        yield position.steps(trie.language_model)
+    for time_step in magic_time_steps(context, settings):
+        yield time_step.steps(context.language_model)
 
 
-def magic_positions(
-    trie: PrefixCache,
-    images: Tensor,
-    settings: MagicSearch,
-    memory: CaptionMemory | None = None,
-    places: int = 1,
-) -> Iterator[Position]:
+def magic_time_steps(context: DecodingContext, settings: MagicSearch, top_n: int = 1) -> Iterator[TimeStep]:
     """The loop of :func:`magic_search`, with all that was weighed.
 
     Without ``beta`` the scorer is never asked (contrastive search), without ``alpha`` no candidate's hidden
     state but the winner's is computed.
 
     Args:
-        images: (B, D) unit vectors of the pictures.
-        memory: what a prompted language model is told by, beside the pictures.
-        places: how many of the best candidates must be among the can_still_win. More cost time and change no
+        top_n: for how many of the best candidates all terms must be exact. More cost time and change no
             caption.
     """
-    trie.language_model.require_room(settings.max_new_tokens)
-    if not len(images):
+    cache, images = context.cache, context.image_vectors
+    context.language_model.require_room(settings.max_new_tokens)
+    if not len(context):
         return
-    alpha, beta, logit_scale = settings.alpha, settings.beta, trie.scorer.logit_scale
-    rows = tuple(range(len(images)))
-    nodes = beginnings(trie, images, settings, memory)
+    alpha, beta, logit_scale = settings.alpha, settings.beta, context.scorer.logit_scale
+    rows = tuple(range(len(context)))
+    prefixes = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt)
     for position in range(settings.max_new_tokens):
-        probability = torch.stack([node.probabilities for node in nodes])
-        fit = torch.zeros_like(probability)
+        probability = torch.stack([prefix.probabilities for prefix in prefixes])  # (B, K)
+        image_probability = torch.zeros_like(probability)
         if beta:
-            fit = image_softmax(images[list(rows)], trie.look(nodes), logit_scale)
-        known = (1 - alpha) * probability + beta * fit
-        repetition = torch.stack([node.repetition for node in nodes])
-        wanted = can_still_win(known, repetition, alpha, places)
-        repetition, fresh = trie.weigh(nodes, repetition, wanted)
-        parts = magic_score(probability, repetition, fit, alpha, beta)
-        parts = replace(parts, degeneration=parts.degeneration.masked_fill(~wanted, -torch.inf))
-        winners = parts.score.argmax(dim=1).tolist()  # the first of equals, hence the more probable
-        yield Position(rows, tuple(nodes), parts, tuple(winners))
-        going_on = [
+            texts = cache.candidate_vectors(prefixes)  # (B, K, D)
+            image_probability = image_softmax(images[list(rows)], texts, logit_scale)
+        known = (1 - alpha) * probability + beta * image_probability
+        repetition = torch.stack([prefix.repetition for prefix in prefixes])
+        wanted = can_still_win(known, repetition, alpha, top_n)
+        repetition, fresh = cache.degeneration(prefixes, repetition, wanted)
+        terms = magic_score(probability, repetition, image_probability, alpha, beta)
+        penalty = terms.degeneration_penalty.masked_fill(~wanted, -torch.inf)
+        terms = replace(terms, degeneration_penalty=penalty)
+        winners = terms.score.argmax(dim=1).tolist()  # the first of equals, hence the more probable
+        yield TimeStep(rows, tuple(prefixes), terms, tuple(winners))
+        unfinished = [
             number
-            for number, (node, column) in enumerate(zip(nodes, winners, strict=True))
-            if int(node.candidates[column]) != trie.language_model.end_id
+            for number, (prefix, column) in enumerate(zip(prefixes, winners, strict=True))
+            if int(prefix.candidates[column]) != context.language_model.end_id
         ]
-        if not going_on or position + 1 == settings.max_new_tokens:
+        if not unfinished or position + 1 == settings.max_new_tokens:
             return
-        rows = tuple(rows[number] for number in going_on)
-        nodes = trie.grow([nodes[n] for n in going_on], [winners[n] for n in going_on], fresh)
+        rows = tuple(rows[number] for number in unfinished)
+        columns = [winners[number] for number in unfinished]
+        prefixes = cache.extend([prefixes[number] for number in unfinished], columns, fresh)

@@ -1,24 +1,26 @@
-"""Captions that have a say in which caption a picture gets.
+"""Minimum Bayes risk: of some hypotheses that with the largest expected utility, judged by weighed evidence.
 
-Shapes: B pictures, M captions of an electorate, C candidates, D embedding width.
+The evidence are captions with probabilities, the utility is CIDEr-D (Kumar and Byrne 2004; as consensus
+captioning takes it, Devlin et al. 2015, arXiv 1505.04467).
+
+Shapes: B pictures, M evidence captions, C hypotheses, D embedding width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
 
-from magicap.metrics.pairwise_cider import Rarity, expected_cider_d
-from magicap.metrics.score import FloatArray
+from magicap.arrays import FloatArray
+from magicap.metrics.pairwise_cider import DocumentFrequencies, expected_cider_d
+from magicap.results import Hypothesis
+from magicap.retrieval.caption_memory import CaptionMemory
 
-if TYPE_CHECKING:
-    from magicap.retrieval.caption_memory import CaptionMemory
-
-MIN_STD = 1e-6  # spread of cosines that are all the same
+MIN_STD = 1e-6
+"""Standard deviation of cosines that are all the same."""
 
 
 @dataclass(frozen=True)
@@ -31,67 +33,94 @@ class EvidenceSet:
     weights: FloatArray
     """(M,) their probabilities, which add up to one."""
 
-    rarity: Rarity
+    document_frequencies: DocumentFrequencies
     """By which their n-grams are weighed."""
 
     cosines: FloatArray = field(default_factory=lambda: np.zeros(0))
     """(M,) to the picture; none where no picture was looked at."""
 
     @property
-    def unit(self) -> float:
-        """What cosines to the picture are measured in: their standard deviation."""
+    def cosine_std(self) -> float:
+        """Standard deviation of the cosines, what differences of cosines are measured in."""
         return max(float(self.cosines.std()), MIN_STD)
 
-    def agreement(self, more: Sequence[str]) -> FloatArray:
+    def expected_utility(self, others: Sequence[str]) -> FloatArray:
         """(M + C,) expected CIDEr-D, 0 to 10, of its own captions and of C others, none of them its own.
 
-        Each of its own captions is judged by the others.
+        Each of its own captions is compared with the rest of the evidence.
         """
-        return expected_cider_d([*self.texts, *more], self.weights, self.rarity)
+        return expected_cider_d([*self.texts, *others], self.weights, self.document_frequencies)
 
 
-def retrieve_evidence(
-    memory: CaptionMemory, images: Tensor, count: int, temperature: float
+def evidence_from_neighbours(
+    memory: CaptionMemory, cosines: Tensor, positions: Tensor, temperature: float
 ) -> list[EvidenceSet]:
-    """Of each picture the captions of a memory that are nearest to it, weighed by a softmax of their cosines.
+    """For each picture the memory's captions nearest to it, weighed by a softmax of their cosines.
 
-    Cosines are measured in their own spread, so one temperature suits any scorer and any memory.
+    Cosines are measured in their own standard deviation, so one temperature suits any scorer and any memory.
 
     Args:
-        images: (B, D) unit vectors.
-        count: M, or as many as there are.
+        cosines, positions: (B, M) as :meth:`CaptionMemory.nearest` gives them.
         temperature: in standard deviations of the M cosines.
     """
-    cosines, positions = memory.nearest(images.to(memory.device), count)
-    found = []
-    for row, places in zip(cosines.double().cpu().numpy(), positions.tolist(), strict=True):
-        texts = [memory.texts[place] for place in places]
-        found.append(EvidenceSet(texts, softmax_in_deviations(row, temperature), memory.rarity, row))
-    return found
+    return [
+        EvidenceSet(
+            [memory.texts[position] for position in row],
+            softmax_in_deviations(own_cosines, temperature),
+            memory.document_frequencies,
+            own_cosines,
+        )
+        for own_cosines, row in zip(cosines.double().cpu().numpy(), positions.tolist(), strict=True)
+    ]
 
 
-def judged(alike: FloatArray, weights: FloatArray) -> FloatArray:
-    """(C,) expected pairwise_cider_d of captions, the first M of which are the judges: each of these by the others.
+def evidence_from_hypotheses(hypotheses: Sequence[Hypothesis]) -> EvidenceSet:
+    """Hypotheses as their own evidence, weighed by a softmax of their scores, log-probabilities."""
+    texts, scores = [h.text for h in hypotheses], np.array([h.score for h in hypotheses])
+    weights = np.exp(scores - scores.max())
+    return EvidenceSet(texts, weights / weights.sum(), DocumentFrequencies.of(texts))
+
+
+def select_hypothesis(
+    hypotheses: Sequence[Hypothesis], evidence: EvidenceSet, cosines: FloatArray | None, rerank_weight: float
+) -> list[Hypothesis]:
+    """Hypotheses with their scores, the best first; of equals the earlier evidence, then the earlier of others.
 
     Args:
-        alike: (C, M) pairwise_cider_d to each judge, 0 to itself.
-        weights: (M,) of the judges.
+        hypotheses: the evidence's own M captions in its order, then C others.
+        cosines: (M + C,) of picture and captions; None: not asked for.
+        rerank_weight: what a cosine of one is worth in points of expected utility.
     """
-    agreed = alike @ weights
-    agreed[: len(weights)] /= np.maximum(1 - weights, MIN_STD)
-    return np.asarray(agreed)
+    utilities = evidence.expected_utility([h.text for h in hypotheses[len(evidence.texts) :]])
+    added = np.zeros(len(hypotheses)) if cosines is None else rerank_weight * cosines
+    scored = [
+        replace(
+            hypothesis,
+            expected_utility=float(utilities[row]),
+            cosine=hypothesis.cosine if cosines is None else float(cosines[row]),
+            score=float(utilities[row] + added[row]),
+        )
+        for row, hypothesis in enumerate(hypotheses)
+    ]
+    return sorted(scored, key=lambda hypothesis: -hypothesis.score)
+
+
+def leave_one_out(utilities: FloatArray, weights: FloatArray) -> FloatArray:
+    """(C,) expected utility of captions, the first M of which are the evidence: each against the rest of it.
+
+    Args:
+        utilities: (C, M) of each against each piece of evidence, 0 against itself.
+        weights: (M,) of the evidence.
+    """
+    expected = utilities @ weights
+    expected[: len(weights)] /= np.maximum(1 - weights, MIN_STD)
+    return np.asarray(expected)
 
 
 def softmax_in_deviations(cosines: FloatArray, temperature: float) -> FloatArray:
     """(..., M) softmax of falling cosines, the temperature in standard deviations of them."""
     if not cosines.size:
         return cosines
-    spread = np.maximum(cosines.std(axis=-1, keepdims=True), MIN_STD)
-    weights = np.exp((cosines - cosines[..., :1]) / (temperature * spread))
+    std = np.maximum(cosines.std(axis=-1, keepdims=True), MIN_STD)
+    weights = np.exp((cosines - cosines[..., :1]) / (temperature * std))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def evidence_from_hypotheses(texts: Sequence[str], scores: Sequence[float]) -> EvidenceSet:
-    """Captions that agree among themselves, weighed by their log-probabilities."""
-    weights = np.exp(np.array(scores) - max(scores))
-    return EvidenceSet(texts, weights / weights.sum(), Rarity.of(texts))

@@ -2,8 +2,8 @@
 
 Neither the language model nor the scorer's text tower sees the picture. So the next tokens that compete
 behind a prefix, how much each would repeat, and the vectors of the texts are functions of the prefix alone,
-and every caption begins at the same node. What a language model is told of a picture belongs to the prefix:
-captions of prompted models begin at a node for each prompt.
+and every caption begins at the same prefix. A soft prompt belongs to the prefix: captions of a conditioned
+model begin at a prefix for each picture.
 
 Shapes: B pictures, K candidates, D embedding width, W hidden width of the language model.
 """
@@ -31,11 +31,11 @@ DEFAULT_CACHE_BYTES = 2**29
 """How much a captioner keeps of prefixes between calls."""
 
 Key = tuple[int, ...]
-"""The number of candidates, the prompt's number, then the prefix's token ids."""
+"""The number of candidates, the soft prompt's number, then the prefix's token ids."""
 
 
 @dataclass(eq=False)
-class Node:
+class CachedPrefix:
     """A prefix, and its K candidates by falling probability."""
 
     ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class Node:
     """What the scorer knows of the prefix, or of one before it until the vectors are asked for."""
 
     prompt: int = 0
-    """Number of what the language model was told; 0: nothing."""
+    """Number of the soft prompt before it; 0: none."""
 
     vectors: Tensor | None = None
     """(K, D) unit vectors of the prefix with each candidate; None: not asked for yet."""
@@ -73,17 +73,18 @@ class CandidateStates:
     """Candidates that the language model has just run over, before any is chosen."""
 
     extension: Extension
-    places: Mapping[tuple[Node, int], tuple[int, int]]
-    """Row and column in the extension, by node and candidate."""
+    cells: Mapping[tuple[CachedPrefix, int], tuple[int, int]]
+    """Row and column in the extension, by prefix and candidate."""
 
-    def states(self, chosen: Sequence[tuple[Node, int]]) -> list[TokenState]:
+    def states(self, chosen: Sequence[tuple[CachedPrefix, int]]) -> list[TokenState]:
         """The states of some of them."""
-        places = torch.tensor([self.places[each] for each in chosen], device=self.extension.raw_hidden.device)
-        return self.extension.states(*places.unbind(dim=1))
+        cells = [self.cells[candidate] for candidate in chosen]
+        rows, columns = torch.tensor(cells, device=self.extension.raw_hidden.device).unbind(dim=1)
+        return self.extension.states(rows, columns)
 
 
 @dataclass
-class Work:
+class CacheStats:
     """What has been computed, and what was there already."""
 
     language_tokens: int = 0
@@ -92,19 +93,19 @@ class Work:
     text_tokens: int = 0
     """Tokens that the scorer's text tower has run over."""
 
-    nodes_made: int = 0
+    prefixes_made: int = 0
     """Prefixes whose candidates were computed."""
 
-    nodes_found: int = 0
+    prefixes_found: int = 0
     """Prefixes that were there when captions came to them, counted once a step."""
 
-    nodes_evicted: int = 0
+    prefixes_evicted: int = 0
     """Prefixes that were given up to keep to the budget."""
 
     @property
     def hit_rate(self) -> float:
         """Share of prefixes that were there already."""
-        return self.nodes_found / max(1, self.nodes_found + self.nodes_made)
+        return self.prefixes_found / max(1, self.prefixes_found + self.prefixes_made)
 
 
 class PrefixCache:
@@ -113,10 +114,10 @@ class PrefixCache:
     Threads may share one: what two of them ask for at the same time may be computed twice, never wrongly.
 
     Attributes:
-        language_model, scorer: the two models. Once their weights have changed, :meth:`clear` the trie.
+        language_model, scorer: the two models. Once their weights have changed, :meth:`clear` the cache.
         budget: bytes to keep; 0 keeps nothing beyond the search that asked for it.
         nbytes: bytes that are kept.
-        work: what has been computed since the trie was made.
+        stats: what has been computed since the cache was made.
     """
 
     def __init__(
@@ -129,13 +130,13 @@ class PrefixCache:
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
             raise BadSettings(f"cache_bytes must be a whole number of at least 0, found {budget!r}")
         self.language_model, self.scorer, self.budget = language_model, scorer, budget
-        self.nbytes, self.work = 0, Work()
-        self._nodes: OrderedDict[Key, tuple[Node, int]] = OrderedDict()
+        self.nbytes, self.stats = 0, CacheStats()
+        self._prefixes: OrderedDict[Key, tuple[CachedPrefix, int]] = OrderedDict()
         self._lock = Lock()
         self._texts = scorer.incremental_text_encoder()
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._prefixes)
 
     def __reduce__(self) -> tuple[type[PrefixCache], tuple[LanguageModel, ImageTextScorer, int]]:
         return PrefixCache, (self.language_model, self.scorer, self.budget)  # a copy begins empty
@@ -143,178 +144,183 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget all prefixes."""
         with self._lock:
-            self._nodes.clear()
+            self._prefixes.clear()
             self.nbytes = 0
 
-    def root(self, top_k: int) -> Node:
+    def start(self, top_k: int) -> CachedPrefix:
         """Where every caption begins: the start token alone, with its ``top_k`` candidates."""
-        return self.roots(top_k, None)[0]
+        return self.starts(top_k, None)[0]
 
-    def roots(self, top_k: int, prompts: Tensor | None) -> list[Node]:
-        """Where captions begin whose language model is told something: one node a prompt.
+    def starts(self, top_k: int, prompts: Tensor | None) -> list[CachedPrefix]:
+        """Where captions of a conditioned language model begin: one prefix a soft prompt.
 
         Args:
-            prompts: (B, W) as :meth:`LanguageModel.start` takes them; None: one node that is told nothing.
+            prompts: (B, W) as :meth:`LanguageModel.start` takes them; None: one prefix without.
         """
         count = min(top_k, self.language_model.vocabulary_size)
         numbers = [0] if prompts is None else [_number(prompt) for prompt in prompts]
         keys = [(count, number, self.language_model.start_id) for number in numbers]
-        nodes = {key: self._found(key) for key in keys}
-        missing = {key: row for row, key in enumerate(keys) if nodes[key] is None}
+        prefixes = {key: self._lookup(key) for key in keys}
+        missing = {key: row for row, key in enumerate(keys) if prefixes[key] is None}
         if missing:
-            told = None if prompts is None else prompts[list(missing.values())]
-            states = [(state,) for state in self.language_model.start(told).last_states()]
+            new = None if prompts is None else prompts[list(missing.values())]
+            states = [(state,) for state in self.language_model.start(new).last_states()]
             self._count(language_tokens=len(missing))
-            nodes.update(
+            prefixes.update(
                 zip(missing, self._made(list(missing), states, [EncodedText()] * len(missing)), strict=True)
             )
-        return [node for key in keys if (node := nodes[key]) is not None]
+        return [prefix for key in keys if (prefix := prefixes[key]) is not None]
 
-    def look(self, nodes: Sequence[Node]) -> Tensor:
+    def candidate_vectors(self, prefixes: Sequence[CachedPrefix]) -> Tensor:
         """(B, K, D) unit vectors of each prefix with each of its candidates."""
-        missing = [node for node in dict.fromkeys(nodes) if node.vectors is None]
+        missing = [prefix for prefix in dict.fromkeys(prefixes) if prefix.vectors is None]
         if missing:
             count = len(missing[0].candidates)
-            ids = [node.ids for node in missing]
-            ids += [(*node.ids, token) for node in missing for token in node.candidates.tolist()]
+            ids = [prefix.ids for prefix in missing]
+            ids += [(*prefix.ids, token) for prefix in missing for token in prefix.candidates.tolist()]
             texts = self.language_model.texts(ids)
             captions, candidates = texts[: len(missing)], texts[len(missing) :]
             rows = [candidates[start : start + count] for start in range(0, len(candidates), count)]
-            extension = self._texts.extend([node.text for node in missing], captions, rows)
+            extension = self._texts.extend([prefix.text for prefix in missing], captions, rows)
             self._count(text_tokens=extension.tokens)
-            for node, vectors, text, new in zip(
+            for prefix, vectors, text, new in zip(
                 missing, extension.vectors, extension.prefixes, extension.added, strict=True
             ):
-                node.text, node.vectors = text, vectors.clone()
-                self._grown(node, _bytes(node.vectors, *text.cache[len(text.cache) - new :]))
-        return torch.stack([node.vectors for node in nodes if node.vectors is not None])
+                prefix.text, prefix.vectors = text, vectors.clone()
+                self._enlarged(prefix, _bytes(prefix.vectors, *text.cache[len(text.cache) - new :]))
+        return torch.stack([prefix.vectors for prefix in prefixes if prefix.vectors is not None])
 
-    def weigh(
-        self, nodes: Sequence[Node], known: Tensor, wanted: Tensor
+    def degeneration(
+        self, prefixes: Sequence[CachedPrefix], known: Tensor, wanted: Tensor
     ) -> tuple[Tensor, CandidateStates | None]:
         """How much candidates repeat their prefix.
 
         Args:
-            known: (B, K) what the nodes know of it.
+            known: (B, K) what the prefixes know of it.
             wanted: (B, K) true where it must be known.
 
         Returns:
             (B, K) largest cosines, NaN where unknown, and what the language model ran for them, if it did.
         """
-        asked: dict[Node, set[int]] = {}
+        missing: dict[CachedPrefix, set[int]] = {}
         for row, column in (wanted & known.isnan()).nonzero().tolist():
-            asked.setdefault(nodes[row], set()).add(column)
-        if not asked:
+            missing.setdefault(prefixes[row], set()).add(column)
+        if not missing:
             return known, None
-        width = _row_width(list(map(len, asked.values())))
-        rows = [(node, row) for node, each in asked.items() for row in _in_rows(sorted(each), width)]
+        width = _row_width(list(map(len, missing.values())))
+        rows = [
+            (prefix, row) for prefix, columns in missing.items() for row in _in_rows(sorted(columns), width)
+        ]
         fresh = self._run(*zip(*rows, strict=True))
-        found = repetition(fresh.extension.hidden, fresh.extension.prefixes.hidden)
-        for (node, row), values in zip(rows, found, strict=True):
-            node.repetition = node.repetition.index_copy(0, torch.tensor(row, device=values.device), values)
-        return torch.stack([node.repetition for node in nodes]), fresh
+        cosines = max_cosine(fresh.extension.hidden, fresh.extension.prefixes.hidden)
+        for (prefix, row), values in zip(rows, cosines, strict=True):
+            columns = torch.tensor(row, device=values.device)
+            prefix.repetition = prefix.repetition.index_copy(0, columns, values)
+        return torch.stack([prefix.repetition for prefix in prefixes]), fresh
 
-    def grow(
-        self, nodes: Sequence[Node], columns: Sequence[int], fresh: CandidateStates | None
-    ) -> list[Node]:
+    def extend(
+        self, prefixes: Sequence[CachedPrefix], columns: Sequence[int], fresh: CandidateStates | None
+    ) -> list[CachedPrefix]:
         """What each prefix becomes with one of its candidates.
 
         Args:
-            fresh: what :meth:`weigh` has just run, so that it need not be run again.
+            fresh: what :meth:`degeneration` has just run, so that it need not be run again.
         """
-        steps = list(zip(nodes, columns, strict=True))
+        steps = list(zip(prefixes, columns, strict=True))
         keys = {step: (*step[0].key, int(step[0].candidates[step[1]])) for step in steps}
-        grown = {step: self._found(key) for step, key in keys.items()}
-        missing = [step for step, node in grown.items() if node is None]
+        extended = {step: self._lookup(key) for step, key in keys.items()}
+        missing = [step for step, prefix in extended.items() if prefix is None]
         if missing:
             states = self._states(missing, fresh)
             made = self._made(
                 [keys[step] for step in missing],
-                [(*node.states, state) for (node, _), state in zip(missing, states, strict=True)],
-                [node.text for node, _ in missing],
+                [(*prefix.states, state) for (prefix, _), state in zip(missing, states, strict=True)],
+                [prefix.text for prefix, _ in missing],
             )
-            grown.update(zip(missing, made, strict=True))
-        return [node for step in steps if (node := grown[step]) is not None]
+            extended.update(zip(missing, made, strict=True))
+        return [prefix for step in steps if (prefix := extended[step]) is not None]
 
-    def _states(self, steps: Sequence[tuple[Node, int]], fresh: CandidateStates | None) -> list[TokenState]:
+    def _states(
+        self, steps: Sequence[tuple[CachedPrefix, int]], fresh: CandidateStates | None
+    ) -> list[TokenState]:
         """The language model's states of candidates; those that are not fresh are run again."""
-        ready = {} if fresh is None else fresh.places
-        states: dict[tuple[Node, int], TokenState] = {}
-        if fresh is not None and (there := [step for step in steps if step in ready]):
-            states.update(zip(there, fresh.states(there), strict=True))
-        if stale := [step for step in steps if step not in ready]:
-            again = self._run([node for node, _ in stale], [[column] for _, column in stale])
-            states.update(zip(stale, again.states(stale), strict=True))
+        computed = {} if fresh is None else fresh.cells
+        states: dict[tuple[CachedPrefix, int], TokenState] = {}
+        if fresh is not None and (ready := [step for step in steps if step in computed]):
+            states.update(zip(ready, fresh.states(ready), strict=True))
+        if missing := [step for step in steps if step not in computed]:
+            again = self._run([prefix for prefix, _ in missing], [[column] for _, column in missing])
+            states.update(zip(missing, again.states(missing), strict=True))
         return [states[step] for step in steps]
 
-    def _run(self, nodes: Sequence[Node], columns: Sequence[Sequence[int]]) -> CandidateStates:
-        """Run candidates, as many of each node, side by side behind it."""
-        prefixes = Prefixes.of([node.ids for node in nodes], [node.states for node in nodes])
-        chosen = torch.tensor(columns, device=prefixes.ids.device)
-        candidates = torch.stack([node.candidates for node in nodes]).gather(1, chosen)
+    def _run(self, prefixes: Sequence[CachedPrefix], columns: Sequence[Sequence[int]]) -> CandidateStates:
+        """Run candidates, as many of each prefix, side by side behind it."""
+        batch = Prefixes.of([prefix.ids for prefix in prefixes], [prefix.states for prefix in prefixes])
+        chosen = torch.tensor(columns, device=batch.ids.device)
+        candidates = torch.stack([prefix.candidates for prefix in prefixes]).gather(1, chosen)
         self._count(language_tokens=candidates.numel())
-        places = {
-            (node, column): (row, place)
-            for row, (node, each) in enumerate(zip(nodes, columns, strict=True))
-            for place, column in enumerate(each)
+        cells = {
+            (prefix, column): (row, number)
+            for row, (prefix, own_columns) in enumerate(zip(prefixes, columns, strict=True))
+            for number, column in enumerate(own_columns)
         }
-        return CandidateStates(self.language_model.extend(prefixes, candidates), places)
+        return CandidateStates(self.language_model.extend(batch, candidates), cells)
 
     def _made(
         self, keys: Sequence[Key], states: Sequence[tuple[TokenState, ...]], texts: Sequence[EncodedText]
-    ) -> list[Node]:
-        """New nodes, all with as many candidates; the output head runs for these alone."""
+    ) -> list[CachedPrefix]:
+        """New prefixes, all with as many candidates; the output head runs for these alone."""
         last = torch.stack([row[-1].last for row in states])
         top = self.language_model.probabilities(last).topk(keys[0][0], dim=1)
         unknown = torch.full_like(top.values, torch.nan)
-        self._count(nodes_made=len(keys))
-        nodes = []
-        for row, ((_, prompt, *ids), own, text) in enumerate(zip(keys, states, texts, strict=True)):
+        self._count(prefixes_made=len(keys))
+        prefixes = []
+        for row, ((_, prompt, *ids), tokens, text) in enumerate(zip(keys, states, texts, strict=True)):
             candidates, probabilities = top.indices[row].clone(), top.values[row].clone()
-            node = Node(tuple(ids), own, candidates, probabilities, unknown[row].clone(), text, prompt)
-            nodes.append(node)
-            token = own[-1]
-            kept = token.hidden, token.last, token.cache, candidates, probabilities, node.repetition
-            self._keep(node, _bytes(*kept))
-        return nodes
+            repetition = unknown[row].clone()
+            prefix = CachedPrefix(tuple(ids), tokens, candidates, probabilities, repetition, text, prompt)
+            prefixes.append(prefix)
+            new = tokens[-1]  # the others are shared with shorter prefixes
+            self._keep(prefix, _bytes(new.hidden, new.last, new.cache, candidates, probabilities, repetition))
+        return prefixes
 
-    def _found(self, key: Key) -> Node | None:
+    def _lookup(self, key: Key) -> CachedPrefix | None:
         with self._lock:
-            if key not in self._nodes:
+            if key not in self._prefixes:
                 return None
-            self._nodes.move_to_end(key)
-            self.work.nodes_found += 1
-            return self._nodes[key][0]
+            self._prefixes.move_to_end(key)
+            self.stats.prefixes_found += 1
+            return self._prefixes[key][0]
 
-    def _keep(self, node: Node, size: int) -> None:
+    def _keep(self, prefix: CachedPrefix, size: int) -> None:
         with self._lock:
-            _, before = self._nodes.pop(node.key, (None, 0))  # another thread may have made it too
-            self._nodes[node.key] = node, size
+            _, before = self._prefixes.pop(prefix.key, (None, 0))  # another thread may have made it too
+            self._prefixes[prefix.key] = prefix, size
             self.nbytes += size - before
             self._evict()
 
-    def _grown(self, node: Node, size: int) -> None:
-        """A node that is still kept has become so many bytes larger."""
+    def _enlarged(self, prefix: CachedPrefix, size: int) -> None:
+        """A prefix that is still kept has become so many bytes larger."""
         with self._lock:
-            kept, before = self._nodes.get(node.key, (None, 0))
-            if kept is node:
-                self._nodes[node.key] = node, before + size
+            kept, before = self._prefixes.get(prefix.key, (None, 0))
+            if kept is prefix:
+                self._prefixes[prefix.key] = prefix, before + size
                 self.nbytes += size
                 self._evict()
 
     def _evict(self) -> None:
-        while self._nodes and self.nbytes > self.budget:
-            _, (_, size) = self._nodes.popitem(last=False)
+        while self._prefixes and self.nbytes > self.budget:
+            _, (_, size) = self._prefixes.popitem(last=False)
             self.nbytes -= size
-            self.work.nodes_evicted += 1
+            self.stats.prefixes_evicted += 1
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **counts: int) -> None:
         with self._lock:
-            for name, count in more.items():
-                setattr(self.work, name, getattr(self.work, name) + count)
+            for name, count in counts.items():
+                setattr(self.stats, name, getattr(self.stats, name) + count)
 
 
-def repetition(candidates: Tensor, prefix: Tensor) -> Tensor:
+def max_cosine(candidates: Tensor, prefix: Tensor) -> Tensor:
     """(B, N) largest cosine of each candidate's hidden state with those of its prefix.
 
     Args:

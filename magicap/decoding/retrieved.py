@@ -1,4 +1,7 @@
-"""The floors that a memory of captions gives: the nearest caption, and consensus among the nearest."""
+"""What a memory of captions gives without a language model: the nearest caption, and consensus of the nearest.
+
+Both are decodings of the kind that users can write: objects with their own ``search(context)``.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,31 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+import numpy as np
 
-from magicap.decoding.minimum_bayes_risk import retrieve_evidence
-from magicap.decoding.settings import Steps
-from magicap.errors import BadSettings
-from magicap.results import Step
+from magicap.checks import require_int
+from magicap.decoding.minimum_bayes_risk import evidence_from_neighbours
+from magicap.results import Hypothesis
 
 if TYPE_CHECKING:
-    from magicap.decoding.prefix_cache import PrefixCache
+    from magicap.decoding.context import DecodingContext
     from magicap.retrieval.caption_memory import CaptionMemory
 
 
 @dataclass(frozen=True)
 class NearestCaption:
-    """Retrieval: the memory's caption that fits the picture best, in one step (CLIPRe in Su et al. 2022)."""
+    """Retrieval: the memory's caption nearest to the picture (CLIPRe in Su et al. 2022)."""
 
     memory: CaptionMemory
     """Where captions are looked up; encoded by the captioner's own scorer."""
 
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        cosine, position = self.memory.nearest(images.to(self.memory.device))
-        found = zip(position[:, 0].tolist(), cosine[:, 0].tolist(), strict=True)
-        yield [(row, _retrieved(self.memory.texts[i], value)) for row, (i, value) in enumerate(found)]
+    def search(self, context: DecodingContext) -> list[list[Hypothesis]]:
+        """For each picture the one caption."""
+        cosines, positions = self.memory.nearest(context.image_vectors.to(self.memory.device))
+        return [
+            [Hypothesis(self.memory.texts[position], cosine=cosine, source="memory", score=cosine)]
+            for position, cosine in zip(positions[:, 0].tolist(), cosines[:, 0].tolist(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,25 @@ class ConsensusCaption:
     """How many of the nearest captions take part."""
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise BadSettings(f"count must be at least 1, found {self.count}")
+        require_int("count", self.count)
 
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        near = retrieve_evidence(self.memory, images, self.count, temperature=math.inf)
-        chosen = [int(each.agreement([]).argmax()) for each in near]  # of equals the nearest
-        yield [
-            (row, _retrieved(each.texts[best], float(each.cosines[best])))
-            for row, (each, best) in enumerate(zip(near, chosen, strict=True))
-        ]
-
-
-def _retrieved(text: str, cosine: float) -> Step:
-    return Step(text, text, -1, 0.0, 0.0, cosine, last=True)
+    def search(self, context: DecodingContext) -> list[list[Hypothesis]]:
+        """For each picture the nearest captions, that with the largest expected utility first."""
+        neighbours = self.memory.nearest(context.image_vectors.to(self.memory.device), self.count)
+        rows = []
+        for evidence in evidence_from_neighbours(self.memory, *neighbours, temperature=math.inf):
+            utilities = evidence.expected_utility([])
+            order = np.argsort(-utilities, kind="stable")  # of equals the nearest
+            rows.append(
+                [
+                    Hypothesis(
+                        evidence.texts[number],
+                        expected_utility=float(utilities[number]),
+                        cosine=float(evidence.cosines[number]),
+                        source="memory",
+                        score=float(utilities[number]),
+                    )
+                    for number in order
+                ]
+            )
+        return rows

@@ -1,21 +1,34 @@
-"""Text-only floors that draw: what the language model says with its eyes shut.
+"""Searches that sample from the language model alone: top-k and nucleus. No picture is seen.
 
 Greedy and contrastive search need no code here: they are magic search with beta = 0.
+
+Shapes: B captions, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from magicap.decoding.settings import Steps
-from magicap.results import Step, added_text
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.settings import Nucleus, TopK
+from magicap.results import Step, StepBatches, added_text
 
-if TYPE_CHECKING:
-    from magicap.models.language_model import LanguageModel
+
+def top_k_sampling(context: DecodingContext, settings: TopK) -> StepBatches:
+    """Sample each token from the k most probable ones (Fan et al. 2018, arXiv 1805.04833)."""
+    return sample_tokens(
+        context, lambda p: keep_top_k(p, settings.top_k), settings.temperature, settings.max_new_tokens
+    )
+
+
+def nucleus_sampling(context: DecodingContext, settings: Nucleus) -> StepBatches:
+    """Sample each token from the nucleus of the distribution (Holtzman et al. 2020, arXiv 1904.09751)."""
+    return sample_tokens(
+        context, lambda p: keep_nucleus(p, settings.top_p), settings.temperature, settings.max_new_tokens
+    )
 
 
 def keep_top_k(probabilities: Tensor, top_k: int) -> Tensor:
@@ -31,46 +44,43 @@ def keep_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities).scatter(1, order, ordered.masked_fill(before >= top_p, 0.0))
 
 
-def sample(
-    language_model: LanguageModel,
-    keep: Callable[[Tensor], Tensor],
-    temperature: float,
-    max_new_tokens: int,
-    seeds: list[int],
-) -> Steps:
-    """Draw a caption for each seed; a row's draws depend on its own seed alone, whatever stands beside it.
+def sample_tokens(
+    context: DecodingContext, keep: Callable[[Tensor], Tensor], temperature: float, max_new_tokens: int
+) -> StepBatches:
+    """Sample a caption for each seed; a row's samples depend on its own seed alone, whatever stands beside it.
 
     Args:
-        keep: sets the probabilities (B, V) of tokens that may not be drawn to zero.
-        seeds: B seeds.
+        keep: sets the probabilities (B, V) of tokens that may not be sampled to zero.
     """
+    language_model, seeds = context.language_model, context.seeds
     language_model.require_room(max_new_tokens)
     if not seeds:
         return
     rows = torch.arange(len(seeds), device=language_model.device)
-    dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     prefixes = language_model.start().select(torch.zeros_like(rows))
     before = [""] * len(seeds)
     for _ in range(max_new_tokens):
         if not len(rows):
             return
         probabilities = language_model.probabilities(prefixes.last)
-        surprise = probabilities.log()
-        surprise = surprise - surprise.max(dim=1, keepdim=True).values  # the best stays finite however cold
-        tempered = torch.softmax(surprise / temperature, dim=1)
-        weights = keep(tempered).cpu()
-        draws = [torch.multinomial(weights[i], 1, generator=dice[row]) for i, row in enumerate(rows.tolist())]
-        chosen = torch.cat(draws).to(rows.device)[:, None]
-        confidence = probabilities.gather(1, chosen).squeeze(1).tolist()
+        log_p = probabilities.log()
+        log_p = log_p - log_p.max(dim=1, keepdim=True).values  # the best stays finite however cold
+        weights = keep(torch.softmax(log_p / temperature, dim=1)).cpu()
+        samples = [
+            torch.multinomial(weights[i], 1, generator=generators[row]) for i, row in enumerate(rows.tolist())
+        ]
+        chosen = torch.cat(samples).to(rows.device)[:, None]
+        probability = probabilities.gather(1, chosen).squeeze(1).tolist()
         extension = language_model.extend(prefixes, chosen)
         prefixes = language_model.choose(extension, torch.zeros_like(rows))
-        after = language_model.shown(prefixes.ids.tolist())
+        after = language_model.partial_texts(prefixes.ids.tolist())
         yield [
             (row, Step(new, added_text(old, new), token, p, 0.0, 0.0, last=token == language_model.end_id))
             for row, old, new, token, p in zip(
-                rows.tolist(), before, after, chosen.squeeze(1).tolist(), confidence, strict=True
+                rows.tolist(), before, after, chosen.squeeze(1).tolist(), probability, strict=True
             )
         ]
-        going_on = (chosen.squeeze(1) != language_model.end_id).nonzero().squeeze(1)
-        rows, prefixes = rows[going_on], prefixes.select(going_on)
-        before = [after[i] for i in going_on.tolist()]
+        unfinished = (chosen.squeeze(1) != language_model.end_id).nonzero().squeeze(1)
+        rows, prefixes = rows[unfinished], prefixes.select(unfinished)
+        before = [after[i] for i in unfinished.tolist()]

@@ -1,47 +1,31 @@
-"""Decodings by name: each a frozen set of settings that knows its search. Loads no torch by itself.
+"""Decodings by name: each a frozen set of settings, which knows no search and loads no torch.
 
-All have the same face, :class:`Decoding`: a trie with the two models and picture vectors in, an
-iterator of steps out.
+Which search belongs to which settings stands in :mod:`magicap.decoding.searches`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
 
+from magicap.checks import require_bool, require_int, require_number
+from magicap.decoding.constraints import Constraints
 from magicap.errors import BadSettings
-from magicap.results import Step
+from magicap.settings_io import renamed
 
-if TYPE_CHECKING:
-    from torch import Tensor
+MOST_NEIGHBOURS = 2000
+"""More evidence would take gigabytes to compare."""
 
-    from magicap.decoding.constraints import Constraints
-    from magicap.decoding.prefix_cache import PrefixCache
-    from magicap.retrieval.caption_memory import CaptionMemory
+_EXPECTED_WEIGHT = "between 0 and a million"
 
 
-Steps = Iterator[list[tuple[int, Step]]]
-"""For every token position, the steps of all rows still being written, as (row, step)."""
+def _is_share(value: float) -> bool:
+    return 0 <= value <= 1
 
 
-class Decoding(Protocol):
-    """A way of searching for captions."""
-
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        """Write a caption for each picture, all rows in step.
-
-        Args:
-            trie: the two models, and what has been computed of prefixes before.
-            images: (B, D) unit vectors of the pictures.
-            seeds: B seeds, for searches that draw.
-            memory: captions that the captioner remembers, if it does.
-        """
-        ...
+def _is_weight(value: float) -> bool:
+    return 0 <= value <= 1e6
 
 
 @dataclass(frozen=True)
@@ -52,7 +36,7 @@ class MagicSearch:
     """How many most probable next tokens compete."""
 
     alpha: float = 0.1
-    """Weight of the degeneration penalty, 0 to 1; 1 - alpha is the weight of confidence."""
+    """Weight of the degeneration penalty, 0 to 1; 1 - alpha is the weight of model confidence."""
 
     beta: float = 2.0
     """Weight of the picture; 0 is contrastive search."""
@@ -60,57 +44,46 @@ class MagicSearch:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
-    prompted: bool = False
-    """Whether the language model is told of the picture, which one must have learned
-    (``recipes/tune_prompted.py``)."""
+    soft_prompt: bool = renamed("prompted", False)
+    """Whether the language model is conditioned on the picture by its soft prompt, which it must have
+    learned (``recipes/tune_prompted.py``)."""
 
     def __post_init__(self) -> None:
-        flag("prompted", self.prompted)
-        whole("top_k", self.top_k)
-        number("alpha", self.alpha, lambda alpha: 0 <= alpha <= 1, "between 0 and 1")
-        number("beta", self.beta, lambda beta: 0 <= beta <= 1e6, "between 0 and a million")
-        whole("max_new_tokens", self.max_new_tokens)
-
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        from magicap.decoding.magic import magic_search
-
-        return magic_search(trie, images, self, memory)
-
-
-MOST_NEIGHBOURS = 2000
-"""More would be held against each other in gigabytes."""
+        require_bool("soft_prompt", self.soft_prompt)
+        require_int("top_k", self.top_k)
+        require_number("alpha", self.alpha, _is_share, "between 0 and 1")
+        require_number("beta", self.beta, _is_weight, _EXPECTED_WEIGHT)
+        require_int("max_new_tokens", self.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class BeamMagicSearch:
-    """Beam magic search: captions written by a beam, and remembered ones, are chosen among by consensus."""
+    """Beam magic search: a beam's captions and the memory's nearest compete, minimum Bayes risk chooses."""
 
     top_k: int = 45
     """How many most probable next tokens compete."""
 
     beam_size: int = 10
-    """How many captions are written side by side."""
+    """N, how many captions are written side by side."""
 
-    finished: int = 30
-    """How many captions that ended of themselves compete."""
+    num_finished: int = renamed("finished", 30)
+    """F, how many captions that ended of themselves compete."""
 
-    memory_weight: float = 0.5
-    """Share of the memory's word prior in the probability of a next token, 0 to 1."""
+    ngram_weight: float = renamed("memory_weight", 0.5)
+    """Interpolation weight of the retrieval n-gram model in the probability of a next token, 0 to 1."""
 
     image_weight: float | None = None
     """What a standard deviation of cosine is worth in nats while beams are written; None: 0 with a memory,
-    which says what the picture shows, and 2 without."""
+    whose captions already depend on the picture, and 2 without."""
 
-    fit_weight: float = 0.0
-    """What a cosine of one is worth in points of expected CIDEr-D (0 to 10), when the caption is chosen."""
+    rerank_weight: float = renamed("fit_weight", 0.0)
+    """What a cosine of one is worth in points of expected CIDEr-D (0 to 10) when the caption is chosen."""
 
     neighbours: int = 200
-    """How many of the memory's captions have a say."""
+    """M, how many of the memory's captions are the evidence."""
 
     temperature: float = 2.0
-    """Of their weights, in standard deviations of their cosines."""
+    """Of the evidence's weights, in standard deviations of its cosines."""
 
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""
@@ -127,41 +100,35 @@ class BeamMagicSearch:
     max_words: int | None = None
     """The most words it may have; None: no limit but ``max_new_tokens``."""
 
-    prompted: bool = False
-    """Whether the language model is told of the picture when beams are written, which one must have learned
-    (``recipes/tune_prompted.py``)."""
+    soft_prompt: bool = renamed("prompted", False)
+    """Whether the language model is conditioned on the picture by its soft prompt, which it must have
+    learned (``recipes/tune_prompted.py``)."""
+
+    num_hypotheses: int = 5
+    """How many of the captions that competed are kept with the chosen one, itself included."""
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):  # JSON knows no tuples
-            given = getattr(self, name)
-            if isinstance(given, Iterable) and not isinstance(given, str):
-                object.__setattr__(self, name, tuple(given))
-        for name in ("top_k", "beam_size", "finished", "neighbours", "max_new_tokens"):
-            whole(name, getattr(self, name))
+            words = getattr(self, name)
+            if isinstance(words, Iterable) and not isinstance(words, str):
+                object.__setattr__(self, name, tuple(words))
+        sizes = ("top_k", "beam_size", "num_finished", "neighbours", "max_new_tokens", "num_hypotheses")
+        for name in sizes:
+            require_int(name, getattr(self, name))
         if self.neighbours > MOST_NEIGHBOURS:
             raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
-        flag("prompted", self.prompted)
-        number("memory_weight", self.memory_weight, lambda weight: 0 <= weight <= 1, "between 0 and 1")
-        for name in ("image_weight", "fit_weight"):
-            value = 0 if name == "image_weight" and self.image_weight is None else getattr(self, name)
-            number(name, value, lambda weight: 0 <= weight <= 1e6, "between 0 and a million")
-        number("temperature", self.temperature, lambda t: t >= 1e-3, "at least 0.001")
+        require_bool("soft_prompt", self.soft_prompt)
+        require_number("ngram_weight", self.ngram_weight, _is_share, "between 0 and 1")
+        if self.image_weight is not None:
+            require_number("image_weight", self.image_weight, _is_weight, _EXPECTED_WEIGHT)
+        require_number("rerank_weight", self.rerank_weight, _is_weight, _EXPECTED_WEIGHT)
+        require_number("temperature", self.temperature, lambda t: t >= 1e-3, "at least 0.001")
         _ = self.constraints
 
     @cached_property
     def constraints(self) -> Constraints:
         """What a caption must have, must not have, and how long it may be."""
-        from magicap.decoding.constraints import Constraints
-
         return Constraints(self.include, self.exclude, self.min_words, self.max_words)
-
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        from magicap.decoding.beam_magic import beam_magic_search
-
-        found = beam_magic_search(trie, images, self, memory)
-        yield [(row, choices[0].step) for row, choices in enumerate(found)]
 
 
 @dataclass(frozen=True)
@@ -178,12 +145,12 @@ class ContrastiveSearch:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
+        _ = self.magic
 
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens).search(trie, images, seeds)
+    @property
+    def magic(self) -> MagicSearch:
+        """The same search as magic search without the picture."""
+        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -194,20 +161,20 @@ class Greedy:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        whole("max_new_tokens", self.max_new_tokens)
+        require_int("max_new_tokens", self.max_new_tokens)
 
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens).search(trie, images, seeds)
+    @property
+    def magic(self) -> MagicSearch:
+        """The same search as magic search with one candidate."""
+        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Draws from the k most probable tokens (Fan et al. 2018): no picture."""
+    """Samples from the k most probable tokens (Fan et al. 2018): no picture."""
 
     top_k: int = 40
-    """How many most probable next tokens are drawn from."""
+    """How many most probable next tokens are sampled from."""
 
     temperature: float = 1.0
     """Above 1 flattens the distribution, below 1 sharpens it."""
@@ -216,27 +183,14 @@ class TopK:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        whole("top_k", self.top_k)
-        number("temperature", self.temperature, lambda t: t > 0, "above 0")
-        whole("max_new_tokens", self.max_new_tokens)
-
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        from magicap.decoding.sampling import keep_top_k, sample
-
-        return sample(
-            trie.language_model,
-            lambda p: keep_top_k(p, self.top_k),
-            self.temperature,
-            self.max_new_tokens,
-            seeds,
-        )
+        require_int("top_k", self.top_k)
+        require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        require_int("max_new_tokens", self.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class Nucleus:
-    """Draws from the fewest tokens that hold a share of probability (Holtzman et al. 2020): no picture."""
+    """Samples from the fewest tokens that hold a share of probability (Holtzman et al. 2020): no picture."""
 
     top_p: float = 0.95
     """The share, above 0 and at most 1."""
@@ -248,25 +202,12 @@ class Nucleus:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        number("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
-        number("temperature", self.temperature, lambda t: t > 0, "above 0")
-        whole("max_new_tokens", self.max_new_tokens)
-
-    def search(
-        self, trie: PrefixCache, images: Tensor, seeds: list[int], memory: CaptionMemory | None = None
-    ) -> Steps:
-        from magicap.decoding.sampling import keep_nucleus, sample
-
-        return sample(
-            trie.language_model,
-            lambda p: keep_nucleus(p, self.top_p),
-            self.temperature,
-            self.max_new_tokens,
-            seeds,
-        )
+        require_number("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
+        require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        require_int("max_new_tokens", self.max_new_tokens)
 
 
-SETTINGS = {
+DECODINGS: dict[str, type] = {
     "magic": MagicSearch,
     "beam-magic": BeamMagicSearch,
     "contrastive": ContrastiveSearch,
@@ -275,52 +216,3 @@ SETTINGS = {
     "nucleus": Nucleus,
 }
 """Decodings that a captioner's folder can name."""
-
-
-def to_dict(decoding: object, table: Mapping[str, type] = SETTINGS) -> dict[str, Any]:
-    """``{"kind": name, ...}`` for a decoding of a table.
-
-    Raises:
-        BadSettings: the decoding is not one of the table (a memory cannot be written as settings).
-    """
-    for kind, settings in table.items():
-        if type(decoding) is settings:
-            return {"kind": kind, **asdict(decoding)}  # type: ignore[call-overload]
-    raise BadSettings(f"{type(decoding).__name__} cannot be saved; expected one of {', '.join(table)}")
-
-
-def from_dict(values: dict[str, Any], table: Mapping[str, type] = SETTINGS) -> Any:
-    """The decoding that :func:`to_dict` described.
-
-    Raises:
-        BadSettings: an unknown kind or field, or a value out of range.
-    """
-    if not isinstance(values, dict):
-        raise BadSettings(f"expected a decoding as an object with 'kind' and its settings, found {values!r}")
-    values = dict(values)
-    kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in table:
-        raise BadSettings(f"expected a decoding of kind {', '.join(table)}, found {kind!r}")
-    known = {field.name for field in fields(table[kind])}
-    if unknown := sorted(set(values) - known):
-        raise BadSettings(f"{kind} knows {', '.join(sorted(known))}; found {', '.join(unknown)} besides")
-    return table[kind](**values)
-
-
-def whole(name: str, value: Any) -> None:
-    """Refuse what is no whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadSettings(f"{name} must be a whole number of at least 1, found {value!r}")
-
-
-def flag(name: str, value: Any) -> None:
-    """Refuse what is neither true nor false."""
-    if not isinstance(value, bool):
-        raise BadSettings(f"{name} must be True or False, found {value!r}")
-
-
-def number(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:
-    """Refuse what is no finite number, or one that does not hold."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not holds(value):
-        raise BadSettings(f"{name} must be {expected}, found {value!r}")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.data import CaptionedImage, leave_out, normalise_caption, read_captions, read_sentences
-from magicap.decoding.settings import ContrastiveSearch, Decoding, MagicSearch
+from magicap.decoding.settings import ContrastiveSearch, MagicSearch
 from magicap.errors import BadData
 from magicap.metrics.cider import TfIdf
 from magicap.metrics.ngrams import words
-from magicap.metrics.score import FloatArray
 from magicap.metrics.tokenizer import PTB
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def training_captions(path: str | Path, images: Collection[str]) -> list[Caption
     return rows
 
 
-def floor_decodings(captioner: Captioner, training: Sequence[CaptionedImage]) -> dict[str, Decoding]:
+def floor_decodings(captioner: Captioner, training: Sequence[CaptionedImage]) -> dict[str, Any]:
     """The floors that a captioner's own models give, by their names in tables.
 
     Contrastive search has the captioner's magic search settings without the picture; retrieval looks in the

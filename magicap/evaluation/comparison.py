@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.errors import BadSettings
-from magicap.metrics.score import FloatArray, Score
+from magicap.metrics.score import Score
 from magicap.metrics.suite import Report
 
 FEWEST = 30

@@ -9,9 +9,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from magicap.arrays import FloatArray, IntArray
 from magicap.errors import BadSettings
-from magicap.metrics.ngrams import IntArray, look_up
-from magicap.metrics.score import FloatArray
+from magicap.metrics.ngrams import look_up
 
 _START = 0  # stands before every sentence, as often as histories are long; tokens are moved up by one
 

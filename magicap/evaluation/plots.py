@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.errors import MetricUnavailable
 from magicap.evaluation.comparison import Comparison, Estimate
-from magicap.metrics.score import FloatArray, Score
+from magicap.metrics.score import Score
 from magicap.metrics.tokenizer import PTB
 
 if TYPE_CHECKING:

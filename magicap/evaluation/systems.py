@@ -60,7 +60,7 @@ def captioned(
     batch_size: int | None = None,
     seed: int = 0,
     keep: Path | None = None,
-    progress: Callable[[int], object] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> System:
     """Caption images by name.
 
@@ -71,7 +71,7 @@ def captioned(
         pictures: what holds them.
         keep: a folder in which every caption is kept as soon as it is made, as JSON lines. What an earlier
             run with the same models, decoding, seed and images kept there is taken, not made again.
-        progress: told how many more images are done.
+        on_progress: told how many more images are done.
 
     Raises:
         BadData: an image cannot be captioned; a comparison has no place for holes.
@@ -80,7 +80,7 @@ def captioned(
     about = {**asdict(origin), "seed": str(seed)}
     kept = None if keep is None else _kept_file(keep, name, [*about.values(), *images])
     captions = [] if kept is None else _kept_captions(kept)
-    progress(len(captions))
+    on_progress(len(captions))
     rest = images[len(captions) :]
     with _appended(kept) as write:
         made = captioner.caption(
@@ -96,7 +96,7 @@ def captioned(
                 )
             write(json.dumps(caption_row(image, caption, origin)))
             captions.append(caption.text)
-            progress(1)
+            on_progress(1)
     return System(name, captions, about=about)
 
 

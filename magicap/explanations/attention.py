@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from magicap.arrays import FloatArray
 from magicap.drawing import FAINT, INK, Explanation, panels, shrunk, word
-from magicap.metrics.score import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,9 @@ from itertools import chain
 
 import numpy as np
 
-from magicap.metrics.ngrams import ORDERS, IntArray, Ngrams, count_ngrams, look_up, words
-from magicap.metrics.score import FloatArray, Score, Tokenizer, check_pairs, sign
+from magicap.arrays import FloatArray, IntArray
+from magicap.metrics.ngrams import ORDERS, Ngrams, count_ngrams, look_up, words
+from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 # coco-caption's: they keep empty captions from dividing by zero and never show in two decimals.

@@ -10,9 +10,10 @@ from typing import Self
 
 import numpy as np
 
+from magicap.arrays import FloatArray, IntArray
 from magicap.errors import MetricUnavailable
-from magicap.metrics.ngrams import ORDERS, IntArray, Ngrams, count_ngrams, look_up, words
-from magicap.metrics.score import FloatArray, Score, Tokenizer, check_pairs, sign
+from magicap.metrics.ngrams import ORDERS, Ngrams, count_ngrams, look_up, words
+from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 SIGMA = 6.0
@@ -128,7 +129,7 @@ class TfIdf:
                 [tuple(text[i : i + n]) for i in table.first.tolist()]
                 for n, table in enumerate(tables, start=1)
             ]
-            rarities = map(frequencies.rarity, grams)
+            rarities = map(frequencies.document_frequencies, grams)
             weights = [
                 table.count * rarity[table.gram] for table, rarity in zip(tables, rarities, strict=True)
             ]

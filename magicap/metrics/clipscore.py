@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.errors import BadSettings
-from magicap.metrics.score import FloatArray, Score, check_pairs, sign
+from magicap.metrics.score import Score, check_pairs, sign
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
-from magicap.metrics.score import FloatArray, Score, Tokenizer, check_pairs, sign
+from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 # The paper's parameters for English, ranking task: what coco-caption runs.

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+from magicap.arrays import IntArray
 
 ORDERS = 4
 """BLEU and CIDEr-D look at n-grams of one to four words."""

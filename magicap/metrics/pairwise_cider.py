@@ -16,9 +16,9 @@ from typing import Self
 
 import numpy as np
 
+from magicap.arrays import FloatArray, IntArray
 from magicap.metrics.cider import SIGMA
-from magicap.metrics.ngrams import ORDERS, IntArray, look_up, words
-from magicap.metrics.score import FloatArray
+from magicap.metrics.ngrams import ORDERS, look_up, words
 from magicap.metrics.tokenizer import PTB
 
 _SMALLEST = 1e-6  # probability of the others that a caption is held against
@@ -26,7 +26,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: no word is lost in products modulo
 
 
 @dataclass(frozen=True, eq=False)
-class Rarity:
+class DocumentFrequencies:
     """In how many captions of a corpus each n-gram stands."""
 
     captions: int
@@ -53,16 +53,18 @@ class Rarity:
         return np.asarray(np.log(max(self.captions, 1)) - np.log(counts))
 
 
-def pairwise_cider_d(texts: Sequence[str], references: int, rarity: Rarity) -> FloatArray:
+def pairwise_cider_d(
+    texts: Sequence[str], references: int, document_frequencies: DocumentFrequencies
+) -> FloatArray:
     """(C, R) CIDEr-D of captions, 0 to 10, each held against one reference; float32.
 
     Args:
         texts: C captions.
         references: how many of them, the first, are the references.
-        rarity: of the corpus.
+        document_frequencies: of the corpus.
     """
     grams = _Ngrams.of(texts)
-    unit = grams.units(rarity)
+    unit = grams.units(document_frequencies)
     # What stands in one caption alone is like nothing. The k-th of equal n-grams is a coordinate of its own:
     # then the product holds the smaller of two counts, so that repeating a word gains nothing.
     _, coordinate, holders = np.unique(
@@ -82,7 +84,9 @@ def pairwise_cider_d(texts: Sequence[str], references: int, rarity: Rarity) -> F
     return np.asarray(10 / ORDERS * (candidate @ reference.T) * nearness)
 
 
-def expected_cider_d(texts: Sequence[str], weights: FloatArray, rarity: Rarity) -> FloatArray:
+def expected_cider_d(
+    texts: Sequence[str], weights: FloatArray, document_frequencies: DocumentFrequencies
+) -> FloatArray:
     """(C,) expected CIDEr-D of captions, 0 to 10, the first M of which are the references, by probability.
 
     Each of the references is held against the others. The same as :func:`pairwise_cider_d` times the weights, without
@@ -91,11 +95,11 @@ def expected_cider_d(texts: Sequence[str], weights: FloatArray, rarity: Rarity) 
     Args:
         texts: C captions.
         weights: (M,) probabilities of the references, together 1.
-        rarity: of the corpus.
+        document_frequencies: of the corpus.
     """
     M = len(weights)
     grams = _Ngrams.of(texts)
-    unit, owner = grams.units(rarity), grams.place % len(texts)
+    unit, owner = grams.units(document_frequencies), grams.place % len(texts)
     # The k-th of equal n-grams is a coordinate of its own, as in pairwise_cider_d.
     coordinates, coordinate = np.unique(grams.number * 31 + grams.occurrence, return_inverse=True)
 
@@ -134,9 +138,9 @@ class _Ngrams:
     sizes: IntArray
     """(C,) bigrams of each caption, at least 0: what CIDEr-D's length penalty compares."""
 
-    def units(self, rarity: Rarity) -> FloatArray:
+    def units(self, document_frequencies: DocumentFrequencies) -> FloatArray:
         """(E,) weights of the n-grams, those of one order of one caption made a unit vector."""
-        rare = rarity(self.number)
+        rare = document_frequencies(self.number)
         total = np.bincount(self.place, weights=self.count * rare**2, minlength=ORDERS * len(self.sizes))
         length = np.sqrt(total)[self.place]
         return np.divide(rare, length, out=np.zeros_like(rare), where=length > 0)

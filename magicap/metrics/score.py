@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from magicap import __version__
+from magicap.arrays import FloatArray
 from magicap.errors import BadSettings, MetricUnavailable
-
-FloatArray = NDArray[np.float64]
+from magicap.version import __version__
 
 
 def mean_of_images(sums: FloatArray) -> FloatArray:

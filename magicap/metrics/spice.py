@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
-from magicap.metrics.score import FloatArray, Score, check_pairs, sign
+from magicap.metrics.score import Score, check_pairs, sign
 
 _PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _START_SECONDS, _IMAGE_SECONDS = 600.0, 2.0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from magicap.models.packing import Packing, common_length
 from magicap.models.text_tower import CausalTextTower
-from magicap.models.token_cache import stacked, taken
+from magicap.models.token_cache import gather_states, stack_states
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class IncrementalTextEncoder:
         hidden, cache = tower.run(
             moved(packing.ids),
             moved(packing.positions),
-            stacked(kept),
+            stack_states(kept),
             moved(packing.mask(width))[:, None],
             moved(packing.ends),
         )
@@ -121,5 +121,5 @@ class IncrementalTextEncoder:
         sizes = packing.trunks.tolist()
         row = torch.arange(len(sizes), device=device).repeat_interleave(moved(packing.trunks))
         place = width + torch.cat([torch.arange(size, device=device) for size in sizes])
-        states = iter(taken(cache, row, place))
+        states = iter(gather_states(cache, row, place))
         return vectors, [list(islice(states, size)) for size in sizes]

@@ -22,7 +22,7 @@ from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
-from magicap.models.token_cache import KeysAndValues, stacked, taken
+from magicap.models.token_cache import KeysAndValues, gather_states, stack_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ class Prefixes:
             torch.tensor(ids, device=hidden.device),
             hidden.unflatten(0, (len(states), -1)),
             torch.stack([row[-1].last for row in states]),
-            stacked([[token.cache for token in row] for row in states]),
+            stack_states([[token.cache for token in row] for row in states]),
         )
 
     def select(self, rows: Tensor) -> Prefixes:
@@ -90,7 +90,9 @@ class Prefixes:
     def last_states(self) -> list[TokenState]:
         """The state of each row's last token."""
         rows = torch.arange(len(self.ids), device=self.ids.device)
-        return _token_states(self.last, taken(self.cache, rows, torch.full_like(rows, self.ids.shape[1] - 1)))
+        return _token_states(
+            self.last, gather_states(self.cache, rows, torch.full_like(rows, self.ids.shape[1] - 1))
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Extension:
 
     def states(self, rows: Tensor, columns: Tensor) -> list[TokenState]:
         """The states of N candidates, given by (N,) rows and (N,) columns."""
-        cache = taken(self.cache, rows, self.prefixes.ids.shape[1] + columns)
+        cache = gather_states(self.cache, rows, self.prefixes.ids.shape[1] + columns)
         return _token_states(self.raw_hidden[rows, columns], cache)
 
 
@@ -137,14 +139,17 @@ class LanguageModel:
         tokenizer: its tokenizer.
         start_id, pad_id, end_id: ids of the start, pad and end token.
         max_new_tokens: how many tokens fit behind the start token.
-        prompt: what it can be told of a picture by; None: it speaks with its eyes shut.
+        soft_prompt: by which it can be conditioned on a picture; None: it cannot.
 
     The published start and pad tokens are added where the tokenizer lacks them; a start token that was
     added here is untrained, so such a model must be tuned before it can caption.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: SoftPrompt | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        soft_prompt: SoftPrompt | None = None,
     ) -> None:
         """
         Raises:
@@ -152,15 +157,15 @@ class LanguageModel:
         """
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
-        self.prompt = prompt
+        self.soft_prompt = soft_prompt
         self._add_missing_tokens()
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
         self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
         self.end_id = self._find_end_id()
         self.max_new_tokens = self._find_room()
-        if prompt is not None:
-            prompt.require_width(self.model.get_input_embeddings().weight.shape[1])
-        self._unspoken = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
+        if soft_prompt is not None:
+            soft_prompt.require_width(self.model.get_input_embeddings().weight.shape[1])
+        self._special_ids = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
         self._confirm()
 
     @classmethod
@@ -194,8 +199,8 @@ class LanguageModel:
         model = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         with no_loading_bar():
             model.save_pretrained(str(folder))
-        if self.prompt is not None:
-            self.prompt.save_pretrained(folder, dtype=dtype)
+        if self.soft_prompt is not None:
+            self.soft_prompt.save_pretrained(folder, dtype=dtype)
         else:
             (Path(folder) / PROMPT_FILE).unlink(missing_ok=True)  # of a model that was saved here before
         open_to_readers(folder)
@@ -203,11 +208,18 @@ class LanguageModel:
 
     def to_train(self) -> LanguageModel:
         """A copy in float32, whatever this one computes in, whose weights can learn."""
-        learner = copy.deepcopy(self)
-        learner.model.float().requires_grad_(True)
-        if learner.prompt is not None:
-            learner.prompt.float().requires_grad_(True)
-        return learner
+        trained = copy.deepcopy(self)
+        trained.model.float().requires_grad_(True)
+        if trained.soft_prompt is not None:
+            trained.soft_prompt.float().requires_grad_(True)
+        return trained
+
+    def to_caption(self, dtype: torch.dtype) -> LanguageModel:
+        """This one after :meth:`to_train`, in ``dtype`` and no longer learning."""
+        self.model.to(dtype).eval().requires_grad_(False)
+        if self.soft_prompt is not None:
+            self.soft_prompt.to(dtype).eval().requires_grad_(False)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -221,10 +233,10 @@ class LanguageModel:
 
     @torch.inference_mode()
     def start(self, prompts: Tensor | None = None) -> Prefixes:
-        """Prefixes that hold the start token alone: one, or B of which each is told something.
+        """Prefixes that hold the start token alone: one, or B that are conditioned.
 
         Args:
-            prompts: (B, W) of :attr:`prompt`.
+            prompts: (B, W) of :attr:`soft_prompt`.
         """
         count = 1 if prompts is None else len(prompts)
         ids = torch.full((count, 1), self.start_id, device=self.device)
@@ -292,8 +304,8 @@ class LanguageModel:
         """As :meth:`text`, for many sequences at once."""
         if not len(batch):
             return []
-        spoken = [[int(i) for i in ids if int(i) not in self._unspoken] for ids in batch]
-        texts: list[str] = self.tokenizer.batch_decode(spoken, clean_up_tokenization_spaces=False)
+        kept = [[int(i) for i in ids if int(i) not in self._special_ids] for ids in batch]
+        texts: list[str] = self.tokenizer.batch_decode(kept, clean_up_tokenization_spaces=False)
         return texts
 
     def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
@@ -308,7 +320,7 @@ class LanguageModel:
             rows = self.tokenizer(list(captions), add_special_tokens=False).input_ids
         return [[self.start_id, *ids, self.end_id] for ids in rows]
 
-    def shown(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
+    def partial_texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""
         return [text.rstrip("\ufffd") for text in self.texts(batch)]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from magicap.arrays import BoolArray
+
 FloatArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 _TRUNK, _PADDING = -1, -2  # owners that are no candidates
 

@@ -217,18 +217,18 @@ class ImageTextScorer:
         texts: Sequence[str],
         batch_size: int = 256,
         *,
-        progress: Callable[[int], object] = lambda count: None,
+        on_progress: Callable[[int], object] = lambda count: None,
     ) -> Tensor:
         """Unit vectors (N, D) of whole texts. Special tokens that stand in a text are dropped.
 
         Args:
-            progress: told how many more are done.
+            on_progress: told how many more are done.
         """
         plain = [self.without_specials(text) for text in texts]
         vectors = []
         for start in range(0, len(plain), batch_size):
             vectors.append(self._encode_batch(plain[start : start + batch_size]))
-            progress(len(vectors[-1]))
+            on_progress(len(vectors[-1]))
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
 
     def similarity(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Tensor:

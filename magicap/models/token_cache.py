@@ -14,7 +14,7 @@ KeysAndValues = tuple[Tensor, Tensor]
 """Of one layer, each (B, H, P, d)."""
 
 
-def stacked(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
+def stack_states(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
     """Keys and values a layer of B rows of tokens, zeros behind the shorter; nothing where all are empty.
 
     Args:
@@ -29,7 +29,7 @@ def stacked(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
     return tuple((keys, values) for keys, values in layers)
 
 
-def taken(cache: Sequence[KeysAndValues], rows: Tensor, places: Tensor) -> list[Tensor]:
+def gather_states(cache: Sequence[KeysAndValues], rows: Tensor, places: Tensor) -> list[Tensor]:
     """Keys and values (layers, 2, H, d) of N tokens, none of which keeps the others' memory alive.
 
     Args:

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,9 @@ from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
-from magicap.metrics.pairwise_cider import Rarity
+from magicap.metrics.pairwise_cider import DocumentFrequencies
 
 if TYPE_CHECKING:
-    from magicap.decoding.constraints import Constraints
     from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
 
@@ -55,7 +54,7 @@ class CaptionMemory:
         self,
         texts: Sequence[str],
         vectors: Tensor,
-        rarity: Rarity | None = None,
+        document_frequencies: DocumentFrequencies | None = None,
         *,
         bits: int = 8,
         axes: Tensor | None = None,
@@ -64,7 +63,7 @@ class CaptionMemory:
         Args:
             texts: N captions.
             vectors: (N, D) unit vectors, in the same order; with axes, (N, R) coordinates along them.
-            rarity: in how many of the captions each n-gram stands; None: counted at first use.
+            document_frequencies: in how many of the captions each n-gram stands; None: counted at first use.
             bits: in how many a coordinate is written to disk, 8 or 4.
             axes: (R, D) orthonormal, of the subspace that the vectors lie in; None: the whole space.
 
@@ -84,9 +83,9 @@ class CaptionMemory:
             )
         self.texts = list(texts)
         self.coordinates, self.axes, self.bits = vectors, axes, bits
-        if rarity is not None:
-            self.rarity = rarity
-        self._allowed: dict[Constraints, CaptionMemory] = {}
+        if document_frequencies is not None:
+            self.document_frequencies = document_frequencies
+        self._part: tuple[Hashable, CaptionMemory] | None = None
 
     @classmethod
     def from_texts(
@@ -94,15 +93,15 @@ class CaptionMemory:
         scorer: ImageTextScorer,
         texts: Sequence[str],
         *,
-        progress: Callable[[int], object] = lambda count: None,
+        on_progress: Callable[[int], object] = lambda count: None,
     ) -> CaptionMemory:
         """Encode captions with a scorer; a caption that stands twice is kept once.
 
         Args:
-            progress: told how many more are encoded.
+            on_progress: told how many more are encoded.
         """
         distinct = list(dict.fromkeys(texts))
-        return cls(distinct, scorer.encode_texts(distinct, progress=progress))
+        return cls(distinct, scorer.encode_texts(distinct, on_progress=on_progress))
 
     def with_texts(self, scorer: ImageTextScorer, texts: Sequence[str]) -> CaptionMemory:
         """A memory of these captions and of more; those that it holds already are not encoded again."""
@@ -122,7 +121,7 @@ class CaptionMemory:
         _, axes = torch.linalg.eigh((vectors.T @ vectors).double())  # (D, D), the largest last
         axes = axes[:, -width:].T.flip(0).to(vectors)
         coordinates = F.normalize(vectors @ axes.T, dim=1)
-        return CaptionMemory(self.texts, coordinates, self.rarity, bits=self.bits, axes=axes)
+        return CaptionMemory(self.texts, coordinates, self.document_frequencies, bits=self.bits, axes=axes)
 
     @property
     def width(self) -> int:
@@ -169,22 +168,24 @@ class CaptionMemory:
         *,
         temperature: float = 0.8,
         seed: int = 0,
-        progress: Callable[[int], object] = lambda count: None,
+        on_progress: Callable[[int], object] = lambda count: None,
     ) -> CaptionMemory:
         """What the language model says when it is left alone: a memory that needs no text.
 
         Args:
             count: how many different captions; fewer where it has no more to say.
             temperature, seed: see :func:`magicap.retrieval.sampled_captions.sample_captions`.
-            progress: told of each caption twice, when it is drawn and when it is encoded.
+            on_progress: told of each caption twice, when it is drawn and when it is encoded.
 
         Raises:
             BadSettings: the language model never ends a caption.
         """
         from magicap.retrieval.sampled_captions import sample_captions
 
-        texts = sample_captions(language_model, count, temperature=temperature, seed=seed, progress=progress)
-        return cls.from_texts(scorer, texts, progress=progress)
+        texts = sample_captions(
+            language_model, count, temperature=temperature, seed=seed, on_progress=on_progress
+        )
+        return cls.from_texts(scorer, texts, on_progress=on_progress)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> CaptionMemory:
@@ -207,10 +208,16 @@ class CaptionMemory:
             vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
             axes = stored["axes"].float().to(device) if "axes" in stored else None
             ngrams = load_file(folder / NGRAMS_FILE)
-            rarity = Rarity(len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy())
-            if not rarity.numbers.shape == rarity.counts.shape == (rarity.numbers.size,):
+            document_frequencies = DocumentFrequencies(
+                len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy()
+            )
+            if (
+                not document_frequencies.numbers.shape
+                == document_frequencies.counts.shape
+                == (document_frequencies.numbers.size,)
+            ):
                 raise ValueError("expected one count an n-gram")
-            return cls(texts, vectors, rarity, bits=bits, axes=axes)
+            return cls(texts, vectors, document_frequencies, bits=bits, axes=axes)
         except _UNREADABLE as error:
             raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
 
@@ -229,7 +236,10 @@ class CaptionMemory:
         if self.axes is not None:
             stored["axes"] = self.axes.cpu().contiguous()
         save_file(stored, folder / VECTORS_FILE)
-        ngrams = {"numbers": self.rarity.numbers, "counts": self.rarity.counts.astype("int32")}
+        ngrams = {
+            "numbers": self.document_frequencies.numbers,
+            "counts": self.document_frequencies.counts.astype("int32"),
+        }
         save_file({name: torch.from_numpy(each) for name, each in ngrams.items()}, folder / NGRAMS_FILE)
         text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
@@ -262,32 +272,36 @@ class CaptionMemory:
         order = cosine.gather(1, positions).sort(dim=1, descending=True, stable=True)
         return order.values, positions.gather(1, order.indices)
 
-    def where(self, constraints: Constraints) -> CaptionMemory:
-        """The captions that are as they must be.
+    def where(self, holds: Callable[[str], bool], *, key: Hashable, asked: str) -> CaptionMemory:
+        """The captions for which a predicate holds.
+
+        Args:
+            holds: what is asked of a caption.
+            key: stands for the predicate; the part of the last key is kept.
+            asked: the same as the end of a sentence about captions, for the error.
 
         Raises:
             BadSettings: there are none.
         """
-        if not constraints:
-            return self
-        found = self._allowed.get(constraints)
-        if found is None:
-            kept = [number for number, text in enumerate(self.texts) if constraints.hold(text)]
+        if self._part is None or self._part[0] != key:
+            kept = [number for number, text in enumerate(self.texts) if holds(text)]
             if not kept:
-                raise BadSettings(f"none of the {len(self)} captions that are remembered {constraints.asked}")
-            texts = [self.texts[number] for number in kept]
-            found = CaptionMemory(texts, self.coordinates[kept], self.rarity, bits=self.bits, axes=self.axes)
-            self._allowed = {constraints: found}  # the last that were asked for
-        return found
+                raise BadSettings(f"none of the {len(self)} captions that are remembered {asked}")
+            texts, coordinates = [self.texts[number] for number in kept], self.coordinates[kept]
+            part = CaptionMemory(
+                texts, coordinates, self.document_frequencies, bits=self.bits, axes=self.axes
+            )
+            self._part = key, part
+        return self._part[1]
 
     @cached_property
-    def rarity(self) -> Rarity:
+    def document_frequencies(self) -> DocumentFrequencies:
         """In how many of the captions each n-gram stands."""
-        return Rarity.of(self.texts)
+        return DocumentFrequencies.of(self.texts)
 
 
 def _packed(steps: Tensor) -> Tensor:
-    """FloatArray of -7 to 7 (N, D), D even, two a byte (N, D / 2): [[1, -1, 0, 7]] becomes [[0x79, 0xF8]].
+    """Numbers of -7 to 7 (N, D), D even, two a byte (N, D / 2): [[1, -1, 0, 7]] becomes [[0x79, 0xF8]].
 
     Eight is added; the first of two numbers has the lower four bits.
     """

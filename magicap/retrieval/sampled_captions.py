@@ -24,7 +24,7 @@ def sample_captions(
     temperature: float = 0.8,
     max_new_tokens: int = 30,
     seed: int = 0,
-    progress: Callable[[int], object] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> list[str]:
     """Different whole captions, each as :func:`normalise_caption` writes it, in the order they were drawn.
 
@@ -32,7 +32,7 @@ def sample_captions(
         count: how many; fewer where the model has no more to say.
         temperature: below 1 draws more of what is probable.
         max_new_tokens: what has not ended by then, or where the model's positions end, is thrown away.
-        progress: told how many more there are.
+        on_progress: told how many more there are.
     """
     max_new_tokens = min(max_new_tokens, language_model.max_new_tokens)
     dice = torch.Generator(language_model.device).manual_seed(seed)
@@ -43,7 +43,7 @@ def sample_captions(
         rows = _draw(language_model, temperature, max_new_tokens, dice)
         captions.update(dict.fromkeys(text for each in rows if (text := normalise_caption(each))))
         found = len(captions) - before
-        progress(min(len(captions), count) - before)
+        on_progress(min(len(captions), count) - before)
     return list(captions)[:count]
 
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from magicap.supervised.decoder import Decoder, reorder
 from magicap.supervised.vocabulary import END, NEVER_WRITTEN, PAD, START
 
-Choice = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+NextTokens = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Totals (B, W), next words' log-probabilities (B, W, V), the pictures' numbers (B,) and the position to the
 captions that go on (B, W) and their next words (B, W)."""
 
 
 @dataclass(frozen=True)
-class Written:
+class BeamOutput:
     """W captions of each of B pictures."""
 
     ids: Tensor
@@ -39,16 +39,23 @@ class Written:
         tokens = (self.ids != PAD).sum(dim=2).clamp(min=1)
         return self.log_probability.sum(dim=2) / tokens**length_penalty
 
-    def best(self, length_penalty: float) -> Tensor:
-        """(B,) the best caption of each picture; one that ended goes before any that did not."""
+    def ranked(self, length_penalty: float) -> Tensor:
+        """(B, W) the captions of each picture by falling score; those that ended go before all that did not."""
         scores = self.scores(length_penalty)
-        return scores.masked_fill(~self.ended & self.ended.any(dim=1, keepdim=True), -torch.inf).argmax(dim=1)
+        unfinished = ~self.ended & self.ended.any(dim=1, keepdim=True)
+        by_score = scores.argsort(dim=1, descending=True, stable=True)
+        behind = unfinished.gather(1, by_score).int().argsort(dim=1, stable=True)
+        return by_score.gather(1, behind)
+
+    def best(self, length_penalty: float) -> Tensor:
+        """(B,) the first of :meth:`ranked`."""
+        return self.ranked(length_penalty)[:, 0]
 
 
-def beam_search(decoder: Decoder, grid: Tensor, beam_size: int, max_new_tokens: int) -> Written:
+def beam_search(decoder: Decoder, grid: Tensor, beam_size: int, max_new_tokens: int) -> BeamOutput:
     """The beam's captions of each picture, by falling log-probability; a beam of one is greedy search.
 
-    The ``beam_size`` likeliest beginnings of each position go on. A caption that has ended keeps its place
+    The ``beam_size`` likeliest partial captions of each position go on. A caption that has ended keeps its place
     in the beam as long as its log-probability is among them.
 
     Args:
@@ -64,40 +71,37 @@ def beam_search(decoder: Decoder, grid: Tensor, beam_size: int, max_new_tokens: 
     return _write(decoder, grid, beam_size, max_new_tokens, likeliest)
 
 
-def sample(
+def sample_words(
     decoder: Decoder,
     grid: Tensor,
     seeds: Sequence[int],
     captions: int,
     max_new_tokens: int,
     temperature: float,
-) -> Written:
-    """Captions drawn word by word; a picture's depend on its own seed alone, whatever stands beside it.
+) -> BeamOutput:
+    """Captions sampled word by word; a picture's depend on its own seed alone, whatever stands beside it.
 
     Args:
         grid: (B, L, D).
         seeds: one a picture.
-        captions: how many to draw of each picture, W.
+        captions: how many to sample of each picture, W.
         temperature: above 1 flattens the distribution, below 1 sharpens it.
     """
-    dice = [torch.rand(max_new_tokens, captions, generator=_dice(seed)) for seed in seeds]
-    rolled = torch.stack(dice).to(grid.device)
+    shape = max_new_tokens, captions
+    rows = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    uniform = torch.stack(rows).to(grid.device)
 
-    def drawn(totals: Tensor, words: Tensor, pictures: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        reached = torch.softmax(words / temperature, dim=2).cumsum(dim=2)
-        roll = rolled[pictures, position, :, None] * reached[..., -1:]
+    def sampled(totals: Tensor, words: Tensor, pictures: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        cumulative = torch.softmax(words / temperature, dim=2).cumsum(dim=2)
+        wanted = uniform[pictures, position, :, None] * cumulative[..., -1:]
         same = torch.arange(captions, device=grid.device).expand_as(totals)
-        return same, torch.searchsorted(reached, roll, right=True).squeeze(2)
+        return same, torch.searchsorted(cumulative, wanted, right=True).squeeze(2)
 
-    return _write(decoder, grid, captions, max_new_tokens, drawn)
-
-
-def _dice(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return _write(decoder, grid, captions, max_new_tokens, sampled)
 
 
 @torch.no_grad()
-def _write(decoder: Decoder, grid: Tensor, width: int, max_new_tokens: int, choose: Choice) -> Written:
+def _write(decoder: Decoder, grid: Tensor, width: int, max_new_tokens: int, choose: NextTokens) -> BeamOutput:
     shape = (len(grid), width, max_new_tokens)
     ids = torch.full(shape, PAD, device=grid.device)
     log_probability = torch.zeros(shape, device=grid.device)
@@ -121,7 +125,7 @@ def _write(decoder: Decoder, grid: Tensor, width: int, max_new_tokens: int, choo
         going_on = ((last != END) & (last != PAD)).any(dim=1)
         pictures, last = pictures[going_on], last[going_on]
         memory, state = (tuple(each[going_on] for each in kept) for kept in (memory, state))
-    return Written(ids, log_probability)
+    return BeamOutput(ids, log_probability)
 
 
 def writable(logits: Tensor) -> Tensor:

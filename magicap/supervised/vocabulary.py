@@ -80,7 +80,7 @@ class Vocabulary:
         return len(self.entries)
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
-        """FloatArray of words; :data:`UNKNOWN` for those that are none of ours."""
+        """Numbers of words; :data:`UNKNOWN` for those that are none of ours."""
         return [self._numbers.get(word, UNKNOWN) for word in tokens]
 
     def batch(self, texts: Sequence[str], owner: Sequence[int], max_words: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A running average of the weights: what a long, slow schedule would have arrived at, without its cost."""
+"""Weights kept beside those that are being trained: their running average, and the best so far."""
 
 from __future__ import annotations
 
@@ -60,3 +60,28 @@ class WeightAverage:
             kept: Tensor = parameter.detach().clone()
             parameter.copy_(mean)
             self.mean[number] = kept
+
+
+class BestWeights:
+    """The state of a model that validated best, kept in memory; resumes with a checkpoint."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.state = model, _copied(model)
+
+    def keep(self, _: nn.Module) -> None:
+        """Take the model's weights as they are; what a loop calls after its best validation."""
+        self.state = _copied(self.model)
+
+    def restore(self) -> None:
+        """Give the model its best weights back."""
+        self.model.load_state_dict(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def _copied(model: nn.Module) -> dict[str, Any]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

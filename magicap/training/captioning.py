@@ -14,7 +14,7 @@ from magicap.data import CaptionedImage
 from magicap.metrics.cider import cider_d
 from magicap.supervised.decoder import Decoder
 from magicap.supervised.recurrent import HardAttention
-from magicap.supervised.search import beam_search, sample, writable
+from magicap.supervised.search import beam_search, sample_words, writable
 from magicap.supervised.vocabulary import END, PAD, START, Vocabulary, caption_words
 from magicap.training.losses import (
     caption_cross_entropy,
@@ -69,7 +69,7 @@ def paid_loss(
     """
     decoder.eval()  # the probabilities that are taught are those that the captions were drawn from
     seeds = torch.randint(2**62, (len(grid),)).tolist()
-    drawn = sample(decoder, grid, seeds, captions, max_new_tokens, temperature=1.0).ids
+    drawn = sample_words(decoder, grid, seeds, captions, max_new_tokens, temperature=1.0).ids
     rewards = reward(
         [[written_words(vocabulary, ids) for ids in picture] for picture in drawn.tolist()],
         [[caption_words(text) for text in texts] for texts in references],

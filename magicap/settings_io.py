@@ -1,0 +1,57 @@
+"""Settings as JSON and back: frozen dataclasses by the name of their kind, renamed fields read under either name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, field, fields
+from typing import Any
+
+from magicap.errors import BadSettings
+
+_FORMER_NAME = "former_name"
+
+
+def renamed(former_name: str, default: Any) -> Any:
+    """A dataclass field that files and command lines of an earlier release know by another name."""
+    return field(default=default, metadata={_FORMER_NAME: former_name})
+
+
+def former_names(settings: type) -> dict[str, str]:
+    """Former name to name of the renamed fields of a dataclass."""
+    return {
+        known.metadata[_FORMER_NAME]: known.name
+        for known in fields(settings)
+        if _FORMER_NAME in known.metadata
+    }
+
+
+def to_dict(settings: object, table: Mapping[str, type]) -> dict[str, Any]:
+    """``{"kind": name, ...}`` of settings that stand in a table.
+
+    Raises:
+        BadSettings: they do not (a decoding of one's own cannot be written as settings).
+    """
+    for kind, known in table.items():
+        if type(settings) is known:
+            return {"kind": kind, **asdict(settings)}  # type: ignore[call-overload]
+    raise BadSettings(f"{type(settings).__name__} cannot be saved; expected one of {', '.join(table)}")
+
+
+def from_dict(values: dict[str, Any], table: Mapping[str, type]) -> Any:
+    """The settings that :func:`to_dict` described, former names of fields included.
+
+    Raises:
+        BadSettings: an unknown kind or field, or a value out of range.
+    """
+    if not isinstance(values, dict):
+        raise BadSettings(f"expected a decoding as an object with 'kind' and its settings, found {values!r}")
+    values = dict(values)
+    kind = values.pop("kind", None)
+    if not isinstance(kind, str) or kind not in table:
+        raise BadSettings(f"expected a decoding of kind {', '.join(table)}, found {kind!r}")
+    aliases = former_names(table[kind])
+    values = {aliases.get(name, name): value for name, value in values.items()}
+    names = {known.name for known in fields(table[kind])}
+    if unknown := sorted(set(values) - names):
+        raise BadSettings(f"{kind} knows {', '.join(sorted(names))}; found {', '.join(unknown)} besides")
+    return table[kind](**values)
