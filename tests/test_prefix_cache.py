@@ -1,4 +1,4 @@
-"""The trie changes how much is computed, and no caption."""
+"""The prefix cache changes how much is computed, and no caption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from magicap import BadSettings, Captioner, MagicSearch
-from magicap.decoding.prefix_cache import Node, PrefixCache
+from magicap.decoding.prefix_cache import CachedPrefix, PrefixCache
 
 SETTINGS = MagicSearch(top_k=8, alpha=0.2, beta=3.0, max_new_tokens=8)
 
@@ -32,46 +32,46 @@ def expected() -> list[list[int]]:
     return ids(captioner.caption(picture, SETTINGS) for picture in tiny.pictures(12))
 
 
-def held(trie: PrefixCache) -> dict[int, torch.Tensor]:
-    """All tensors that a trie keeps alive, each once."""
-    nodes: list[Node] = [node for node, _ in trie._nodes.values()]
-    tensors = [each for node in nodes for state in node.states for each in vars(state).values()]
-    tensors += [each for node in nodes for each in node.text.cache]
-    tensors += [e for n in nodes for e in (n.candidates, n.probabilities, n.repetition, n.vectors)]
+def held(cache: PrefixCache) -> dict[int, torch.Tensor]:
+    """All tensors that a cache keeps alive, each once."""
+    prefixes: list[CachedPrefix] = [prefix for prefix, _ in cache._prefixes.values()]
+    tensors = [each for prefix in prefixes for state in prefix.states for each in vars(state).values()]
+    tensors += [each for prefix in prefixes for each in prefix.text.cache]
+    tensors += [e for n in prefixes for e in (n.candidates, n.probabilities, n.repetition, n.vectors)]
     return {id(each): each for each in tensors if each is not None}
 
 
 def test_pictures_at_the_same_prefix_are_computed_once(captioner):
     picture = tiny.pictures(1)[0]
     captioner.caption(picture, SETTINGS)
-    alone = dict(vars(captioner.cache.work))
+    alone = dict(vars(captioner.cache.stats))
     captioner.cache.clear()
     captioner.caption([picture] * 5, SETTINGS)
-    together = vars(captioner.cache.work)
-    for name in ("language_tokens", "text_tokens", "nodes_made"):
+    together = vars(captioner.cache.stats)
+    for name in ("language_tokens", "text_tokens", "prefixes_made"):
         assert together[name] == 2 * alone[name], name
 
 
 def test_a_second_run_computes_nothing(captioner, expected):
     pictures = tiny.pictures(12)
     assert ids(captioner.caption(pictures, SETTINGS)) == expected
-    before = dict(vars(captioner.cache.work))
+    before = dict(vars(captioner.cache.stats))
     assert ids(captioner.caption(pictures, SETTINGS, batch_size=5)) == expected
-    after = vars(captioner.cache.work)
-    assert after["nodes_found"] > before.pop("nodes_found")
+    after = vars(captioner.cache.stats)
+    assert after["prefixes_found"] > before.pop("prefixes_found")
     assert {name: after[name] for name in before} == before
-    assert 0.5 < captioner.cache.work.hit_rate < 1
+    assert 0.5 < captioner.cache.stats.hit_rate < 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_small_budget_is_kept_and_changes_no_caption(captioner, expected, batch_size):
-    trie = captioner.cache
+    cache = captioner.cache
     captioner.caption(tiny.pictures(3), SETTINGS)
-    trie.budget = trie.nbytes // 2
+    cache.budget = cache.nbytes // 2
     for _ in range(2):
         assert ids(captioner.caption(tiny.pictures(12), SETTINGS, batch_size=batch_size)) == expected
-        assert 0 < trie.nbytes <= trie.budget
-    assert trie.stats.prefixes_evicted > 0
+        assert 0 < cache.nbytes <= cache.budget
+    assert cache.stats.prefixes_evicted > 0
 
 
 def test_without_a_budget_nothing_is_kept(expected):
@@ -130,7 +130,7 @@ def test_once_cleared_it_knows_the_weights_as_they_are(captioner):
 def test_twelve_pictures_take_no_more_work_than_they_did(captioner):
     """A guard against slowness that counts work, not seconds: lower a number when less is needed."""
     captioner.caption(tiny.pictures(12), SETTINGS, batch_size=4)
-    work = captioner.cache.work
+    work = captioner.cache.stats
     assert work.text_tokens <= 913
     assert work.language_tokens <= 272
     assert stats.prefixes_made <= 60
@@ -146,6 +146,6 @@ def test_a_budget_that_is_none_is_refused(captioner, budget):
 def test_a_copy_of_a_captioner_begins_with_an_empty_trie(captioner, expected):
     captioner.caption(tiny.pictures(2), SETTINGS)
     other = copy.deepcopy(captioner)
-    assert len(captioner.cache) > len(other.trie) == 0
-    assert other.trie.scorer is other.scorer is not captioner.scorer
+    assert len(captioner.cache) > len(other.cache) == 0
+    assert other.cache.scorer is other.scorer is not captioner.scorer
     assert ids(other.caption(tiny.pictures(12), SETTINGS)) == expected

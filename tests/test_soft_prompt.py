@@ -1,4 +1,4 @@
-"""Language models that are told of pictures: exact in every search, kept on disk, learned from text alone."""
+"""Soft prompts: exact in every search, kept on disk, learned from text alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from magicap import (
     MagicSearch,
 )
 from magicap.adaptation.adapt import AdaptationSettings, adapt
-from magicap.decoding.conditioning import remembered, told
+from magicap.decoding.conditioning import project_onto_memory
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.prefix_cache import PrefixCache
+from magicap.decoding.searches import stream_steps
 from magicap.decoding.settings import DECODINGS
 from magicap.settings_io import from_dict, to_dict
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.retrieval.modality_gap import ModalityGap
 from magicap.training.loop import LoopConfig, fit
-from magicap.training.soft_prompts import SoftPromptObjective, conditioned_sentences, soft_prompt_loss
+from magicap.training.soft_prompts import SoftPromptObjective, conditioned_sentences
 
 CAPTIONS = [
     f"A {who} {does}." for who in ("dog", "man", "child") for does in ("runs", "climbs", "plays", "is red")
@@ -45,31 +48,35 @@ def captioner() -> Captioner:
     return Captioner(plain.language_model, plain.scorer, MAGIC, memory)
 
 
-def judged(captioner: Captioner, picture, memory: CaptionMemory | None, settings=MAGIC) -> list[int]:
-    (prompt,) = told(captioner.language_model, captioner.scorer.encode_images([picture]), memory)
+def soft_prompts(captioner: Captioner, vectors: torch.Tensor, memory: CaptionMemory | None) -> torch.Tensor:
+    return DecodingContext(captioner.cache, vectors, memory=memory).soft_prompts()
+
+
+def by_reference(captioner: Captioner, picture, memory: CaptionMemory | None, settings=MAGIC) -> list[int]:
+    (prompt,) = soft_prompts(captioner, captioner.scorer.encode_images([picture]), memory)
     return [token for token, *_ in reference_steps(captioner, picture, settings, prompt)]
 
 
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
-def test_prompted_magic_search_equals_the_slow_reference(captioner, beta, remembers):
+def test_conditioned_magic_search_equals_the_reference(captioner, beta, remembers):
     settings = MagicSearch(top_k=8, alpha=0.2, beta=beta, max_new_tokens=8, soft_prompt=True)
     if not remembers:
         captioner.memory = None
     pictures = tiny.pictures(5)
-    expected = [judged(captioner, picture, captioner.memory, settings) for picture in pictures]
+    expected = [by_reference(captioner, picture, captioner.memory, settings) for picture in pictures]
     assert [ids(captioner.caption(picture, settings)) for picture in pictures] == expected
     assert [ids(caption) for caption in captioner.caption(pictures, settings)] == expected
     explained = captioner.explain(pictures[0], settings)
     assert ids(explained.caption) == expected[0]
 
 
-def test_what_it_is_told_changes_what_it_says(captioner):
-    deaf = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8)
-    prompted = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8, soft_prompt=True)
+def test_captions_depend_on_the_soft_prompt(captioner):
+    unconditioned = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8)
+    conditioned = MagicSearch(top_k=8, alpha=0.2, beta=0.0, max_new_tokens=8, soft_prompt=True)
     pictures = tiny.pictures(6)
-    assert len({*captioner.caption(pictures, deaf)}) == 1
-    assert len({*captioner.caption(pictures, prompted)}) > 1
+    assert len({*captioner.caption(pictures, unconditioned)}) == 1
+    assert len({*captioner.caption(pictures, conditioned)}) > 1
 
 
 def test_the_same_picture_is_not_computed_again(captioner):
@@ -87,7 +94,7 @@ def test_it_is_saved_and_a_model_without_it_leaves_none_behind(captioner, tmp_pa
     assert again.decoding == MAGIC
     pictures = tiny.pictures(3)
     vectors = captioner.scorer.encode_images(pictures)
-    own, read = (told(each.language_model, vectors, captioner.memory) for each in (captioner, again))
+    own, read = (soft_prompts(each, vectors, captioner.memory) for each in (captioner, again))
     assert torch.equal(own, read)
     assert again.fingerprint != tiny.captioner(2).fingerprint  # or kept captions would be taken for its own
     half = tmp_path / "half"
@@ -107,14 +114,14 @@ def test_a_damaged_prompt_is_named(captioner, tmp_path):
 
 
 @pytest.mark.parametrize("search", [MAGIC, BeamMagicSearch(soft_prompt=True)])
-def test_a_model_that_was_never_told_says_how_to_teach_it(search):
+def test_a_model_without_a_soft_prompt_says_how_to_train_one(search):
     with pytest.raises(BadSettings, match="tune_prompted"):
         tiny.captioner(0).caption(tiny.pictures(1)[0], search)
 
 
 def test_a_prompt_of_another_width_is_refused(captioner):
     with pytest.raises(BadSettings, match="vectors of width 24"):
-        told(captioner.language_model, torch.zeros(1, 8), None)
+        soft_prompts(captioner, torch.zeros(1, 8), None)
     narrow = CaptionMemory(["A dog."], torch.ones(1, 1))
     with pytest.raises(BadSettings, match="two scorers"):
         SoftPromptObjective(captioner.language_model, narrow)
@@ -123,19 +130,22 @@ def test_a_prompt_of_another_width_is_refused(captioner):
         LanguageModel(plain.model, plain.tokenizer, SoftPrompt(24, 16))
 
 
-def test_prompted_is_true_or_false_and_survives_json():
+def test_the_setting_is_true_or_false_and_survives_json():
     for kind in (MagicSearch, BeamMagicSearch):
         search = kind(soft_prompt=True)
-        assert from_dict(json.loads(json.dumps(to_dict(search)))) == search
-        with pytest.raises(BadSettings, match="prompted must be True or False"):
+        assert from_dict(json.loads(json.dumps(to_dict(search, DECODINGS))), DECODINGS) == search
+        former = to_dict(search, DECODINGS)
+        former["prompted"] = former.pop("soft_prompt")
+        assert from_dict(former, DECODINGS) == search
+        with pytest.raises(BadSettings, match="soft_prompt must be True or False"):
             kind(soft_prompt="yes")
 
 
-def test_what_is_remembered_is_the_weighed_mean_of_what_is_near(captioner):
+def test_the_projection_is_the_weighted_mean_of_the_nearest(captioner):
     memory = captioner.memory
     queries = captioner.scorer.encode_images(tiny.pictures(3))
     own = torch.tensor([-1, 4, 0])
-    found = remembered(memory, queries, own)
+    found = project_onto_memory(memory, queries, own)
     for query, place, vector in zip(queries, own.tolist(), found, strict=True):
         cosines = memory.vectors @ query
         weights = torch.exp((cosines - cosines.max()) / cosines.std(correction=0))
@@ -156,44 +166,49 @@ def test_noise_varies_as_captions_do():
     assert 0.5 < (far * still).sum(dim=1).mean() < (near * still).sum(dim=1).mean() < 0.99
 
 
-def test_it_learns_from_text_alone_to_say_what_it_is_told(captioner):
-    """Twelve captions are learned by their noised vectors; told the vectors themselves it says each again."""
+def test_it_learns_from_text_alone(captioner):
+    """Twelve captions are learned by their noised vectors; conditioned on the vectors it writes each again."""
     torch.manual_seed(0)
     learner = tiny.captioner(2).language_model
     lesson = SoftPromptObjective(learner, captioner.memory, noise=(0.0, 0.2))
-    sentences = conditioned_sentences(captioner, captioner.memory, CAPTIONS, 20)
+    sentences = conditioned_sentences(
+        captioner.language_model, captioner.scorer, captioner.memory, CAPTIONS, 20
+    )
     assert sentences.own.tolist() == list(range(12))
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)
     lesson.train()
     for epoch in range(150):
         for batch in sentences.batches(12, shuffle=epoch):
             optimizer.zero_grad()
-            soft_prompt_loss(lesson, batch).backward()
+            lesson(batch).backward()
             optimizer.step()
     lesson.eval().requires_grad_(False)
     greedy = MagicSearch(top_k=1, alpha=0.0, beta=0.0, max_new_tokens=12, soft_prompt=True)
-    taught = Captioner(learner, captioner.scorer, greedy)
     vectors = captioner.scorer.encode_texts(CAPTIONS)
-    steps = list(greedy.search(taught.trie, vectors, [0] * 12))
-    said = {row: step.text.strip() for position in steps for row, step in position}
-    assert sum(said[row] == text for row, text in enumerate(CAPTIONS)) >= 8  # one by chance
+    context = DecodingContext(PrefixCache(learner, captioner.scorer), vectors)
+    batches = stream_steps(context, greedy)
+    written = {row: step.text.strip() for batch in batches for row, step in batch}
+    assert sum(written[row] == text for row, text in enumerate(CAPTIONS)) >= 8  # one by chance
 
 
-def test_a_captioner_that_is_told_is_still_told_in_its_new_domain(captioner, tmp_path):
+def test_a_conditioned_captioner_is_so_in_its_new_domain(captioner):
     domain = [f"A {a} runs over {b}." for a in ("dog", "man", "child") for b in "abcdefghi"]
-    settings = AdaptationSettings(epochs=1, learning_rate=3e-3, batch_size=8, max_tokens=20, drawn=0)
-    before = captioner.language_model.soft_prompt.picture[0].weight.clone()
+    settings = AdaptationSettings(epochs=1, learning_rate=3e-3, batch_size=8, max_tokens=20, samples=0)
+    before = captioner.language_model.soft_prompt.image_projection[0].weight.clone()
     pictures = tiny.pictures(4)
-    adapted = adapt(captioner, domain, pictures, folder=tmp_path, settings=settings).captioner
-    assert not torch.equal(before, adapted.language_model.soft_prompt.picture[0].weight)
-    assert torch.equal(before, captioner.language_model.soft_prompt.picture[0].weight)
-    assert adapted.decoding.prompted
-    assert adapted.caption(pictures[0])
+    adapted, _ = adapt(captioner.parts, domain, pictures, settings=settings)
+    assert not torch.equal(before, adapted.language_model.soft_prompt.image_projection[0].weight)
+    assert torch.equal(before, captioner.language_model.soft_prompt.image_projection[0].weight)
+    assert adapted.decoding.soft_prompt
+    again = Captioner(adapted.language_model, adapted.scorer, adapted.decoding, adapted.memory)
+    assert again.caption(pictures[0])
 
 
 def test_a_killed_run_learns_what_one_that_was_not_learns(captioner, tmp_path):
-    """The noise is drawn on as if nothing had happened."""
-    sentences = conditioned_sentences(captioner, captioner.memory, CAPTIONS, 20)
+    """The noise goes on as if nothing had happened."""
+    sentences = conditioned_sentences(
+        captioner.language_model, captioner.scorer, captioner.memory, CAPTIONS, 20
+    )
 
     def train(folder, stops):
         for steps in stops:
@@ -205,7 +220,7 @@ def test_a_killed_run_learns_what_one_that_was_not_learns(captioner, tmp_path):
                 lesson,
                 [{"params": list(lesson.parameters()), "lr": 1e-3, "weight_decay": 0.0}],
                 loader=lambda epoch: sentences.batches(4, shuffle=epoch),
-                loss=soft_prompt_loss,
+                loss=lambda model, batch: model(batch),
                 validate=lambda model: {"score": 0.0},
                 save_best=lambda model: None,
                 folder=folder,
