@@ -46,9 +46,10 @@ test: $(DEV) ## run the tests: offline, on the CPU; those that need data if MAGI
 test-slow: ## run the tests that take minutes
 	@$(MAKE) --no-print-directory test TESTS="slow and not network" ARGS="$(ARGS)"
 
-lint: $(DEV) ## ruff: rules and format
+lint: $(DEV) ## ruff: rules and format; import-linter: which room may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 
 format: $(DEV) ## mend what ruff can mend
 	.venv/bin/ruff check --fix .

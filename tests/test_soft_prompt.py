@@ -25,9 +25,9 @@ from magicap.decoding.context import DecodingContext
 from magicap.decoding.prefix_cache import PrefixCache
 from magicap.decoding.searches import stream_steps
 from magicap.decoding.settings import DECODINGS
-from magicap.settings_io import from_dict, to_dict
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.retrieval.modality_gap import ModalityGap
+from magicap.settings_io import from_dict, to_dict
 from magicap.training.loop import LoopConfig, fit
 from magicap.training.soft_prompts import SoftPromptObjective, conditioned_sentences
 
@@ -167,7 +167,7 @@ def test_noise_varies_as_captions_do():
 
 
 def test_it_learns_from_text_alone(captioner):
-    """Twelve captions are learned by their noised vectors; conditioned on the vectors it writes each again."""
+    """Twelve captions are learned by noised vectors; conditioned on the vectors it writes each again."""
     torch.manual_seed(0)
     learner = tiny.captioner(2).language_model
     lesson = SoftPromptObjective(learner, captioner.memory, noise=(0.0, 0.2))

@@ -45,8 +45,10 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     if not len(context):
         return []
     evidence = retrieve_evidence(context, settings)
-    ngram_models = [_ngram_model(context.language_model, near) for near in evidence]
-    cosine_std = [near.cosine_std for near in evidence if near] or _first_tokens_std(context, settings)
+    ngram_models = [_ngram_model(context.language_model, of_picture) for of_picture in evidence]
+    cosine_std = [of_picture.cosine_std for of_picture in evidence if of_picture] or _first_tokens_std(
+        context, settings
+    )
     image_weight = settings.image_weight
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
@@ -104,12 +106,12 @@ def _select(
     settings: BeamMagicSearch,
 ) -> list[Hypothesis]:
     """The captions that compete, the best first: the evidence's own, and what the beams wrote besides."""
-    own = _distinct(written, settings.constraints)
+    competing = _distinct(written, settings.constraints)
     if evidence is None:
-        own = own or [_shortened(written, settings.constraints)]
-        competing, evidence = own, evidence_from_hypotheses(own)
+        competing = competing or [_shortened(written, settings.constraints)]
+        evidence = evidence_from_hypotheses(competing)
     else:
-        competing = _with_evidence(own, evidence)
+        competing = _with_evidence(competing, evidence)
     cosines = None
     if settings.rerank_weight:
         vectors = scorer.encode_texts([hypothesis.text for hypothesis in competing])
@@ -119,11 +121,11 @@ def _select(
 
 def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[Hypothesis]:
     """Hypotheses as they must be, the first of those that read alike."""
-    own: dict[str, Hypothesis] = {}
+    distinct: dict[str, Hypothesis] = {}
     for hypothesis in written:
         if constraints.hold(hypothesis.text):
-            own.setdefault(hypothesis.text, hypothesis)
-    return list(own.values())
+            distinct.setdefault(hypothesis.text, hypothesis)
+    return list(distinct.values())
 
 
 def _shortened(written: Sequence[Hypothesis], constraints: Constraints) -> Hypothesis:
@@ -132,9 +134,9 @@ def _shortened(written: Sequence[Hypothesis], constraints: Constraints) -> Hypot
     return replace(best, text=constraints.shortened(best.text), finished=False)
 
 
-def _with_evidence(own: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hypothesis]:
-    """The evidence's captions as hypotheses, in its order, then those of ``own`` that it does not hold."""
-    written = {hypothesis.text: hypothesis for hypothesis in own}
+def _with_evidence(hypotheses: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hypothesis]:
+    """The evidence's captions as hypotheses, in its order, then other hypotheses."""
+    written = {hypothesis.text: hypothesis for hypothesis in hypotheses}
     retrieved = [
         Hypothesis(
             text,
@@ -145,4 +147,4 @@ def _with_evidence(own: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hyp
         )
         for text, cosine in zip(evidence.texts, evidence.cosines.tolist(), strict=True)
     ]
-    return [*retrieved, *(h for h in own if h.text not in set(evidence.texts))]
+    return [*retrieved, *(h for h in hypotheses if h.text not in set(evidence.texts))]

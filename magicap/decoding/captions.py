@@ -12,12 +12,12 @@ def captions_from_steps(context: DecodingContext, batches: StepBatches) -> list[
     """B captions from the steps of a search that writes token by token."""
     steps: list[list[Step]] = [[] for _ in range(len(context))]
     for batch in batches:
-        for row, step in batch:
-            steps[row].append(step)
-    texts = [own[-1].text.strip() for own in steps]
+        for number, step in batch:
+            steps[number].append(step)
+    texts = [row[-1].text.strip() for row in steps]
     return [
-        Caption(text, score=cosine, steps=tuple(own))
-        for text, cosine, own in zip(texts, _cosines(context, texts), steps, strict=True)
+        Caption(text, score=cosine, steps=tuple(row))
+        for text, cosine, row in zip(texts, _cosines(context, texts), steps, strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ NEIGHBOURS = 200
 _TEMPERATURE = 1.0  # in standard deviations of their cosines
 
 
-def project_onto_memory(memory: CaptionMemory, queries: Tensor, own: Tensor | None = None) -> Tensor:
+def project_onto_memory(memory: CaptionMemory, queries: Tensor, excluded: Tensor | None = None) -> Tensor:
     """(B, D) mean vectors of the memory's captions near pictures, the nearer the heavier.
 
     A projection as in DeCap (Li et al. 2023, arXiv 2303.03032, eq. 3), onto the nearest captions alone. They
@@ -25,20 +25,20 @@ def project_onto_memory(memory: CaptionMemory, queries: Tensor, own: Tensor | No
 
     Args:
         queries: (B, D) unit vectors of pictures, or of what stands in their place.
-        own: (B,) position of a caption that must not count for each, -1 for none: the one whose vector is in
+        excluded: (B,) position of a caption that must not count for each, -1 for none: the one whose vector is in
             a picture's place, which no picture would find.
     """
     cosines, positions = memory.nearest(queries.to(memory.coordinates), NEIGHBOURS)
-    return weighted_mean(memory, cosines, positions, own).to(queries)
+    return weighted_mean(memory, cosines, positions, excluded).to(queries)
 
 
 def weighted_mean(
-    memory: CaptionMemory, cosines: Tensor, positions: Tensor, own: Tensor | None = None
+    memory: CaptionMemory, cosines: Tensor, positions: Tensor, excluded: Tensor | None = None
 ) -> Tensor:
     """(B, D) of neighbours that were found before: cosines and positions, both (B, M)."""
     weights = torch.from_numpy(softmax_in_deviations(cosines.cpu().double().numpy(), _TEMPERATURE))
     weights = weights.to(memory.coordinates)
-    if own is not None:
-        weights = weights * (positions != own.to(positions)[:, None]).to(weights)
+    if excluded is not None:
+        weights = weights * (positions != excluded.to(positions)[:, None]).to(weights)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     return torch.einsum("bm,bmd->bd", weights, memory.vectors_at(positions))

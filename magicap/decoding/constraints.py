@@ -20,10 +20,10 @@ class Constraints:
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
-            given = getattr(self, name)
-            if not isinstance(given, tuple) or not all(isinstance(word, str) for word in given):
-                raise BadSettings(f"{name} must be a list of words, found {given!r}")
-            if odd := [word for word in given if len(_words(word)) != 1]:
+            wanted = getattr(self, name)
+            if not isinstance(wanted, tuple) or not all(isinstance(word, str) for word in wanted):
+                raise BadSettings(f"{name} must be a list of words, found {wanted!r}")
+            if odd := [word for word in wanted if len(_words(word)) != 1]:
                 raise BadSettings(f"{name} must hold single words, found {odd[0]!r}")
         if both := self._included & self._excluded:
             raise BadSettings(f"{sorted(both)[0]!r} cannot be both included and excluded")
@@ -72,16 +72,16 @@ class Constraints:
     def shortened(self, text: str) -> str:
         """The longest beginning of a text, in whole words, that is as it must be; empty if none is."""
         tokens = text.split()
-        beginnings = (" ".join(tokens[:count]) for count in range(len(tokens), 0, -1))
-        return next(filter(self.hold, beginnings), "")
+        shorter = (" ".join(tokens[:count]) for count in range(len(tokens), 0, -1))
+        return next(filter(self.hold, shorter), "")
 
     @cached_property
     def _included(self) -> frozenset[str]:
-        return frozenset(word for each in self.include for word in _words(each))
+        return frozenset(word for text in self.include for word in _words(text))
 
     @cached_property
     def _excluded(self) -> frozenset[str]:
-        return frozenset(word for each in self.exclude for word in _words(each))
+        return frozenset(word for text in self.exclude for word in _words(text))
 
 
 def _words(text: str) -> Sequence[str]:

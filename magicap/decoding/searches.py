@@ -128,7 +128,7 @@ def search_of(decoding: Any) -> Search:
     if row is not None:
         return row
     if callable(getattr(decoding, "search", None)):
-        return Search(search=lambda context, own: own.search(context))
+        return Search(search=lambda context, settings: settings.search(context))
     raise BadSettings(
         f"expected a decoding such as MagicSearch, or an object with search(context), found {decoding!r}, "
         "which a zero-shot captioner cannot use"
