@@ -121,7 +121,7 @@ def _best(
     count: int,
     beam_size: int,
 ) -> list[list[_Continuation]]:
-    """For each picture twice as many continuations as there are beams, the best first: half of them may end."""
+    """For each picture twice as many continuations as there are beams, best first: half of them may end."""
     continuations: list[list[_Continuation]] = [[] for _ in range(count)]
     for number, partial in enumerate(partials):
         columns = np.argsort(-score[number], kind="stable")[: beam_size + 1]

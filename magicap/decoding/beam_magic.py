@@ -1,7 +1,7 @@
 """Beam magic search: whole captions compete, and that with the largest expected utility is taken.
 
-Magic search chooses token by token and never goes back. Here beams are scored as wholes, by the language model
-interpolated with an n-gram model of the memory's captions nearest to the picture. What the beams wrote
+Magic search chooses token by token and never goes back. Here beams are scored as wholes, by the language
+model interpolated with an n-gram model of the memory's captions nearest to the picture. What the beams wrote
 competes with those captions themselves, which are the evidence: minimum Bayes risk decides.
 
 Shapes: B pictures, M evidence captions, D embedding width.
@@ -60,7 +60,7 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
 
 
 def needs_memory(settings: BeamMagicSearch) -> bool:
-    """Whether there is nothing to choose among but what is remembered: beams cannot aim at a word or length."""
+    """Whether only the memory can meet the constraints: beams cannot aim at a word or a length."""
     return bool(settings.include or settings.min_words)
 
 
@@ -129,7 +129,7 @@ def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[H
 
 
 def _shortened(written: Sequence[Hypothesis], constraints: Constraints) -> Hypothesis:
-    """The best hypothesis cut to what the constraints allow: excluded words can end a caption, not the run."""
+    """The best hypothesis cut to what the constraints allow: excluded words may end a caption, not a run."""
     best = written[0] if written else Hypothesis("")
     return replace(best, text=constraints.shortened(best.text), finished=False)
 

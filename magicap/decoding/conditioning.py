@@ -25,8 +25,8 @@ def project_onto_memory(memory: CaptionMemory, queries: Tensor, excluded: Tensor
 
     Args:
         queries: (B, D) unit vectors of pictures, or of what stands in their place.
-        excluded: (B,) position of a caption that must not count for each, -1 for none: the one whose vector is in
-            a picture's place, which no picture would find.
+        excluded: (B,) position of a caption that must not count for each, -1 for none: the one whose vector
+            is in a picture's place, which no picture would find.
     """
     cosines, positions = memory.nearest(queries.to(memory.coordinates), NEIGHBOURS)
     return weighted_mean(memory, cosines, positions, excluded).to(queries)

@@ -83,7 +83,7 @@ class DecodingContext:
         return cosines[:, :count], positions[:, :count]
 
     def soft_prompts(self) -> Tensor:
-        """(B, W) what is added to the start token's embedding to condition the language model on each picture.
+        """(B, W) what is added to the start token's embedding to condition it on each picture.
 
         Raises:
             BadSettings: the language model has no soft prompt, or one of another scorer.
@@ -91,7 +91,7 @@ class DecodingContext:
         return self._soft_prompts
 
     def start_prefixes(self, top_k: int, *, soft_prompt: bool) -> list[CachedPrefix]:
-        """B prefixes at which captions begin: the same one, or one a picture where the model is conditioned."""
+        """B prefixes at which captions begin: the same one, or one a picture with soft prompts."""
         if soft_prompt:
             return self.cache.starts(top_k, self.soft_prompts())
         return [self.cache.start(top_k)] * len(self)

@@ -84,7 +84,7 @@ def evidence_from_hypotheses(hypotheses: Sequence[Hypothesis]) -> EvidenceSet:
 def select_hypothesis(
     hypotheses: Sequence[Hypothesis], evidence: EvidenceSet, cosines: FloatArray | None, rerank_weight: float
 ) -> list[Hypothesis]:
-    """Hypotheses with their scores, the best first; of equals the earlier evidence, then the earlier of others.
+    """Hypotheses with their scores, the best first; of equals the earlier.
 
     Args:
         hypotheses: the evidence's own M captions in its order, then C others.

@@ -17,7 +17,7 @@ _BACKOFF = 0.5  # captions' worth of trust in the shorter context
 
 
 class RetrievalNgramModel:
-    """Next-token probabilities of weighted captions, longest context first (Witten and Bell's interpolation)."""
+    """Next-token probabilities of weighted captions, longest context first (Witten-Bell interpolation)."""
 
     def __init__(self, captions: Sequence[Sequence[int]], weights: FloatArray) -> None:
         """

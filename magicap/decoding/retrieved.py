@@ -1,4 +1,4 @@
-"""What a memory of captions gives without a language model: the nearest caption, and consensus of the nearest.
+"""What a memory of captions gives without a language model: the nearest caption, and their consensus.
 
 Both are decodings of the kind that users can write: objects with their own ``search(context)``.
 """

@@ -47,7 +47,7 @@ def keep_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 def sample_tokens(
     context: DecodingContext, keep: Callable[[Tensor], Tensor], temperature: float, max_new_tokens: int
 ) -> StepBatches:
-    """Sample a caption for each seed; a row's samples depend on its own seed alone, whatever stands beside it.
+    """Sample a caption for each seed; a row's samples depend on its own seed alone.
 
     Args:
         keep: sets the probabilities (B, V) of tokens that may not be sampled to zero.

@@ -136,7 +136,7 @@ def search_of(decoding: Any) -> Search:
 
 
 def as_beam_magic(decoding: Any) -> BeamMagicSearch:
-    """A decoding's own settings of beam magic search, or the defaults, conditioning where the decoding does."""
+    """A decoding's settings of beam magic search, or the defaults, with a soft prompt where it has one."""
     if isinstance(decoding, BeamMagicSearch):
         return decoding
     return BeamMagicSearch(soft_prompt=isinstance(decoding, MagicSearch) and decoding.soft_prompt)
