@@ -11,8 +11,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicap.errors import BadSettings, MissingPackage
-from magicap.files import put_in_place, refuse_unwritable
+from magicap.errors import BadSettings
+from magicap.extras import require
+from magicap.files import put_in_place, require_writable
 from magicap.results import Caption, Step
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 """Endings of files that can be drawn."""
 
-SHOWN = 5
-"""Candidates of a step that are shown, unless asked for more or fewer."""
+COMPETITORS = 5
+"""How many candidates of a step, or hypotheses, are drawn by default."""
 
 INK, FAINT, LINE = "#1d2129", "#6b7280", "#d5d9e0"
 """Colours of words, of remarks and of what only guides the eye."""
@@ -58,19 +59,19 @@ class Explanation(ABC):
             BadSettings: another ending, or a file that cannot be written.
             MissingPackage: matplotlib is not installed.
         """
-        refuse_undrawable(path)
+        require_drawable(path)
         from matplotlib import rc_context
 
-        kind, drawn = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
+        kind, encoded = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": "magicap"}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph|.*missing from font")  # a box stands for such a letter
             metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-            self.draw().savefig(drawn, format=kind, dpi=_DPI, metadata=metadata)
+            self.draw().savefig(encoded, format=kind, dpi=_DPI, metadata=metadata)
         with put_in_place(Path(path)) as part:
-            part.write_bytes(drawn.getvalue())
+            part.write_bytes(encoded.getvalue())
 
 
-def refuse_undrawable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+def require_drawable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     """Check all that can be checked of a drawing before there is anything to draw.
 
     Args:
@@ -82,22 +83,8 @@ def refuse_undrawable(path: str | Path, inputs: Iterable[str | Path] = ()) -> No
     """
     if Path(path).suffix.lower() not in FORMATS:
         raise BadSettings(f"{path}: expected a file that ends in {', '.join(FORMATS)}; name one of these")
-    refuse_unwritable(path, inputs)
-    need_matplotlib()
-
-
-def need_matplotlib() -> None:
-    """Refuse to go on without it.
-
-    Raises:
-        MissingPackage: it is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingPackage(
-            f"drawings need matplotlib, which is not installed ({error}): pip install 'magicap[eval]'"
-        ) from error
+    require_writable(path, inputs)
+    require("matplotlib")
 
 
 def panels(count: int, columns: int, size: tuple[float, float], foot: float) -> tuple[Figure, list[Axes]]:
@@ -106,8 +93,11 @@ def panels(count: int, columns: int, size: tuple[float, float], foot: float) -> 
     Args:
         size: width and height of a panel in inches.
         foot: inches under the panels that are left free.
+
+    Raises:
+        MissingPackage: matplotlib is not installed.
     """
-    need_matplotlib()
+    require("matplotlib")
     from matplotlib.figure import Figure
 
     columns = min(columns, count)

@@ -15,10 +15,10 @@ from magicap.images.reader import REASONS, ImageSource, open_image
 
 def escaped(text: str) -> str:
     """Outside text as HTML, also within attributes."""
-    return html.escape(whole(text))
+    return html.escape(replace_surrogates(text))
 
 
-def whole(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Question marks for halves of surrogate pairs, of which UTF-8 and some browsers' tools know nothing."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -1,4 +1,4 @@
-"""Comparisons: intervals, significance, tables, floors, and the fingerprint that signs them."""
+"""Comparisons: intervals, significance, tables, baselines, and the fingerprint that signs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tiny
 from magicap.data import CaptionedImage
 from magicap.decoding.retrieved import ConsensusCaption
 from magicap.errors import BadData, BadSettings
-from magicap.evaluation.baselines import best_constant_caption, floor_decodings, training_captions
+from magicap.evaluation.baselines import baseline_decodings, best_constant_caption, training_captions
 from magicap.evaluation.comparison import System, compare
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
 from magicap.metrics import ClipScore, Report, cider_d, evaluate
@@ -105,10 +105,10 @@ def test_comparisons_that_make_no_sense_are_refused(systems, settings, says):
 
 
 def test_tables_hold_figures_marks_and_reasons():
-    found = comparison([System("good", TRUTH), System("low | bad", ["a man"] * len(TRUTH), floor=True)])
+    found = comparison([System("good", TRUTH), System("low | bad", ["a man"] * len(TRUTH), baseline=True)])
     header, rows = comparison_table(found)
     assert header == ["system", "BLEU-1", "BLEU-4", "CIDEr-D", "distinct captions"]
-    assert rows[1][0] == "low | bad (floor)"
+    assert rows[1][0] == "low | bad (baseline)"
     assert rows[1][3].endswith("▼")
     assert "low \\| bad" in markdown(header, rows)
     lines = aligned(header, rows).splitlines()
@@ -134,7 +134,7 @@ def test_the_best_constant_caption_is_the_most_typical_of_the_training_text():
         best_constant_caption([])
 
 
-def test_floors_never_read_the_captions_they_are_compared_on(tmp_path):
+def test_baselines_never_read_the_captions_they_are_compared_on(tmp_path):
     rows = [
         {"image": "a", "split": "train", "captions": ["one"]},
         {"image": "b", "split": "train", "captions": ["two"], "flickr8k_split": "test"},
@@ -158,48 +158,50 @@ def test_consensus_is_the_neighbour_most_like_the_others():
     ]
     memory = CaptionMemory.from_texts(captioner.scorer, texts)
     said = captioner.caption(tiny.pictures(2), ConsensusCaption(memory, count=4))
-    pairwise_cider_d = np.array(
+    pairwise = np.array(
         [[cider_d([a, "x"], [[b], ["y"]])["CIDEr-D"].value if i != j else 0.0 for j, b in enumerate(texts)]
          for i, a in enumerate(texts)]
     )  # fmt: skip
-    assert pairwise_cider_d.sum(axis=1)[3] == 0
+    assert pairwise.sum(axis=1)[3] == 0
     assert all(str(caption) in texts[:3] for caption in said)
     assert said[0] == said[1]  # all four take part for either picture
     alone = captioner.caption(tiny.pictures(2), ConsensusCaption(memory, count=1))
     assert [a.score for a in alone] == pytest.approx(
         memory.nearest(captioner.scorer.encode_images(tiny.pictures(2)))[0][:, 0].tolist(), abs=1e-5
     )
-    with pytest.raises(BadSettings, match="count must be at least 1"):
+    with pytest.raises(BadSettings, match="count must be a whole number of at least 1, found 0"):
         ConsensusCaption(memory, 0)
 
 
-def test_floors_use_the_captioners_own_models_and_settings():
+def test_baselines_use_the_captioners_own_models_and_settings():
     captioner = tiny.captioner(0, top_k=5, alpha=0.3, max_new_tokens=6)
     rows = [CaptionedImage(str(i), "train", tuple(texts)) for i, texts in enumerate(REFERENCES)]
-    floors = floor_decodings(captioner, rows)
-    assert list(floors) == ["contrastive search", "nearest caption", "consensus of 30 nearest"]
-    contrastive = floors["contrastive search"]
+    baselines = baseline_decodings(captioner, rows)
+    assert list(baselines) == ["contrastive search", "nearest caption", "consensus of 30 nearest"]
+    contrastive = baselines["contrastive search"]
     assert (contrastive.top_k, contrastive.alpha, contrastive.max_new_tokens) == (5, 0.3, 6)
-    assert len(floors["nearest caption"].memory) == 60
-    assert "60 captions" in str(floors["nearest caption"])
+    assert len(baselines["nearest caption"].memory) == 60
+    assert "60 captions" in str(baselines["nearest caption"])
 
 
 def test_clip_score_is_the_papers():
     scorer = tiny.scorer()
     images = scorer.encode_images(tiny.pictures(2))
-    said, heard = ["a dog", "a red cat"], [["a dog", "the dog"], ["a cow"]]
-    scores = ClipScore(scorer, images)(said, heard)
+    said, references = ["a dog", "a red cat"], [["a dog", "the dog"], ["a cow"]]
+    scores = ClipScore(scorer, images)(said, references)
     texts = scorer.encode_texts([PREFIX + text for text in said])
     for i in range(2):
         seen = 2.5 * max(float(images[i] @ texts[i]), 0)
         assert scores["CLIPScore"].per_image[i] == pytest.approx(seen, abs=1e-6)
-        alike = max(max(float(texts[i] @ v) for v in scorer.encode_texts([PREFIX + t for t in heard[i]])), 0)
+        alike = max(
+            max(float(texts[i] @ v) for v in scorer.encode_texts([PREFIX + t for t in references[i]])), 0
+        )
         both = 2 * seen * alike / (seen + alike) if seen + alike else 0
         assert scores["RefCLIPScore"].per_image[i] == pytest.approx(both, abs=1e-6)
-    assert f"judge:{scorer.fingerprint}" in scores["CLIPScore"].signature_text
+    assert f"scorer:{scorer.fingerprint}" in scores["CLIPScore"].signature_text
     assert "RefCLIPScore" not in ClipScore(scorer, images)(said, [[], []])
     with pytest.raises(BadSettings, match="expected captions of 2 images, found 1"):
-        ClipScore(scorer, images)(said[:1], heard[:1])
+        ClipScore(scorer, images)(said[:1], references[:1])
 
 
 def test_fingerprints_tell_weights_apart():

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tiny
 from PIL import Image
 
-from magicap import BadModel
+from magicap import BadModel, BeamMagicSearch, BeamSearch, Greedy, MagicSearch
 from magicap.cli import main
+from magicap.decoding.settings import DECODINGS
+from magicap.evaluation.rows import decoding_text
+from magicap.evaluation.systems import caption_images
 from magicap.metrics import METRICS
+from magicap.settings_io import from_dict
+from magicap.supervised.settings import SUPERVISED_DECODINGS
 
 WORDS = ["a dog runs", "a red car stops", "two men talk", "the cat sleeps on a sofa"]
 
@@ -61,7 +68,14 @@ def test_captions_of_the_command_line_can_be_scored(preset, album, tmp_path, cap
     assert main(["caption", *pictures, "--preset", preset, "--json"]) == 0
     said = tmp_path / "said.jsonl"
     said.write_text(capsys.readouterr().out)
-    images = ["--images", str(album), "--judge", preset, "--metrics", "bleu,cider_d,clipscore,diversity"]
+    images = [
+        "--images",
+        str(album),
+        "--clipscore-model",
+        preset,
+        "--metrics",
+        "bleu,cider_d,clipscore,diversity",
+    ]
     assert main(arguments(said, album, *images, "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 4
@@ -69,7 +83,7 @@ def test_captions_of_the_command_line_can_be_scored(preset, album, tmp_path, cap
     signature = found["scores"]["CLIPScore"]["signature"]
     assert signature["split"] == "test"
     assert signature["model"] == json.loads(said.read_text().splitlines()[0])["model"]
-    assert len(signature["judge"]) == 12
+    assert len(signature["scorer"]) == 12
 
 
 def test_the_table_has_a_line_a_figure(predictions, album, capsys):
@@ -106,11 +120,11 @@ def test_every_images_own_scores_go_to_a_file(predictions, album, tmp_path, caps
         (["--split", "night"], "no split 'night'; it has test, train"),
         (["--images", "/no/such.tar", "--metrics", "clipscore"], "No such file"),
         (["--metrics", "clipscore"], "give their tar files or folders with --images"),
-        (["--judge", "embedded"], "give their tar files or folders with --images"),
+        (["--clipscore-model", "embedded"], "give their tar files or folders with --images"),
         (["--references", "/no/such"], "expected a file, found"),
     ],
 )
-def test_wrong_calls_are_told_in_one_line(predictions, album, more, says, capsys):
+def test_wrong_calls_end_in_one_line(predictions, album, more, says, capsys):
     assert main(arguments(predictions, album, *more)) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -163,8 +177,8 @@ def compared(album, tmp_path, preset, *systems, **more):
             split="test",
             images=[str(album)],
             training=str(album),
-            floors_of=preset,
-            judge=preset,
+            baselines_of=preset,
+            clipscore_model=preset,
             metrics=["bleu", "cider_d", "lengths"],
             keep=str(tmp_path / "kept"),
             resamples=50,
@@ -173,7 +187,7 @@ def compared(album, tmp_path, preset, *systems, **more):
     )
 
 
-def test_one_command_compares_captioners_files_and_floors(preset, album, predictions, tmp_path, capsys):
+def test_one_command_compares_captioners_files_and_baselines(preset, album, predictions, tmp_path, capsys):
     files = {kind: str(tmp_path / f"out.{kind}") for kind in ("csv", "markdown", "html")}
     compared(album, tmp_path, preset, f"ours={preset}", f"theirs={predictions}", **files)
     table = capsys.readouterr().out
@@ -189,7 +203,7 @@ def test_one_command_compares_captioners_files_and_floors(preset, album, predict
     rows = list(csv.DictReader(Path(files["csv"]).read_text().splitlines()))
     assert {row["metric"] for row in rows} >= {"BLEU-4", "CIDEr-D", "CLIPScore", "RefCLIPScore"}
     assert "|model:" in rows[0]["signature"]
-    assert "decoding:MagicSearch" in rows[0]["signature"]
+    assert '"kind": "magic"' in rows[0]["signature"]
     page = Path(files["html"]).read_text()
     assert WORDS[3] in page
     assert "| system |" in Path(files["markdown"]).read_text()
@@ -213,7 +227,53 @@ def test_a_stopped_comparison_goes_on_where_it_was(preset, album, tmp_path, caps
     compared(album, tmp_path, preset, f"ours={preset}")
     assert capsys.readouterr().out == whole
     assert kept.read_text() == "".join(lines)
-    assert len(captioned) == 2  # the floors were kept whole
+    assert len(captioned) == 2  # the baselines were kept whole
+
+
+FORMER_TEXTS = [
+    (MagicSearch(), "MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15, prompted=False)"),
+    (
+        BeamMagicSearch(num_finished=7, num_hypotheses=3),
+        "BeamMagicSearch(top_k=45, beam_size=10, finished=7, memory_weight=0.5, image_weight=None, "
+        "fit_weight=0.0, neighbours=200, temperature=2.0, max_new_tokens=20, include=(), exclude=(), "
+        "min_words=0, max_words=None, prompted=False)",
+    ),
+    (Greedy(), "Greedy(max_new_tokens=15)"),
+    (BeamSearch(), "BeamSearch(beam_size=3, length_penalty=1.0, max_new_tokens=20)"),
+]
+
+
+@pytest.mark.parametrize(("decoding", "text"), FORMER_TEXTS, ids=lambda value: type(value).__name__)
+def test_captions_kept_by_the_former_release_are_taken(decoding, text, tmp_path):
+    """Its files were named for a decoding's ``str``, under the names that settings had then."""
+
+    class Stub:
+        fingerprint = "0123456789ab"
+
+        def caption(self, images, *rest, **more):
+            assert list(images) == []
+            return []
+
+    images = ["0.png", "1.png"]
+    key = json.dumps([Stub.fingerprint, text, "0", *images])
+    digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
+    kept = tmp_path / f"ours-{digest}.jsonl"
+    kept.write_text("".join(json.dumps({"image": n, "caption": f"caption of {n}"}) + "\n" for n in images))
+    system = caption_images("ours", Stub(), decoding, images, None, keep=tmp_path)
+    assert system.captions == ["caption of 0.png", "caption of 1.png"]
+    assert list(tmp_path.iterdir()) == [kept]
+    written = json.loads(system.about["decoding"])
+    table = DECODINGS if written["kind"] in DECODINGS else SUPERVISED_DECODINGS
+    assert from_dict(written, table) == decoding
+    assert list(written) == sorted(written)
+
+
+def test_a_decoding_of_ones_own_is_known_by_its_repr():
+    @dataclass(frozen=True)
+    class Shortest:
+        count: int = 3
+
+    assert decoding_text(Shortest()).endswith("Shortest(count=3)")
 
 
 def watched(images, seen):
@@ -222,7 +282,7 @@ def watched(images, seen):
         yield image
 
 
-def test_kept_captions_of_other_images_are_left_alone(preset, album, tmp_path, capsys):
+def test_kept_captions_of_other_images_stay(preset, album, tmp_path, capsys):
     compared(album, tmp_path, preset, f"ours={preset}")
     before = {path: path.read_text() for path in (tmp_path / "kept").iterdir()}
     compared(album, tmp_path, preset, f"ours={preset}", limit=2)
@@ -236,13 +296,16 @@ def test_kept_captions_of_other_images_are_left_alone(preset, album, tmp_path, c
 def test_a_supervised_captioner_compares_as_any_other(preset, supervised, album, tmp_path, capsys):
     compared(album, tmp_path, preset, f"zero-shot={preset}", f"trained={supervised}")
     names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
-    assert {"zero-shot", "trained", "nearest caption (floor)"} <= set(names)
+    assert {"zero-shot", "trained", "nearest caption (baseline)"} <= set(names)
     kept = [path for path in (tmp_path / "kept").iterdir() if path.name.startswith("trained")]
-    assert "BeamSearch" in kept[0].read_text()
+    made_by = json.loads(json.loads(kept[0].read_text().splitlines()[0])["decoding"])
+    assert made_by["kind"] == "beam"
 
 
-@pytest.mark.parametrize(("role", "part"), [("floors_of", "language model"), ("judge", "scorer")])
-def test_floors_and_judges_need_a_zero_shot_captioner(supervised, predictions, role, part):
+@pytest.mark.parametrize(
+    ("role", "part"), [("baselines_of", "language model"), ("clipscore_model", "scorer")]
+)
+def test_baselines_and_clipscore_need_a_zero_shot_captioner(supervised, predictions, role, part):
     compare = script("compare")
     with pytest.raises(BadModel, match=f"expected a captioner with a {part}, found .* name a zero-shot"):
         compare.Config(systems=[f"a={predictions}"], **{role: supervised})
@@ -256,7 +319,7 @@ def test_files_compare_without_pictures_or_models(predictions, album, tmp_path, 
     compare.main(config)
     out, err = capsys.readouterr()
     assert "BLEU-4" in out
-    assert "no floors" in err
+    assert "no baselines" in err
 
 
 def test_published_lists_of_different_extent_compare_only_when_asked(album, tmp_path, capsys):
@@ -311,17 +374,19 @@ def test_files_with_other_references_or_strangers_do_not_compare(tmp_path):
         compare.main(compare.Config(systems=[f"a={paths[0]}", f"c={paths[2]}"], metrics=["bleu"]))
 
 
-def test_language_models_are_judged_beside_an_n_gram_of_their_tokens(preset, album, capsys):
-    judge = script("language_models")
+def test_language_models_are_evaluated_beside_an_n_gram_of_their_tokens(preset, album, capsys):
+    evaluation = script("language_models")
     text = str(album / "captions.jsonl")
-    judge.main(judge.Config(validation_text=text, split="test", text=[text], presets=[preset], order=3))
+    evaluation.main(
+        evaluation.Config(validation_text=text, split="test", text=[text], presets=[preset], order=3)
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "test, n = 8 sentences, 4 for the n-grams"
     bits = {line.rsplit(maxsplit=1)[0].rstrip(): float(line.rsplit(maxsplit=1)[1]) for line in lines[2:]}
     neural, ngrams = bits.values()
     assert 0 < ngrams < neural  # random weights know less than four sentences
     with pytest.raises(SystemExit, match="no captions of the split"):
-        judge.main(judge.Config(validation_text=text, split="dev"))
+        evaluation.main(evaluation.Config(validation_text=text, split="dev"))
 
 
 def test_decodings_are_tried_in_every_asked_combination(album, preset, capsys):
@@ -349,7 +414,7 @@ def test_learning_curves_are_drawn_from_logs(tmp_path, suffix):
     rows = [
         {"step": 20, "seconds": 60, "loss": 3.0},
         {"step": 20, "seconds": 61, "validation": {"r1": 5.0}},
-        {"step": 40, "seconds": 120, "validation": {"r1": 70.0}},  # told again after a kill
+        {"step": 40, "seconds": 120, "validation": {"r1": 70.0}},  # logged again after a kill
         {"step": 30, "seconds": 90, "validation": {"r1": 9.0}},
         {"step": 40, "seconds": 125, "loss": 2.0},
     ]
@@ -389,7 +454,7 @@ def test_images_whose_captions_are_known_can_be_left_out(predictions, album, tmp
         compare.main(compare.Config(**settings, training=str(known)))
 
 
-def test_styled_captions_are_told_from_factual_ones(tmp_path, capsys):
+def test_styled_captions_are_distinguished_from_factual_ones(tmp_path, capsys):
     style = script("style")
     things = ["dog", "man", "child", "car", "boat", "tree", "house", "girl", "boy", "cat"]
     rows = [

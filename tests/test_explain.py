@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -23,7 +23,8 @@ from magicap import (
     Sampling,
 )
 from magicap.cli import main
-from magicap.decoding.magic import can_still_win, magic_positions, magic_score
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.magic import can_still_win, magic_score, magic_time_steps
 from magicap.decoding.prefix_cache import PrefixCache
 from magicap.drawing import word
 from magicap.results import Step
@@ -43,7 +44,16 @@ def photo(tmp_path) -> str:
 
 
 def same(one, other) -> bool:
-    return (one.text, one.score, one.steps) == (other.text, other.score, other.steps)
+    return (one.text, one.score, one.steps, one.hypotheses) == (
+        other.text,
+        other.score,
+        other.steps,
+        other.hypotheses,
+    )
+
+
+def terms(step: Step) -> tuple[float, float, float]:
+    return step.model_confidence, step.degeneration_penalty, step.image_score
 
 
 # ---- magic search ----
@@ -62,8 +72,7 @@ def test_explaining_changes_no_caption(magic):
                 usual.token_id,
                 usual.last,
             )
-            shares = usual.confidence, usual.degeneration, usual.image
-            assert (step.confidence, step.degeneration, step.image) == pytest.approx(shares, abs=1e-5)
+            assert terms(step) == pytest.approx(terms(usual), abs=1e-5)
 
 
 def test_the_first_candidate_is_the_one_chosen_and_the_others_fall_behind(magic):
@@ -71,10 +80,10 @@ def test_the_first_candidate_is_the_one_chosen_and_the_others_fall_behind(magic)
     explanation = magic.explain(picture, candidates=4)
     expected = reference_steps(magic, picture, magic.decoding)
     assert tuple(steps[0] for steps in explanation.candidates) == explanation.caption.steps
-    for steps, (token, *shares) in zip(explanation.candidates, expected, strict=True):
+    for steps, (token, *expected_terms) in zip(explanation.candidates, expected, strict=True):
         assert len({step.token_id for step in steps}) == len(steps) == 4
         assert steps[0].token_id == token
-        assert (steps[0].confidence, steps[0].degeneration, steps[0].image) == pytest.approx(shares, abs=1e-5)
+        assert terms(steps[0]) == pytest.approx(expected_terms, abs=1e-5)
         scores = [step.score for step in steps]
         assert scores == sorted(scores, reverse=True)
 
@@ -82,24 +91,26 @@ def test_the_first_candidate_is_the_one_chosen_and_the_others_fall_behind(magic)
 def test_the_best_candidates_are_the_best_of_all(magic):
     """Hidden states of hopeless candidates are never computed: none of them may be missing here."""
     vectors = magic.scorer.encode_images(tiny.pictures(3))
-    few = magic_positions(PrefixCache(magic.language_model, magic.scorer), vectors, magic.decoding, places=3)
-    whole = magic_positions(
-        PrefixCache(magic.language_model, magic.scorer), vectors, magic.decoding, places=99
+    few, whole = (
+        magic_time_steps(
+            DecodingContext(PrefixCache(magic.language_model, magic.scorer), vectors), magic.decoding, top_n
+        )
+        for top_n in (3, 99)
     )
     for some, everyone in zip(few, whole, strict=True):
-        assert everyone.parts.score.isfinite().all()
-        assert some.parts.score.isfinite().sum() <= everyone.parts.score.numel()
-        best, among_all = (position.best(magic.language_model, 3) for position in (some, everyone))
+        assert everyone.terms.score.isfinite().all()
+        assert some.terms.score.isfinite().sum() <= everyone.terms.score.numel()
+        best, among_all = (time_step.best(magic.language_model, 3) for time_step in (some, everyone))
         assert [[s.token_id for s in row] for row in best] == [[s.token_id for s in row] for row in among_all]
 
 
-def test_contenders_for_the_first_places_hold_the_first_places():
-    chance = torch.Generator().manual_seed(0)
-    for places in (1, 2, 5, 30):
-        known, cosine = (torch.rand(4, 20, generator=chance) for _ in range(2))
-        wanted = can_still_win(known, torch.full_like(known, torch.nan), 0.1, places)
+def test_those_that_can_still_win_hold_the_first_places():
+    generator = torch.Generator().manual_seed(0)
+    for top_n in (1, 2, 5, 30):
+        known, cosine = (torch.rand(4, 20, generator=generator) for _ in range(2))
+        wanted = can_still_win(known, torch.full_like(known, torch.nan), 0.1, top_n)
         exact = magic_score(known / 0.9, 2 * cosine - 1, torch.zeros_like(known), 0.1, 1.0).score
-        best = exact.topk(min(places, 20), dim=1).indices
+        best = exact.topk(min(top_n, 20), dim=1).indices
         assert wanted.gather(1, best).all()
 
 
@@ -112,7 +123,7 @@ def test_other_searches_weigh_no_candidates(magic):
     picture = tiny.pictures(1)[0]
     with pytest.raises(BadSettings, match=r"only MagicSearch .* found Greedy"):
         magic.explain(picture, Greedy())
-    with pytest.raises(BadSettings, match=r"only MagicSearch .* found BeamSearch"):
+    with pytest.raises(BadSettings, match=r"expected a decoding such as MagicSearch, .* found BeamSearch"):
         magic.explain(picture, BeamSearch())
     with pytest.raises(BadSettings, match="candidates must be"):
         magic.explain(picture, candidates=0)
@@ -124,8 +135,8 @@ def test_tokens_are_written_as_people_read_them():
     def step(text: str, token: str, last: bool = False) -> Step:
         return Step(text, token, 0, 0.0, 0.0, 0.0, last)
 
-    told = [step("A", "A"), step("A dog", " dog"), step("A dogs", "s"), step("A dog.", "."), step("A", "")]
-    assert [word(each) for each in told] == ["A", "dog", "-s", ".", "·"]
+    steps = [step("A", "A"), step("A dog", " dog"), step("A dogs", "s"), step("A dog.", "."), step("A", "")]
+    assert [word(token) for token in steps] == ["A", "dog", "-s", ".", "·"]
     assert word(step("A dog.", ".", last=True)) == "(end)"
 
 
@@ -181,8 +192,8 @@ def test_a_grid_keeps_its_height_and_width():
     assert oblong(torch.zeros(1, 3, 64, 64)).shape == (1, 2, oblong.width)
     assert oblong._map(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 2, oblong.width)
     vit = GridEncoder(GridConfig("vit_tiny_patch16_224", {"img_size": 64, "depth": 1}, size=64))
-    assert (vit.extent, vit.places) == ((4, 4), 16)
-    assert [vit._arranged(count) for count in (16, 9, 6)] == [(4, 4), (3, 3), (1, 6)]
+    assert (vit.extent, vit.locations) == ((4, 4), 16)
+    assert [vit._extent_of(count) for count in (16, 9, 6)] == [(4, 4), (3, 3), (1, 6)]
 
 
 # ---- drawings ----
@@ -216,15 +227,8 @@ def test_an_ending_that_cannot_be_drawn_is_refused(magic, tmp_path):
 
 
 def test_missing_matplotlib_is_named_with_its_extra(magic, monkeypatch):
-    importing = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError("No module named 'matplotlib'")
-        return importing(name, *args, **kwargs)
-
     explanation = magic.explain(tiny.pictures(1)[0])
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingPackage, match=r"magicap\[eval\]"):
         explanation.draw()
 
@@ -232,20 +236,23 @@ def test_missing_matplotlib_is_named_with_its_extra(magic, monkeypatch):
 # ---- beam magic search ----
 
 
-def test_an_election_shows_the_caption_that_won_first(magic, tmp_path):
+def test_the_chosen_hypothesis_is_shown_first(magic, tmp_path):
     memory = CaptionMemory.from_texts(magic.scorer, tiny.SENTENCES)
     captioner = Captioner(magic.language_model, magic.scorer, None, memory)
     search = BeamMagicSearch(max_new_tokens=6, beam_size=3, rerank_weight=0.5)
     for picture in tiny.pictures(3):
         explanation = captioner.explain(picture, search, candidates=4)
         assert same(explanation.caption, captioner.caption(picture, search))
-        assert explanation.candidates[0].text == explanation.caption
-        scores = [step.score for step in explanation.candidates]
+        assert explanation.hypotheses == explanation.caption.hypotheses[:4]
+        assert explanation.hypotheses[0].text.strip() == explanation.caption
+        scores = [hypothesis.score for hypothesis in explanation.hypotheses]
         assert len(scores) == 4
         assert scores == sorted(scores, reverse=True)
     explanation.save(tmp_path / "why.svg")
     drawn = (tmp_path / "why.svg").read_text()
-    assert all(step.text.split()[0] in drawn for step in explanation.candidates)
+    assert all(hypothesis.text.split()[0] in drawn for hypothesis in explanation.hypotheses)
+    assert "expected utility" in drawn
+    assert "reranking by the picture" in drawn
 
 
 # ---- command line ----
@@ -272,7 +279,7 @@ def test_the_command_draws_and_prints_the_caption_as_ever(preset, supervised, ph
         (["photo.png", "photo.png", "--explain", "why.png"], "draws one picture, found 2"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_before_any_model_is_loaded(
+def test_what_cannot_be_drawn_is_refused_before_any_model_is_loaded(
     photo, tmp_path, monkeypatch, capsys, arguments, says
 ):
     monkeypatch.chdir(tmp_path)
@@ -282,7 +289,7 @@ def test_what_cannot_be_drawn_is_told_before_any_model_is_loaded(
     assert says in err
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_nothing_drawn(preset, tmp_path, capsys):
+def test_a_picture_that_cannot_be_read_is_named_and_nothing_drawn(preset, tmp_path, capsys):
     broken, out = tmp_path / "broken.png", tmp_path / "why.png"
     broken.write_text("<html>404</html>")
     assert main(["caption", str(broken), "--preset", preset, "--explain", str(out)]) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from pycocoevalcap.rouge.rouge import Rouge
 import magicap
 from magicap.errors import BadSettings, MetricUnavailable
 from magicap.metrics import (
+    FIGURES,
     METRICS,
     Score,
     bleu,
     broken,
+    cider,
     cider_d,
     diversity,
     evaluate,
@@ -26,8 +30,9 @@ from magicap.metrics import (
     rouge_l,
     unfinished,
 )
-from magicap.metrics.cider import TfIdf
-from magicap.metrics.ngrams import words
+from magicap.metrics.cider import DocumentFrequencies, TfIdf, pairwise_cider_d
+from magicap.metrics.ngrams import ORDERS, hash_ngrams, hash_words, words
+from magicap.metrics.suite import figure_of
 from magicap.metrics.tokenizer import PTB
 
 WORDS = ["a", "dog", "runs", "on", "the", "grass", "man", "red", "1 1/2"]
@@ -52,22 +57,23 @@ reference = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".jo
 odd_caption = st.lists(st.sampled_from(WORDS + ODD), max_size=12).map(" ".join) | st.text(max_size=40)
 
 
-def corpora(text, heard=None):
+def corpora(text, references=None):
     """Two to six images: candidates, and one to four references of each."""
-    image = st.tuples(text, st.lists(text if heard is None else heard, min_size=1, max_size=4))
+    image = st.tuples(text, st.lists(text if references is None else references, min_size=1, max_size=4))
     return st.lists(image, min_size=2, max_size=6).map(lambda rows: tuple(map(list, zip(*rows, strict=True))))
 
 
-def judged(candidates, references) -> dict[str, tuple[float, list[float]]]:
+def coco_caption_scores(candidates, references) -> dict[str, tuple[float, list[float]]]:
     """coco-caption's scores of the same tokens."""
-    spoken = {i: [" ".join(PTB(text))] for i, text in enumerate(candidates)}
-    heard = {i: [" ".join(PTB(text)) for text in texts] for i, texts in enumerate(references)}
-    values, lists = Bleu(4).compute_score(heard, spoken, verbose=0)
+    tokens = {i: [" ".join(PTB(text))] for i, text in enumerate(candidates)}
+    reference_tokens = {i: [" ".join(PTB(text)) for text in texts] for i, texts in enumerate(references)}
+    values, lists = Bleu(4).compute_score(reference_tokens, tokens, verbose=0)
     scores = {
-        f"BLEU-{n + 1}": (value, each) for n, (value, each) in enumerate(zip(values, lists, strict=True))
+        f"BLEU-{n}": (value, per_image)
+        for n, (value, per_image) in enumerate(zip(values, lists, strict=True), start=1)
     }
-    scores["ROUGE-L"] = Rouge().compute_score(heard, spoken)
-    scores["CIDEr-D"] = Cider().compute_score(heard, spoken)
+    scores["ROUGE-L"] = Rouge().compute_score(reference_tokens, tokens)
+    scores["CIDEr-D"] = Cider().compute_score(reference_tokens, tokens)
     return scores
 
 
@@ -76,7 +82,7 @@ def judged(candidates, references) -> dict[str, tuple[float, list[float]]]:
 def test_bleu_rouge_and_cider_equal_coco_captions(corpus):
     candidates, references = corpus
     ours = evaluate(candidates, references, metrics=["bleu", "rouge_l", "cider_d"]).scores
-    for name, (value, per_image) in judged(candidates, references).items():
+    for name, (value, per_image) in coco_caption_scores(candidates, references).items():
         assert ours[name].value == pytest.approx(value, abs=1e-8), name
         np.testing.assert_allclose(ours[name].per_image, per_image, atol=1e-8, err_msg=name)
 
@@ -103,9 +109,9 @@ def test_scores_stay_in_their_range_and_pool_as_they_say(corpus):
     for name, score in evaluate(
         candidates, references, metrics=["bleu", "rouge_l", "cider_d"]
     ).scores.items():
-        top = 10 if name == "CIDEr-D" else 1
-        assert 0 <= score.value <= top + 1e-9
-        assert np.all((score.per_image >= 0) & (score.per_image <= top + 1e-9))
+        figure = FIGURES[name]
+        assert figure.low <= score.value <= figure.high + 1e-9
+        assert np.all((score.per_image >= figure.low) & (score.per_image <= figure.high + 1e-9))
         assert score.resampled(weights)[0] == pytest.approx(score.value)
         assert score.resampled(3 * weights)[0] == pytest.approx(score.value, abs=1e-4)
 
@@ -114,7 +120,7 @@ def test_a_perfect_caption_scores_the_maximum():
     texts = ["a dog runs over wet grass", "two men in red shirts climb", "the empty street lies in rain"]
     scores = evaluate(texts, [[text] * 5 for text in texts], metrics=["bleu", "rouge_l", "cider_d"]).scores
     for name, score in scores.items():
-        top = 10 if name == "CIDEr-D" else 1
+        top = FIGURES[name].high
         assert score.value == pytest.approx(top, rel=1e-6)
         np.testing.assert_allclose(score.per_image, top, rtol=1e-6)
 
@@ -164,7 +170,7 @@ def test_an_unknown_metric_is_named():
     assert "BLEU-4" in evaluate(["a"], [["a"]], metrics="bleu").scores
 
 
-def test_the_suite_refuses_what_its_metrics_would_not_look_at():
+def test_the_suite_refuses_what_its_metrics_would_not_notice():
     with pytest.raises(BadSettings, match="2 candidates and references of 0 images"):
         evaluate(["a", "b"], [], metrics=["lengths"])
     with pytest.raises(BadSettings, match="found something else"):
@@ -182,13 +188,13 @@ def test_a_score_that_is_no_number_is_no_figure():
         ["a"],
         [["a"]],
         metrics=[],
-        more={"mine": lambda c, r: {"mine": Score.mean("mine", np.array([np.nan]), {})}},
+        extra_metrics={"mine": lambda c, r: {"mine": Score.mean("mine", np.array([np.nan]), {})}},
     )
     assert report.scores == {}
     assert "not a number" in report.absent["mine"]
 
 
-def test_diversity_counts_what_is_said():
+def test_diversity_counts_words_and_captions():
     said = ["A dog runs.", "a dog runs", "A cat sits down."]
     scores = diversity(said)
     assert scores["distinct captions"].value == 2
@@ -203,7 +209,7 @@ def test_diversity_counts_what_is_said():
         diversity([])
 
 
-def test_unfinished_captions_are_told_by_their_end():
+def test_unfinished_captions_are_known_by_their_end():
     said = ["A dog runs.", 'He says "stop!"', "A dog runs on the", "", "Why (not?)", "A dog."]
     assert unfinished(said)["unfinished"].per_image.tolist() == [0, 0, 1, 1, 0, 0]
 
@@ -242,8 +248,9 @@ def test_signatures_say_how_a_figure_came_about():
 @settings(max_examples=20)
 @given(st.lists(caption, min_size=2, max_size=6))
 def test_similarity_of_pairs_is_cider_of_one_reference(texts):
-    """The primitive behind consensus and SCST: any pair, weighed over given documents."""
-    vectors = TfIdf.of([words(PTB(text)) for text in texts], document=np.arange(len(texts)))
+    """The primitive behind rewards: any pair, weighed over given documents."""
+    tokens = [words(PTB(text)) for text in texts]
+    vectors = TfIdf.of(tokens, DocumentFrequencies.of([[caption] for caption in tokens]))
     count = len(texts)
     left, right = np.divmod(np.arange(count * count), count)
     pairs = vectors.similarity(left, right).reshape(count, count)
@@ -253,3 +260,48 @@ def test_similarity_of_pairs_is_cider_of_one_reference(texts):
         np.testing.assert_allclose(
             pairs[np.arange(count), (np.arange(count) + shift) % count], expected, atol=1e-9
         )
+
+
+@given(st.lists(st.lists(caption, max_size=3), max_size=6))
+def test_document_frequencies_count_groups_of_captions(groups):
+    documents = [[words(PTB(text)) for text in texts] for texts in groups]
+    counts = Counter()
+    for captions in documents:
+        counts.update({
+            tuple(tokens[i : i + n])
+            for tokens in captions for n in range(1, ORDERS + 1) for i in range(len(tokens) - n + 1)
+        })  # fmt: skip
+    frequencies = DocumentFrequencies.of(documents)
+    assert frequencies.documents == len(groups)
+    assert sorted(frequencies.counts) == sorted(count for count in counts.values() if count > 1)
+    for gram, count in [*counts.items(), (("no", "such"), 1)]:
+        number = hash_ngrams(hash_words(gram), np.array([0]), len(gram))
+        assert frequencies.idf(number) == pytest.approx(math.log(max(len(groups), 1) / count))
+
+
+@given(st.lists(odd_caption, max_size=6))
+def test_captions_counted_alone_are_documents_of_one(texts):
+    alone, grouped = (
+        DocumentFrequencies.of_texts(texts),
+        DocumentFrequencies.of([[words(PTB(text))] for text in texts]),
+    )
+    assert alone.documents == grouped.documents
+    assert np.array_equal(alone.numbers, grouped.numbers)
+    assert np.array_equal(alone.counts, grouped.counts)
+
+
+def test_the_worked_example_is_what_is_computed():
+    assert pairwise_cider_d.__doc__.count(">>>") >= 2
+    assert doctest.testmod(cider).failed == 0
+
+
+def test_every_figure_says_its_direction_and_its_range():
+    report = evaluate(["a dog", "a man runs"], [["a dog"], ["a red man"]])
+    assert set(report.scores) <= set(FIGURES)
+    titles = {"BLEU", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "diversity", "words", "unfinished", "broken"}
+    assert {entry.title for entry in METRICS.values()} == titles
+    for name, score in report.scores.items():
+        assert FIGURES[name].low <= score.value <= FIGURES[name].high
+    neutral = {name for name, figure in FIGURES.items() if not figure.higher_is_better}
+    assert neutral == {"words", "most frequent caption", "unfinished", "broken"}
+    assert figure_of("of one's own").higher_is_better

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from magicap.errors import MetricUnavailable
+from magicap.errors import MetricUnavailable, MissingPackage
 from magicap.metrics import evaluate, meteor, spice
 from magicap.metrics.java import package_folder
 from magicap.metrics.meteor import meteor_score
@@ -49,7 +49,7 @@ def test_meteor_closes_as_the_original_does():
     lines[4] = lines[4].replace(
         " 0.0 3.0 3.0", " 1.0 3.0 3.0"
     )  # the perfect caption's one chunk, as Java counts
-    folder = package_folder("pycocoevalcap", "METEOR") / "meteor"
+    folder = package_folder("pycocoevalcap") / "meteor"
     command = ["java", "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     evaluated = subprocess.run(
         command,
@@ -77,6 +77,15 @@ def test_without_java_the_figure_is_absent_with_a_reason(monkeypatch, tmp_path):
     assert "METEOR" not in report.scores
     assert "CIDEr-D" in report.scores
     assert "no 'java' on the PATH" in report.absent["METEOR"]
+
+
+def test_without_the_package_the_figure_is_absent_with_a_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    report = evaluate(SAID, HEARD, metrics=["spice", "bleu"])
+    assert list(report.absent) == ["SPICE"]
+    assert "pip install 'magicap[eval]'" in report.absent["SPICE"]
+    with pytest.raises(MissingPackage, match="expected the package pycocoevalcap"):
+        meteor(SAID, HEARD)
 
 
 def test_a_hung_process_is_ended_and_named(fake_java, tmp_path):
@@ -111,7 +120,7 @@ def test_a_broken_process_is_named(fake_java, program, says):
 
 
 def test_spice_without_its_parser_says_how_to_get_it():
-    folder = package_folder("pycocoevalcap", "SPICE") / "spice" / "lib"
+    folder = package_folder("pycocoevalcap") / "spice" / "lib"
     if (folder / "stanford-corenlp-3.6.0.jar").exists():
         pytest.skip("the parser is installed here")
     with pytest.raises(MetricUnavailable, match=r"stanford-corenlp-3\.6\.0\.jar .* fetches them"):

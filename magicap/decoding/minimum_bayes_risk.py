@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from magicap.arrays import FloatArray
-from magicap.metrics.pairwise_cider import DocumentFrequencies, expected_cider_d
+from magicap.metrics.cider import DocumentFrequencies, expected_cider_d
 from magicap.results import Hypothesis
 from magicap.retrieval.caption_memory import CaptionMemory
 
@@ -78,7 +78,7 @@ def evidence_from_hypotheses(hypotheses: Sequence[Hypothesis]) -> EvidenceSet:
     """Hypotheses as their own evidence, weighed by a softmax of their scores, log-probabilities."""
     texts, scores = [h.text for h in hypotheses], np.array([h.score for h in hypotheses])
     weights = np.exp(scores - scores.max())
-    return EvidenceSet(texts, weights / weights.sum(), DocumentFrequencies.of(texts))
+    return EvidenceSet(texts, weights / weights.sum(), DocumentFrequencies.of_texts(texts))
 
 
 def select_hypothesis(

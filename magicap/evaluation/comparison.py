@@ -31,8 +31,8 @@ class System:
     captions: Sequence[str]
     """N captions, in the images' order."""
 
-    floor: bool = False
-    """Whether it is one of the floors that every captioner should beat."""
+    baseline: bool = False
+    """Whether it is one of the baselines that every captioner should beat."""
 
     about: Mapping[str, str] | None = None
     """Where the captions come from: model fingerprint, decoding, file, ..."""
@@ -113,32 +113,16 @@ def compare(
     Raises:
         BadSettings: names that are not unique or unknown, other numbers of images, or settings out of range.
     """
+    _require_consistent(systems, reports, len(images), against, confidence, resamples)
     names = [system.name for system in systems]
-    _refuse_nonsense(systems, reports, len(images), against, confidence, resamples)
-    base = reports[names.index(against)].scores
-    values = [_resampled(report.scores, len(images), resamples, seed) for report in reports]
-    base_values = values[names.index(against)]
-    tail = (1 - confidence) / 2
-    estimates = {
-        name: {
-            metric: _estimate(
-                score,
-                own.get(metric),
-                None if name == against else base.get(metric),
-                base_values.get(metric),
-                tail,
-            )
-            for metric, score in report.scores.items()
-        }
-        for name, report, own in zip(names, reports, values, strict=True)
-    }
+    resampled = [_resampled(report.scores, len(images), resamples, seed) for report in reports]
     return Comparison(
         title,
         images,
         references,
         systems,
         against,
-        estimates,
+        _estimates(names, reports, resampled, against, tail=(1 - confidence) / 2),
         _absent(names, reports),
         confidence,
         resamples,
@@ -146,7 +130,7 @@ def compare(
     )
 
 
-def _refuse_nonsense(
+def _require_consistent(
     systems: Sequence[System],
     reports: Sequence[Report],
     images: int,
@@ -185,17 +169,43 @@ def _absent(names: Sequence[str], reports: Sequence[Report]) -> dict[str, str]:
 
 def _resampled(scores: Mapping[str, Score], images: int, resamples: int, seed: int) -> dict[str, FloatArray]:
     """Resampled values (R,) of each score that is a function of sums; one seed, the same resamples."""
-    chance = np.random.default_rng(seed)
-    able = {name: score for name, score in scores.items() if score.statistics is not None}
-    values: dict[str, list[FloatArray]] = {name: [] for name in able}
+    rng = np.random.default_rng(seed)
+    pooled = {name: score for name, score in scores.items() if score.statistics is not None}
+    values: dict[str, list[FloatArray]] = {name: [] for name in pooled}
     if images < FEWEST:
         return {}
     for start in range(0, resamples, _AT_A_TIME):
         count = min(_AT_A_TIME, resamples - start)
-        weights = chance.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)
-        for name, score in able.items():
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)
+        for name, score in pooled.items():
             values[name].append(score.resampled(weights))
     return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def _estimates(
+    names: Sequence[str],
+    reports: Sequence[Report],
+    resampled: Sequence[Mapping[str, FloatArray]],
+    against: str,
+    *,
+    tail: float,
+) -> dict[str, dict[str, Estimate]]:
+    """By system, then by metric; ``tail`` is what lies beyond either end of an interval."""
+    base = reports[names.index(against)].scores
+    base_values = resampled[names.index(against)]
+    return {
+        name: {
+            metric: _estimate(
+                score,
+                values.get(metric),
+                None if name == against else base.get(metric),
+                base_values.get(metric),
+                tail,
+            )
+            for metric, score in report.scores.items()
+        }
+        for name, report, values in zip(names, reports, resampled, strict=True)
+    }
 
 
 def _estimate(
@@ -208,9 +218,11 @@ def _estimate(
     low, high = np.quantile(values, [tail, 1 - tail])
     if base is None or base_values is None:
         return Estimate(score, float(low), float(high), difference)
-    apart = values - base_values
-    apart_low, apart_high = np.quantile(apart, [tail, 1 - tail])
+    differences = values - base_values
+    difference_low, difference_high = np.quantile(differences, [tail, 1 - tail])
     # One is added above and below: with R resamples no p-value is smaller than about 2 / R.
-    rarer = min((apart <= 0).sum(), (apart >= 0).sum())
-    p = min(1.0, 2 * (float(rarer) + 1) / (len(apart) + 1))
-    return Estimate(score, float(low), float(high), difference, float(apart_low), float(apart_high), p)
+    fewer = min((differences <= 0).sum(), (differences >= 0).sum())
+    p = min(1.0, 2 * (float(fewer) + 1) / (len(differences) + 1))
+    return Estimate(
+        score, float(low), float(high), difference, float(difference_low), float(difference_high), p
+    )

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
-from magicap.arrays import FloatArray, IntArray
+from magicap.arrays import BoolArray, FloatArray, IntArray
 from magicap.errors import BadSettings
 from magicap.metrics.ngrams import look_up
 
@@ -70,25 +69,25 @@ class KneserNey:
         tokens, real = self._padded(sentences)
         probability = np.full(len(tokens), 1.0 / (self._vocabulary - 1))
         history = np.zeros(len(tokens), dtype=np.int64)
-        known = np.ones(len(tokens), dtype=bool)
+        seen = np.ones(len(tokens), dtype=bool)  # whether the history was seen in training
         for order in self._orders:
-            place, found = look_up(order.keys, history * self._vocabulary + tokens)
-            found &= known
-            count = np.where(found, order.count[place], 0.0)
-            total = np.where(known, order.history_count[history], 0.0)
+            place, counted = look_up(order.keys, history * self._vocabulary + tokens)
+            counted &= seen
+            count = np.where(counted, order.count[place], 0.0)
+            total = np.where(seen, order.history_count[history], 0.0)
             kept = np.maximum(count - order.discount, 0.0)
-            spared = order.discount * np.where(known, order.history_kinds[history], 0.0)
-            # A history that was never seen says nothing: the order below has the word.
+            spared = order.discount * np.where(seen, order.history_kinds[history], 0.0)
+            # After a history that was never seen the order below decides.
             probability = np.divide(
                 kept + spared * probability, total, out=probability.copy(), where=total > 0
             )
             # The next order's history of the token at t is the n-gram that ends at t - 1.
-            history, known = np.roll(np.where(found, place, 0), 1), np.roll(found, 1)
+            history, seen = np.roll(np.where(counted, place, 0), 1), np.roll(counted, 1)
         owner = np.repeat(np.arange(len(sentences)), [len(sentence) for sentence in sentences])
         nats = np.bincount(owner, weights=-np.log(probability[real]), minlength=len(sentences))
         return nats.astype(np.float64)
 
-    def _padded(self, sentences: Sequence[Sequence[int]]) -> tuple[IntArray, NDArray[np.bool_]]:
+    def _padded(self, sentences: Sequence[Sequence[int]]) -> tuple[IntArray, BoolArray]:
         """All tokens in a row, start tokens before each sentence; and which of them are no start tokens."""
         start = [-1] * max(self._order - 1, 1)
         tokens = np.fromiter(
@@ -99,7 +98,7 @@ class KneserNey:
         return tokens + 1, tokens >= 0
 
     def _count(
-        self, n: int, all_keys: Sequence[IntArray], ends: Sequence[IntArray], real: NDArray[np.bool_]
+        self, n: int, all_keys: Sequence[IntArray], ends: Sequence[IntArray], real: BoolArray
     ) -> _Order:
         """Counts of order n + 1; only n-grams that end in a token of a sentence count."""
         keys, size = all_keys[n], len(all_keys[n])

@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicap.arrays import FloatArray
-from magicap.errors import MetricUnavailable
 from magicap.evaluation.comparison import Comparison, Estimate
+from magicap.extras import require
 from magicap.metrics.score import Score
+from magicap.metrics.suite import FIGURES
 from magicap.metrics.tokenizer import PTB
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-PLOTTED = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "CLIPScore", "RefCLIPScore")
-"""Metrics that get bars, where present."""
 
 COLOURS = 10
 """Systems that get a colour of their own; further ones begin again."""
@@ -64,16 +62,17 @@ def metric_plots(comparison: Comparison) -> list[Plot]:
     """Bars with intervals, a plot a metric.
 
     Raises:
-        MetricUnavailable: matplotlib is not installed.
+        MissingPackage: matplotlib is not installed.
     """
-    return [_bars(comparison, name) for name in PLOTTED if name in comparison.metrics]
+    plotted = [name for name, figure in FIGURES.items() if figure.plotted]
+    return [_bars(comparison, name) for name in plotted if name in comparison.metrics]
 
 
 def histograms(comparison: Comparison) -> list[Plot]:
     """How long captions are, and how CIDEr-D spreads over images; those of the two that were measured.
 
     Raises:
-        MetricUnavailable: matplotlib is not installed.
+        MissingPackage: matplotlib is not installed.
     """
     note = "Every row has its own height; the line marks the mean."
     words, scores = _ridges(comparison, "words"), _ridges(comparison, "CIDEr-D")
@@ -99,27 +98,27 @@ def _bars(comparison: Comparison, metric: str) -> Plot:
         axes.grid(axis="x", color=_LINE, linewidth=1)
         for y, (system, estimate) in enumerate(rows):
             colour = _colour(y)
-            axes.barh(y, values[y], height=0.62, color=colour, alpha=0.45 if system.floor else 1, zorder=2)
+            axes.barh(y, values[y], height=0.62, color=colour, alpha=0.45 if system.baseline else 1, zorder=2)
             if estimate is not None and None not in (estimate.low, estimate.high):
                 low, high = _finite(estimate, "low"), _finite(estimate, "high")
                 axes.plot([low, high], [y, y], color=_INK, linewidth=1.6, zorder=3, clip_on=False)
             _label(axes, -8, y, system.name, "right", _INK)
-            shown = "–" if estimate is None else estimate.score.shown
-            _label(axes, _plot_width() + 8, y, shown, "left", _INK)
-        said = "; ".join(f"{system.name}: {_said(estimate)}" for system, estimate in rows)
-        note = "Paler bars are floors." if any(system.floor for system, _ in rows) else ""
-        return Plot(metric, note, _svg(figure, f"bars-{metric}", title, said))
+            text = "–" if estimate is None else estimate.score.text
+            _label(axes, _plot_width() + 8, y, text, "left", _INK)
+        description = "; ".join(f"{system.name}: {_in_words(estimate)}" for system, estimate in rows)
+        note = "Paler bars are baselines." if any(system.baseline for system, _ in rows) else ""
+        return Plot(metric, note, _svg(figure, f"bars-{metric}", title, description))
 
 
 def _ridges(comparison: Comparison, metric: str) -> list[_Ridge]:
     """A row a system that was measured image by image."""
-    found = []
+    ridges = []
     for i, system in enumerate(comparison.systems):
         estimate = comparison.estimates[system.name].get(metric)
         if estimate is not None and estimate.score.per_image is not None:
             values = np.asarray(estimate.score.per_image, dtype=np.float64) * _factor(estimate.score)
-            found.append(_Ridge(system.name, values[np.isfinite(values)], _colour(i)))
-    return found
+            ridges.append(_Ridge(system.name, values[np.isfinite(values)], _colour(i)))
+    return ridges
 
 
 def _reference_words(comparison: Comparison) -> list[_Ridge]:
@@ -148,8 +147,8 @@ def _histogram(title: str, note: str, rows: Sequence[_Ridge], edges: FloatArray)
             axes = _axes(figure, _TOP + i * _RIDGE, _RIDGE - 6)
             _draw_ridge(axes, ridge, edges)
             axes.tick_params(labelbottom=i == len(rows) - 1)
-        said = "; ".join(f"{ridge.name}: {_spread(ridge.values)}" for ridge in rows)
-        return Plot(title, note, _svg(figure, f"histogram-{title}", title, said))
+        description = "; ".join(f"{ridge.name}: {_spread(ridge.values)}" for ridge in rows)
+        return Plot(title, note, _svg(figure, f"histogram-{title}", title, description))
 
 
 def _draw_ridge(axes: Axes, ridge: _Ridge, edges: FloatArray) -> None:
@@ -167,11 +166,11 @@ def _draw_ridge(axes: Axes, ridge: _Ridge, edges: FloatArray) -> None:
         _label(axes, _plot_width() + 8, half, f"{mean:.1f}", "left", _INK)
 
 
-def _said(estimate: Estimate | None) -> str:
+def _in_words(estimate: Estimate | None) -> str:
     """A bar in words."""
     if estimate is None:
         return "not measured"
-    text = estimate.score.shown
+    text = estimate.score.text
     if estimate.low is not None and estimate.high is not None:
         factor = _factor(estimate.score)
         text += f" ({factor * estimate.low:.2f} to {factor * estimate.high:.2f})"
@@ -205,13 +204,10 @@ def _colour(system: int) -> str:
 @contextmanager
 def _figure(height: float) -> Iterator[Figure]:
     """An empty figure, whose units are pixels."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MetricUnavailable(
-            f"plots need matplotlib, which is not installed ({error}): pip install 'magicap[eval]'"
-        ) from error
+    require("matplotlib")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     # Text stays text, in the page's font; the salt makes ids the same in every run.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "magicap"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph|.*missing from font")  # the reader's browser has others

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from magicap.data import CaptionedImage, read_captions
-from magicap.data.checks import bad, lines_of, number, parse_json, read_text, show, string, strings
+from magicap.data.checks import bad, id_field, lines_of, parse_json, read_text, show, string, strings
 from magicap.data.rows import common_name
 from magicap.errors import BadData, BadSettings
 
-_SHOWN = 5  # ids that an error lists
+_LISTED = 5  # ids that an error lists
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Scored:
     candidates: list[str]
     references: list[tuple[str, ...]]
     about: dict[str, str]
-    """What signatures must say: ``split``, and ``partial`` with its extent where the set is not whole."""
+    """Entries of signatures: ``split``, and ``partial`` with its extent where the set is incomplete."""
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read captions from a file; its kind is told by its content.
+    """Read captions from a file; its content decides of what kind it is.
 
     Kinds: JSON lines of ``image`` and ``caption`` (``magicap caption --json``); one JSON object of captions
     by image; COCO results, a JSON list of ``image_id`` and ``caption``; MAGIC's published lists of
@@ -61,7 +61,7 @@ def read_predictions(path: str | Path) -> Predictions:
         BadData: none of these, or images that stand twice.
     """
     text = read_text(Path(path))
-    rows = [(place, _whole(row)) for place, row in _rows(Path(path), text)]
+    rows = [(place, _replace_surrogates(row)) for place, row in _rows(Path(path), text)]
     if not rows:
         raise bad(path, "captions", "an empty list", "write or fetch it again")
     kind = next((kind for kind in _KINDS if kind.image in rows[0][1]), None)
@@ -74,12 +74,12 @@ def read_predictions(path: str | Path) -> Predictions:
     failed: dict[str, str] = {}
     names = []
     for place, row in rows:
-        names.append(number(row, kind.image, place))
+        names.append(id_field(row, kind.image, place))
         if "error" in row and kind.caption not in row:
             failed[names[-1]] = str(row.get("message") or row["error"])
         else:
             captions[names[-1]] = string(row, kind.caption, place)
-    _refuse_twice(names, str(path))
+    _require_distinct(names, str(path))
     references = None
     if kind.references and kind.references in rows[0][1]:
         references = [
@@ -93,22 +93,22 @@ def read_predictions(path: str | Path) -> Predictions:
 
 
 def choose_references(
-    path: str | Path | None, split: str | None, own: Sequence[CaptionedImage] | None = None
+    path: str | Path | None, split: str | None, carried: Sequence[CaptionedImage] | None = None
 ) -> list[CaptionedImage]:
     """The reference captions to score against: of a data set, or those that a prediction file carries.
 
     Args:
-        path: a data set as :func:`~magicap.data.read_captions` reads it; None takes ``own``.
+        path: a data set as :func:`~magicap.data.read_captions` reads it; None takes ``carried``.
         split: needed where there are several.
-        own: references that came with captions.
+        carried: references that came with captions.
 
     Raises:
         BadSettings: no references, no such split, or several splits and none named.
         BadData: the data set cannot be read.
     """
-    if path is None and own is None:
+    if path is None and carried is None:
         raise BadSettings("the captions bring no references: give the data set's with --references")
-    rows = read_captions(path) if path is not None else list(own or ())
+    rows = read_captions(path) if path is not None else list(carried or ())
     source = path or "the file"
     splits = sorted({row.split for row in rows})
     if split is None:
@@ -132,19 +132,19 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
         partial: score the images that have both, and mark the figures; otherwise a hole is an error.
 
     Raises:
-        BadData: captions of unknown images, images without captions or references, or an image meant by two
-            captions.
+        BadData: captions of unknown images, images without captions or references, or two captions of one
+            image.
     """
-    caption, strangers = assign(predictions, references)
+    caption, unknown = assign(predictions, references)
     missing = [row.image for row in references if row.image not in caption]
     if not caption or not partial:
-        refuse_incomplete(predictions, strangers, missing)
+        require_complete(predictions, unknown, missing)
     rows = [row for row in references if row.image in caption]
-    if bare := [row.image for row in rows if not row.captions]:
-        raise BadData(f"{len(bare)} images have no reference caption: {_some(bare)}; leave them out")
-    about = say_split(rows)
-    if missing or strangers:
-        left_out = f", {len(strangers)} captions left out" if strangers else ""
+    if without := [row.image for row in rows if not row.captions]:
+        raise BadData(f"{len(without)} images have no reference caption: {_some(without)}; leave them out")
+    about = split_entry(rows)
+    if missing or unknown:
+        left_out = f", {len(unknown)} captions left out" if unknown else ""
         about["partial"] = f"{len(rows)} of {len(references)} images{left_out}"
     return Scored(
         [row.image for row in rows],
@@ -154,8 +154,8 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
     )
 
 
-def say_split(rows: Sequence[CaptionedImage]) -> dict[str, str]:
-    """What signatures say of the rows' split, if they have one."""
+def split_entry(rows: Sequence[CaptionedImage]) -> dict[str, str]:
+    """The entry of signatures about the rows' split, if they have one."""
     splits = sorted({row.split for row in rows if row.split})
     return {"split": "+".join(splits)} if splits else {}
 
@@ -166,30 +166,34 @@ def assign(
     """Captions by the references' image names, and names of captions that belong to none.
 
     Raises:
-        BadData: an image meant by two captions.
+        BadData: two captions of one image.
     """
     ids = {row.id: row.image for row in references if row.id is not None}
-    alike: dict[str, list[str]] = {}
+    by_file_name: dict[str, list[str]] = {}
     for row in references:
-        alike.setdefault(_parts(row.image)[-1], []).append(row.image)
-    place = {name: _find(name, ids, alike) for name in predictions.captions}
-    _refuse_twice(
-        [image for image in place.values() if image is not None],
+        by_file_name.setdefault(_parts(row.image)[-1], []).append(row.image)
+    images = {name: _find(name, ids, by_file_name) for name in predictions.captions}
+    _require_distinct(
+        [image for image in images.values() if image is not None],
         f"{predictions.source} (names differ, but mean the same image)",
     )
-    caption = {image: predictions.captions[name] for name, image in place.items() if image is not None}
-    return caption, [name for name, image in place.items() if image is None]
+    caption = {image: predictions.captions[name] for name, image in images.items() if image is not None}
+    return caption, [name for name, image in images.items() if image is None]
 
 
-def refuse_incomplete(predictions: Predictions, strangers: Sequence[str], missing: Sequence[str]) -> None:
-    """Say which images do not fit together.
+def require_complete(predictions: Predictions, unknown: Sequence[str], missing: Sequence[str]) -> None:
+    """Refuse captions and references that do not fit together.
+
+    Args:
+        unknown: captions' names that no reference has.
+        missing: images with references and no caption.
 
     Raises:
         BadData: there are such images.
     """
     complaints = []
-    if strangers:
-        complaints.append(f"{len(strangers)} captions are of images without references: {_some(strangers)}")
+    if unknown:
+        complaints.append(f"{len(unknown)} captions are of images without references: {_some(unknown)}")
     if missing:
         complaints.append(f"{len(missing)} images have no caption: {_some(missing)}")
         reasons = Counter(predictions.failed.values()).most_common(1)
@@ -222,7 +226,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if text.lstrip().startswith("["):
         placed = ((f"{path}, row {i}", row) for i, row in enumerate(parse_json(text, path), start=1))
     elif (captions := _by_image(text)) is not None:
-        placed = ((f"{path}, {name!r}", {"image": name, "caption": said}) for name, said in captions.items())
+        placed = ((f"{path}, {name!r}", {"image": name, "caption": text}) for name, text in captions.items())
     else:
         placed = ((place, parse_json(line, place)) for place, line in lines_of(path, text))
     for place, row in placed:
@@ -244,42 +248,42 @@ def _by_image(text: str) -> dict[str, Any] | None:
     )
 
 
-def _whole(value: Any) -> Any:
+def _replace_surrogates(value: Any) -> Any:
     """JSON without halves of characters."""
     if isinstance(value, str):
         return (
             value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         )
     if isinstance(value, list):
-        return [_whole(each) for each in value]
+        return [_replace_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: _replace_surrogates(item) for key, item in value.items()}
     return value
 
 
-def _find(name: str, ids: Mapping[str, str], alike: Mapping[str, Sequence[str]]) -> str | None:
+def _find(name: str, ids: Mapping[str, str], by_file_name: Mapping[str, Sequence[str]]) -> str | None:
     """The one image of that id, or whose path ends as the name does or the other way round."""
     if (key := name.lstrip("0") if name.isdigit() else name) in ids:
         return ids[key]
     parts = _parts(name)
-    found = []
-    for image in alike.get(parts[-1], ()):
+    images = []
+    for image in by_file_name.get(parts[-1], ()):
         other = _parts(image)
         shared = min(len(parts), len(other))
         if parts[-shared:] == other[-shared:]:
-            found.append(image)
-    return found[0] if len(found) == 1 else None
+            images.append(image)
+    return images[0] if len(images) == 1 else None
 
 
 def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("\\", "/")).parts or (name,)
 
 
-def _refuse_twice(names: Iterable[str], source: str) -> None:
+def _require_distinct(names: Iterable[str], source: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise BadData(f"{source}: {len(twice)} images stand more than once: {_some(twice)}")
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

@@ -45,7 +45,7 @@
       navigator.clipboard.writeText(text.textContent).then(() => { button.textContent = "Copied"; }, select);
     });
   }
-  addEventListener("beforeprint", () => { for (const each of findAll(".signature")) each.open = true; });
+  addEventListener("beforeprint", () => { for (const signature of findAll(".signature")) signature.open = true; });
 
   // ---- Every image with its captions.
   if (!find("#data")) return;
@@ -68,10 +68,10 @@
   const standard = lead && systems.length > 1 ? "disagree" : "given";
   const usual = (sort) => (sort === "name" || sort === "given" ? "asc" : "desc");
   const read = () => {
-    const given = new URLSearchParams(location.hash.slice(1));
-    const sort = sorts.includes(given.get("sort")) ? given.get("sort") : standard;
-    const order = ["asc", "desc"].includes(given.get("order")) ? given.get("order") : usual(sort);
-    return { sort, order, page: Math.max(1, parseInt(given.get("page"), 10) || 1), find: given.get("find") ?? "", hide: given.getAll("hide") };
+    const view = new URLSearchParams(location.hash.slice(1));
+    const sort = sorts.includes(view.get("sort")) ? view.get("sort") : standard;
+    const order = ["asc", "desc"].includes(view.get("order")) ? view.get("order") : usual(sort);
+    return { sort, order, page: Math.max(1, parseInt(view.get("page"), 10) || 1), find: view.get("find") ?? "", hide: view.getAll("hide") };
   };
   const written = ({ sort, order, page, find, hide }) => {
     const fragment = new URLSearchParams({ sort, order });
@@ -93,18 +93,18 @@
     draw();
   });
 
-  const spread = (shown, image) => {
-    const numbers = shown.map((system) => figure(system, lead, image)).filter((x) => x !== null);
+  const spread = (visible, image) => {
+    const numbers = visible.map((system) => figure(system, lead, image)).filter((x) => x !== null);
     return numbers.length > 1 ? Math.max(...numbers) - Math.min(...numbers) : null;
   };
-  const chosen = (shown) => {
+  const chosen = (visible) => {
     const words = state.find.toLowerCase().split(/\s+/).filter(Boolean);
     const kept = images.map((_, image) => image).filter((image) => words.every((word) => haystack(image).includes(word)));
     const sign = state.order === "asc" ? 1 : -1;
     if (state.sort === "given") return sign < 0 ? kept.reverse() : kept;
     if (state.sort === "name") return kept.sort((a, b) => sign * collator.compare(images[a], images[b]));
     const system = systems.find(({ name }) => state.sort === `system:${name}`);
-    const keys = images.map((_, image) => (system ? figure(system, lead, image) : spread(shown, image)));
+    const keys = images.map((_, image) => (system ? figure(system, lead, image) : spread(visible, image)));
     return kept.sort((a, b) => {
       if (keys[a] === null || keys[b] === null) return (keys[a] === null) - (keys[b] === null) || a - b;
       return sign * (keys[a] - keys[b]) || a - b;
@@ -113,11 +113,11 @@
 
   const WORD = /[\p{L}\p{M}\p{N}]+(?:['’][\p{L}\p{N}]+)*/gu;
   const wordsOf = (texts) => new Set(texts.flatMap((text) => text.toLowerCase().match(WORD) ?? []));
-  const toned = (text, known) => {
+  const marked = (text, referenceWords) => {
     const parts = [];
     let end = 0;
     for (const { 0: word, index } of text.matchAll(WORD)) {
-      if (known.has(word.toLowerCase())) continue;
+      if (referenceWords.has(word.toLowerCase())) continue;
       parts.push(text.slice(end, index), make("span", { className: "new", textContent: word, title: "in no reference" }));
       end = index + word.length;
     }
@@ -126,15 +126,15 @@
   const swatch = (system) => {
     const node = make("span", { className: "swatch" });
     node.style.setProperty("--colour", `var(--s${system.colour})`);
-    node.style.opacity = system.floor ? 0.5 : 1;
+    node.style.opacity = system.baseline ? 0.5 : 1;
     return node;
   };
-  const caption = (system, image, known, highest) => {
+  const caption = (system, image, referenceWords, highest) => {
     const text = system.captions[image];
-    const said = text.trim()
-      ? make("span", { className: "text", dir: "auto" }, ...toned(text, known))
+    const words = text.trim()
+      ? make("span", { className: "text", dir: "auto" }, ...marked(text, referenceWords))
       : make("span", { className: "text empty", textContent: "(empty)" });
-    const row = make("li", {}, make("span", { className: "system" }, swatch(system), make("bdi", { textContent: system.name })), said);
+    const row = make("li", {}, make("span", { className: "system" }, swatch(system), make("bdi", { textContent: system.name })), words);
     row.dataset.system = system.name;
     if (!lead) return row;
     const number = figure(system, lead, image);
@@ -146,10 +146,10 @@
     row.append(node);
     return row;
   };
-  const allFigures = (shown, image) => make("table", {},
+  const allFigures = (visible, image) => make("table", {},
     make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: "system" }),
       ...metrics.map(({ name }) => make("th", { scope: "col", textContent: name })))),
-    make("tbody", {}, ...shown.map((system) => make("tr", {},
+    make("tbody", {}, ...visible.map((system) => make("tr", {},
       make("th", { scope: "row" }, make("bdi", { textContent: system.name })),
       ...metrics.map(({ name }) => make("td", { textContent: printed(name, figure(system, name, image)) }))))));
   const picture = (image) => {
@@ -157,27 +157,27 @@
     if (!jpeg) return make("div", { className: "missing", textContent: why });
     return make("img", { src: `data:image/jpeg;base64,${jpeg}`, alt: images[image], width: size[0], height: size[1] });
   };
-  const article = (shown, image) => {
-    const known = wordsOf(references[image]);
-    const numbers = shown.map((system) => figure(system, lead, image)).filter((x) => x !== null);
-    const apart = lead ? spread(shown, image) : null;
-    const said = make("div", {},
+  const article = (visible, image) => {
+    const referenceWords = wordsOf(references[image]);
+    const numbers = visible.map((system) => figure(system, lead, image)).filter((x) => x !== null);
+    const apart = lead ? spread(visible, image) : null;
+    const content = make("div", {},
       make("div", { className: "head" }, make("h3", {}, make("bdi", { textContent: images[image] })),
         ...(apart === null ? [] : [make("span", { textContent: `${printed(lead, apart)} apart` })])),
       make("ul", { className: "captions" },
-        ...shown.map((system) => caption(system, image, known, numbers.length > 1 ? Math.max(...numbers) : null))));
+        ...visible.map((system) => caption(system, image, referenceWords, numbers.length > 1 ? Math.max(...numbers) : null))));
     const count = references[image].length;
-    const more = make("div", { className: "more" }, make("details", {},
+    const folded = make("div", { className: "more" }, make("details", {},
       make("summary", { textContent: count === 1 ? "1 reference" : `${count} references` }),
       make("ul", { className: "references" }, ...references[image].map((text) => make("li", { textContent: text, dir: "auto" })))));
     if (metrics.length) {
       const details = make("details", {}, make("summary", { textContent: "All figures" }));
       details.addEventListener("toggle", () => details.append(
-        make("div", { className: "scroll", tabIndex: 0 }, allFigures(shown, image))), { once: true });
-      more.append(details);
+        make("div", { className: "scroll", tabIndex: 0 }, allFigures(visible, image))), { once: true });
+      folded.append(details);
     }
-    said.append(more);
-    const node = make("article", { className: pictures ? "image" : "image bare" }, ...(pictures ? [picture(image)] : []), said);
+    content.append(folded);
+    const node = make("article", { className: pictures ? "image" : "image bare" }, ...(pictures ? [picture(image)] : []), content);
     node.dataset.name = images[image];
     return node;
   };
@@ -211,18 +211,18 @@
   }
 
   function draw() {
-    const shown = systems.filter(({ name }) => !state.hide.includes(name));
-    const wanted = chosen(shown);
+    const visible = systems.filter(({ name }) => !state.hide.includes(name));
+    const wanted = chosen(visible);
     const pages = Math.max(1, Math.ceil(wanted.length / PAGE));
     state.page = Math.min(state.page, pages);
     if (field.value !== state.find) field.value = state.find;
     choice.value = state.sort;
     turn.textContent = state.order === "asc" ? "↑ ascending" : "↓ descending";
     boxes.forEach((box, i) => { box.checked = !state.hide.includes(systems[i].name); });
-    list.replaceChildren(...wanted.slice((state.page - 1) * PAGE, state.page * PAGE).map((image) => article(shown, image)));
-    const found = wanted.length === images.length ? `${images.length} images` : `${wanted.length} of ${images.length} images`;
+    list.replaceChildren(...wanted.slice((state.page - 1) * PAGE, state.page * PAGE).map((image) => article(visible, image)));
+    const count = wanted.length === images.length ? `${images.length} images` : `${wanted.length} of ${images.length} images`;
     for (const pager of findAll(".pager")) {
-      find("p", pager).textContent = `${found} · page ${state.page} of ${pages}`;
+      find("p", pager).textContent = `${count} · page ${state.page} of ${pages}`;
       find(".back", pager).disabled = state.page <= 1;
       find(".on", pager).disabled = state.page >= pages;
     }

@@ -15,12 +15,10 @@ from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.comparison import CERTAIN, Comparison, Estimate, System
 from magicap.evaluation.plots import COLOURS, Plot, histograms, metric_plots
 from magicap.metrics.score import Score
-from magicap.pages import escaped, small_jpeg, whole, why_unreadable
+from magicap.metrics.suite import FIGURES, figure_of
+from magicap.pages import escaped, replace_surrogates, small_jpeg, why_unreadable
 
 Picture = Callable[[str], bytes | None]
-
-NEUTRAL = frozenset({"words", "most frequent caption", "unfinished", "broken"})
-"""Metrics of which more is neither better nor worse."""
 
 
 def html_report(
@@ -37,12 +35,12 @@ def html_report(
 
     Raises:
         BadSettings: a thumbnail without pixels.
-        MetricUnavailable: matplotlib is not installed.
+        MissingPackage: matplotlib is not installed.
     """
     if thumbnail < 1:
         raise BadSettings(f"thumbnail: expected a long side of at least 1 pixel, found {thumbnail}")
     script = _asset("report.js")
-    secret = set() if grid else _texts(comparison)
+    hidden = set() if grid else _texts(comparison)
     return Template(_asset("report.html")).substitute(
         title=escaped(comparison.title.strip() or "Comparison"),
         style=_asset("report.css"),
@@ -53,12 +51,12 @@ def html_report(
         table=_table(comparison),
         confidence=f"{100 * comparison.confidence:g} %",
         against=escaped(comparison.against),
-        neutral=", ".join(sorted(NEUTRAL)),
+        neutral=", ".join(sorted(name for name, figure in FIGURES.items() if not figure.higher_is_better)),
         certain=CERTAIN,
         absent=_absent(comparison.absent),
         plots=_plots(comparison),
         grid=Template(_asset("report_grid.html")).substitute(note=_grid_note(comparison)) if grid else "",
-        signatures="\n".join(_signatures(comparison, system, secret) for system in comparison.systems),
+        signatures="\n".join(_signatures(comparison, system, hidden) for system in comparison.systems),
         data=_data(comparison, picture, thumbnail) if grid else "",
     )
 
@@ -68,7 +66,7 @@ def _asset(name: str) -> str:
 
 
 def _facts(comparison: Comparison) -> str:
-    """What holds for the whole page, and what all signatures say alike."""
+    """What holds for the whole page, and the entries that all signatures share."""
     facts = {
         "images": f"{len(comparison.images):,}",
         **_common(comparison),
@@ -83,13 +81,15 @@ def _facts(comparison: Comparison) -> str:
 
 def _common(comparison: Comparison) -> dict[str, str]:
     """Entries that stand in every signature, and alike."""
-    signatures = [each.score.signature for row in comparison.estimates.values() for each in row.values()]
+    signatures = [
+        estimate.score.signature for row in comparison.estimates.values() for estimate in row.values()
+    ]
     hidden = _texts(comparison)
     return {
         key: value
         for key, value in (signatures[0] if signatures else {}).items()
         if key not in ("metric", "n") and value not in hidden
-        if all(each.get(key) == value for each in signatures)
+        if all(signature.get(key) == value for signature in signatures)
     }
 
 
@@ -112,14 +112,14 @@ def _table(comparison: Comparison) -> str:
 
 def _row(comparison: Comparison, i: int, best: Mapping[str, float | None]) -> str:
     system = comparison.systems[i]
-    tags = (["floor"] if system.floor else []) + (
+    tags = (["baseline"] if system.baseline else []) + (
         ["compared against"] if system.name == comparison.against else []
     )
     swatch = f'<span class="swatch" style="--colour: var(--s{i % COLOURS})"></span>'
     label = f"{swatch}<bdi>{escaped(system.name)}</bdi>"
     label += "".join(f' <span class="tag">{tag}</span>' for tag in tags)
     cells = "".join(_cell(comparison, system, *column) for column in best.items())
-    kind = ' class="floor"' if system.floor else ""
+    kind = ' class="baseline"' if system.baseline else ""
     return f'<tr{kind}><th scope="row" data-value="{escaped(system.name)}">{label}</th>{cells}</tr>'
 
 
@@ -127,7 +127,9 @@ def _best(comparison: Comparison, metric: str) -> float | None:
     """The highest value, where higher is better and there is another to be better than."""
     values = [row[metric].score.value for row in comparison.estimates.values() if metric in row]
     values = [value for value in values if isfinite(value)]
-    return None if metric in NEUTRAL or len(values) < 2 or min(values) == max(values) else max(values)
+    if not figure_of(metric).higher_is_better or len(values) < 2 or min(values) == max(values):
+        return None
+    return max(values)
 
 
 def _cell(comparison: Comparison, system: System, metric: str, best: float | None) -> str:
@@ -135,24 +137,25 @@ def _cell(comparison: Comparison, system: System, metric: str, best: float | Non
     if estimate is None:
         return "<td>–</td>"
     score = estimate.score
-    shown = f'<b title="highest">{score.shown}</b>' if score.value == best else score.shown
+    text = f'<b title="highest">{score.text}</b>' if score.value == best else score.text
     interval = ""
     if estimate.low is not None and estimate.high is not None:
         low, high = (score.scaled(end) for end in (estimate.low, estimate.high))
         interval = f"<small>{low:.2f} to {high:.2f}</small>"
     value = f"{score.value!r}" if isfinite(score.value) else ""
-    apart = _difference(comparison, system, metric, estimate)
-    return f'<td data-value="{value}">{shown}{interval}{apart}</td>'
+    difference = _difference(comparison, system, metric, estimate)
+    return f'<td data-value="{value}">{text}{interval}{difference}</td>'
 
 
 def _difference(comparison: Comparison, system: System, metric: str, estimate: Estimate) -> str:
     """The difference from the system compared against, marked where it is more than chance."""
-    apart = estimate.difference
-    if apart is None or not isfinite(apart) or system.name == comparison.against:
+    difference = estimate.difference
+    if difference is None or not isfinite(difference) or system.name == comparison.against:
         return ""
-    side = ("higher", "lower") if metric in NEUTRAL else ("better", "worse")
-    word, sign = (side[0], "▲") if apart > 0 else (side[1], "▼")
-    scaled = estimate.score.scaled(apart)
+    rated = figure_of(metric).higher_is_better
+    side = ("better", "worse") if rated else ("higher", "lower")
+    word, sign = (side[0], "▲") if difference > 0 else (side[1], "▼")
+    scaled = estimate.score.scaled(difference)
     sentence = f"{metric} of {system.name}: {scaled:+.2f} from {comparison.against}"
     if estimate.p_value is None:
         return f'<small title="{escaped(sentence)}, not tested">{scaled:+.2f}</small>'
@@ -160,9 +163,9 @@ def _difference(comparison: Comparison, system: System, metric: str, estimate: E
     if estimate.difference_low is not None and estimate.difference_high is not None:
         low, high = (estimate.score.scaled(x) for x in (estimate.difference_low, estimate.difference_high))
         sentence += f" ({100 * comparison.confidence:g} % interval {low:+.2f} to {high:+.2f})"
-    certain = estimate.p_value < CERTAIN and apart != 0
+    certain = estimate.p_value < CERTAIN and difference != 0
     sentence += f", {word}" if certain else ", within chance"
-    kind = "" if not certain else f' class="{"apart" if metric in NEUTRAL else word}"'
+    kind = "" if not certain else f' class="{word if rated else "apart"}"'
     mark = f'{sign}<span class="unseen"> {word} by</span> ' if certain else ""
     return f'<small{kind} title="{escaped(sentence)}, {p}">{mark}{scaled:+.2f}, {p}</small>'
 
@@ -175,7 +178,7 @@ def _absent(absent: Mapping[str, str]) -> str:
 def _plots(comparison: Comparison) -> str:
     kinds = {"plots": metric_plots(comparison), "plots wide": histograms(comparison)}
     groups = [
-        f'<div class="{kind}">{"".join(map(_figure, each))}</div>' for kind, each in kinds.items() if each
+        f'<div class="{kind}">{"".join(map(_figure, plots))}</div>' for kind, plots in kinds.items() if plots
     ]
     return "\n".join(groups) or '<p class="note">Nothing to draw.</p>'
 
@@ -197,25 +200,28 @@ def _grid_note(comparison: Comparison) -> str:
 
 def _lead(metrics: Iterable[str]) -> str | None:
     """What captions are sorted by: CIDEr-D, or else the first metric of which more is better."""
-    found = [name for name in metrics if name not in NEUTRAL]
-    return "CIDEr-D" if "CIDEr-D" in found else next(iter(found), None)
+    rated = [name for name in metrics if figure_of(name).higher_is_better]
+    return "CIDEr-D" if "CIDEr-D" in rated else next(iter(rated), None)
 
 
 def _by_image(comparison: Comparison) -> dict[str, Score]:
-    """A score of each metric that judges image by image."""
+    """A score of each metric that has one for every image."""
     rows = comparison.estimates.values()
     scores = {
-        name: each.score for row in rows for name, each in row.items() if each.score.per_image is not None
+        name: estimate.score
+        for row in rows
+        for name, estimate in row.items()
+        if estimate.score.per_image is not None
     }
     return {name: scores[name] for name in comparison.metrics if name in scores}
 
 
-def _signatures(comparison: Comparison, system: System, secret: set[str]) -> str:
+def _signatures(comparison: Comparison, system: System, hidden: set[str]) -> str:
     lines = []
     for name, estimate in comparison.estimates[system.name].items():
-        # A floor's signature says which caption it repeats.
-        said = {k: "(left out)" if v in secret else v for k, v in estimate.score.signature.items()}
-        lines.append(f"{name} {estimate.score.shown}  " + "|".join(f"{k}:{v}" for k, v in said.items()))
+        # A constant baseline's signature holds the caption that it repeats.
+        entries = {k: "(left out)" if v in hidden else v for k, v in estimate.score.signature.items()}
+        lines.append(f"{name} {estimate.score.text}  " + "|".join(f"{k}:{v}" for k, v in entries.items()))
     return (
         f'<details class="signature"><summary><bdi>{escaped(system.name)}</bdi></summary>'
         f'<pre tabindex="0">{escaped(chr(10).join(lines))}</pre>'
@@ -233,11 +239,12 @@ def _data(comparison: Comparison, picture: Picture | None, thumbnail: int) -> st
         "systems": [
             {
                 "name": system.name,
-                "floor": system.floor,
+                "baseline": system.baseline,
                 "colour": i % COLOURS,
                 "captions": list(system.captions),
                 "figures": {
-                    name: _numbers(each.score) for name, each in comparison.estimates[system.name].items()
+                    name: _numbers(estimate.score)
+                    for name, estimate in comparison.estimates[system.name].items()
                 },
             }
             for i, system in enumerate(comparison.systems)
@@ -248,7 +255,7 @@ def _data(comparison: Comparison, picture: Picture | None, thumbnail: int) -> st
     text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     for sign in "<\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return f'<script type="application/json" id="data">{whole(text)}</script>'
+    return f'<script type="application/json" id="data">{replace_surrogates(text)}</script>'
 
 
 def _numbers(score: Score) -> list[float | None]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from magicap.decoding.settings import DECODINGS
+from magicap.settings_io import to_dict
+from magicap.supervised.settings import SUPERVISED_DECODINGS
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
@@ -18,15 +23,23 @@ class Provenance:
     """The captioner's fingerprint."""
 
     decoding: str
-    """The decoding and its settings."""
+    """The decoding and its settings, see :func:`decoding_text`."""
 
     @classmethod
     def of(cls, captioner: BaseCaptioner[Any], decoding: object | None = None) -> Provenance:
         """Of a captioner of any kind; None takes its own decoding."""
-        return cls(captioner.fingerprint, str(decoding or captioner.decoding))
+        return cls(captioner.fingerprint, decoding_text(captioner.decoding if decoding is None else decoding))
 
 
-def caption_row(image: str, caption: Caption, origin: Provenance | None) -> dict[str, Any]:
+def decoding_text(decoding: object) -> str:
+    """A decoding's kind and settings as JSON, by rising name; its ``repr`` for a decoding of one's own."""
+    for table in (DECODINGS, SUPERVISED_DECODINGS):
+        if type(decoding) in table.values():
+            return json.dumps(to_dict(decoding, table), sort_keys=True)
+    return repr(decoding)
+
+
+def caption_row(image: str, caption: Caption, provenance: Provenance | None) -> dict[str, Any]:
     """The caption, or why there is none; and what made it, where that is known."""
     if caption.error is not None:
         return {"image": image, "error": caption.error.code, "message": str(caption.error)}
@@ -35,5 +48,5 @@ def caption_row(image: str, caption: Caption, origin: Provenance | None) -> dict
         "caption": caption.text,
         "score": round(caption.score, 4),
         "finished": caption.finished,
-        **(asdict(origin) if origin else {}),
+        **(asdict(provenance) if provenance else {}),
     }

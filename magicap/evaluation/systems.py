@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,14 @@ from magicap.errors import BadData
 from magicap.evaluation.comparison import System
 from magicap.evaluation.rows import Provenance, caption_row
 from magicap.metrics.clipscore import ClipScore
+from magicap.settings_io import former_names
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner, DecodingT
     from magicap.models.scorer import ImageTextScorer
+
+_BATCH = 32  # pictures encoded at a time
+_NEW_SETTINGS = frozenset({"num_hypotheses"})  # of decodings, which the former release did not have
 
 
 def open_pictures(images: Sequence[str], files: Sequence[str | Path]) -> ImageFiles:
@@ -43,14 +47,12 @@ def clip_score(scorer: ImageTextScorer, images: Sequence[str], pictures: ImageFi
     """
     import torch
 
-    parts = [
-        scorer.encode_images([pictures.read(name) for name in images[i : i + 32]])
-        for i in range(0, len(images), 32)
-    ]
-    return ClipScore(scorer, torch.cat(parts))
+    batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+    vectors = [scorer.encode_images([pictures.read(name) for name in batch]) for batch in batches]
+    return ClipScore(scorer, torch.cat(vectors))
 
 
-def captioned(
+def caption_images(
     name: str,
     captioner: BaseCaptioner[DecodingT],
     decoding: DecodingT,
@@ -71,50 +73,73 @@ def captioned(
         pictures: what holds them.
         keep: a folder in which every caption is kept as soon as it is made, as JSON lines. What an earlier
             run with the same models, decoding, seed and images kept there is taken, not made again.
-        on_progress: told how many more images are done.
+        on_progress: called with how many further images are done.
 
     Raises:
         BadData: an image cannot be captioned; a comparison has no place for holes.
     """
-    origin = Provenance.of(captioner, decoding)
-    about = {**asdict(origin), "seed": str(seed)}
-    kept = None if keep is None else _kept_file(keep, name, [*about.values(), *images])
+    provenance = Provenance.of(captioner, decoding)
+    former = Provenance(provenance.model, _former_text(decoding))
+    kept = None if keep is None else _kept_file(keep, name, [provenance, former], [str(seed), *images])
     captions = [] if kept is None else _kept_captions(kept)
     on_progress(len(captions))
-    rest = images[len(captions) :]
+    missing = images[len(captions) :]
     with _appended(kept) as write:
         made = captioner.caption(
-            (pictures.read(image) for image in rest),
+            (pictures.read(image) for image in missing),
             decoding,
             batch_size=batch_size,
             seed=seed + len(captions),
         )
-        for image, caption in zip(rest, made, strict=True):
+        for image, caption in zip(missing, made, strict=True):
             if caption.error is not None:
                 raise BadData(
                     f"{image} cannot be captioned ({caption.error}); leave it out of the references"
                 )
-            write(json.dumps(caption_row(image, caption, origin)))
+            write(json.dumps(caption_row(image, caption, provenance)))
             captions.append(caption.text)
             on_progress(1)
-    return System(name, captions, about=about)
+    return System(name, captions, about={**asdict(provenance), "seed": str(seed)})
 
 
-def _kept_file(folder: Path, name: str, made_of: Sequence[str]) -> Path:
-    """A file of its own for everything that decides the captions."""
-    digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=4).hexdigest()
+def _kept_file(
+    folder: Path, name: str, provenances: Sequence[Provenance], seed_and_images: Sequence[str]
+) -> Path:
+    """A file of its own for everything that decides the captions: the first that is there, or the first.
+
+    Args:
+        provenances: the captions' own, and the same as former releases wrote it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     readable = re.sub(r"[^\w.-]+", "_", name)
-    return folder / f"{readable}-{digest}.jsonl"
+    paths = []
+    for provenance in provenances:
+        key = json.dumps([*asdict(provenance).values(), *seed_and_images])
+        digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
+        paths.append(folder / f"{readable}-{digest}.jsonl")
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _former_text(decoding: object) -> str:
+    """How the former release wrote a decoding: as its ``repr`` under the former names of its settings."""
+    if not is_dataclass(decoding):
+        return repr(decoding)
+    former = {name: former_name for former_name, name in former_names(type(decoding)).items()}
+    settings = ", ".join(
+        f"{former.get(field.name, field.name)}={getattr(decoding, field.name)!r}"
+        for field in fields(decoding)
+        if field.name not in _NEW_SETTINGS
+    )
+    return f"{type(decoding).__qualname__}({settings})"
 
 
 def _kept_captions(path: Path) -> list[str]:
     """Captions of the first images, from an earlier run; a line that it was stopped in is cut off."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return [json.loads(line)["caption"] for line in whole.splitlines()]
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        path.write_text(complete, encoding="utf-8")
+    return [json.loads(line)["caption"] for line in complete.splitlines()]
 
 
 @contextmanager

@@ -8,12 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from magicap.evaluation.comparison import CERTAIN, FEWEST, Comparison, Estimate
-
-MAIN = (
-    "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "CLIPScore", "RefCLIPScore",
-    "distinct captions", "words", "unfinished", "broken",
-)  # fmt: skip
-"""Columns of tables; CSV and report have all metrics."""
+from magicap.metrics.suite import FIGURES
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,22 +33,22 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a system a row, main metrics with their intervals, and a mark where the difference
-    from the system compared against is more than chance.
+    """Header and rows: a system a row, the figures that have columns, with their intervals, and a mark where
+    the difference from the system compared against is more than chance.
     """
-    metrics = [name for name in MAIN if name in comparison.metrics]
+    columns = [name for name, figure in FIGURES.items() if figure.column and name in comparison.metrics]
     rows = []
     for system in comparison.systems:
         estimates = comparison.estimates[system.name]
-        name = f"{system.name} (floor)" if system.floor else system.name
-        rows.append([name, *(_cell(estimates.get(metric)) for metric in metrics)])
-    return ["system", *metrics], rows
+        name = f"{system.name} (baseline)" if system.baseline else system.name
+        rows.append([name, *(_cell(estimates.get(metric)) for metric in columns)])
+    return ["system", *columns], rows
 
 
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    text = estimate.score.shown
+    text = estimate.score.text
     if estimate.low is not None and estimate.high is not None:
         low, high = map(estimate.score.scaled, (estimate.low, estimate.high))
         text += f" ({low:.2f} to {high:.2f})"

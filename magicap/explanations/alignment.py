@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from magicap.errors import MetricUnavailable
+from magicap.extras import require
 from magicap.images.reader import ImageSource, open_image
 
 if TYPE_CHECKING:
@@ -31,20 +31,17 @@ def draw_alignment(image: ImageSource, alignment: Alignment, path: str | Path) -
 
     Args:
         image: the picture that was aligned, anything that :func:`magicap.images.reader.open_image` takes.
-        alignment: what :meth:`magicap.models.fine_grained.scorer.FineGrainedScorer.align` said of it.
+        alignment: what :meth:`magicap.models.fine_grained.scorer.FineGrainedScorer.align` gave for it.
         path: the file; its ending (``.png``, ``.svg``, ``.pdf``) says what kind.
 
     Raises:
         BadImage: the picture cannot be read.
-        MetricUnavailable: matplotlib is not installed.
+        MissingPackage: matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MetricUnavailable(
-            f"drawings need matplotlib, which is not installed ({error}): pip install 'magicap[eval]'"
-        ) from error
+    require("matplotlib")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     picture = open_image(image).copy()
     picture.thumbnail((_LARGEST, _LARGEST))
     count = 1 + len(alignment.words)
@@ -75,6 +72,6 @@ def _draw_word(
     left, top, right, bottom = seen
     box = (left * width - 0.5, right * width - 0.5, bottom * height - 0.5, top * height - 0.5)
     panel.imshow(picture)
-    panel.autoscale(False)  # to show the whole picture, also around what was seen
+    panel.autoscale(False)  # the whole picture, also around what the scorer saw
     panel.imshow(heat, cmap="inferno", alpha=0.6, vmin=low, vmax=high, extent=box, interpolation="bilinear")
     panel.set_title(f"{word}  {high:.2f}", fontsize=9, parse_math=False)

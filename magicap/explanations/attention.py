@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = 5
 _INCHES = 2.1  # side of a panel
-_PALE = 0.5  # share of white where nobody looked
-_TINT, _TINTED = (1.0, 0.45, 0.05), 0.6  # an orange, and its share where the decoder looked most
+_PALE = 0.5  # share of white where there was no attention
+_TINT, _TINTED = (1.0, 0.45, 0.05), 0.6  # an orange, and its share where attention was highest
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class AttentionExplanation(Explanation):
     """Where the decoder looked for each token of the caption, the end token included."""
 
     attention: FloatArray
-    """(T, h, w) how much each place of the encoder's grid mattered for a token; sums to 1 over h and w."""
+    """(T, h, w) attention of each token to each location of the encoder's grid; sums to 1 over h and w."""
 
     gate: FloatArray | None
     """(T,) how much the picture counted for a token, 0 to 1; None where the decoder has no gate."""
@@ -72,7 +72,7 @@ def _shaded(picture: Image, attention: FloatArray) -> NDArray[np.uint8]:
 
 
 def _mix(first: FloatArray, second: FloatArray, share: FloatArray | float) -> FloatArray:
-    """So much of the second, and the rest of the first."""
+    """(1 - share) of the first and ``share`` of the second."""
     return first * (1 - share) + second * share
 
 

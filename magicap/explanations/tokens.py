@@ -1,4 +1,4 @@
-"""Which tokens competed at each step of a magic search, and what spoke for each."""
+"""Which tokens competed at each step of a magic search, and the terms of their scores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_VOICES = (
-    ("confidence", "#4477aa"),
-    ("image", "#e6a020"),
-    ("degeneration", "#bb5566"),
-)  # told apart by all eyes
+_TERMS = (
+    ("model_confidence", "#4477aa"),
+    ("image_score", "#e6a020"),
+    ("degeneration_penalty", "#bb5566"),
+)  # colours that colour-blind readers can distinguish
 _COLUMNS = 4
 _WIDTH, _BAR, _TITLE = 2.9, 0.21, 0.55  # inches of a panel, of a bar, and of what stands over and under bars
 _LETTERS = 26
@@ -33,7 +33,7 @@ class TokenExplanation(Explanation):
     the others by falling score."""
 
     def draw(self) -> Figure:
-        """The picture, then a panel a step: its candidates with their three contributions as stacked bars."""
+        """The picture, then a panel a step: its candidates, each with its three terms as stacked bars."""
         count = max(map(len, self.candidates))
         size = _WIDTH, max(count * _BAR + _TITLE, 1.2)
         figure, axes = panels(1 + len(self.candidates), _COLUMNS, size, foot=0.3)
@@ -45,7 +45,7 @@ class TokenExplanation(Explanation):
             _bars(panel, steps)
             panel.set_ylim(count - 0.4, -0.6)
             panel.set_xlim(low, high)
-            panel.set_title(_begun(before), fontsize=8.5, color=FAINT, loc="left", pad=3, parse_math=False)
+            panel.set_title(_ending(before), fontsize=8.5, color=FAINT, loc="left", pad=3, parse_math=False)
             before = steps[0].text
         figure.suptitle(
             self.caption.text, fontsize=12, color=INK, fontweight="bold", parse_math=False, wrap=True
@@ -72,13 +72,13 @@ def _bars(panel: Axes, steps: tuple[Step, ...]) -> None:
 
 
 def _bar(panel: Axes, y: int, step: Step, *, chosen: bool) -> None:
-    """What speaks for a candidate to the right of zero, what speaks against it to the left, and the sum."""
+    """A candidate's positive terms to the right of zero, its negative ones to the left, and the sum."""
     right = left = 0.0  # ends of what is stacked to either side
-    for voice, colour in _VOICES:
-        share = getattr(step, voice)
-        start = right if share > 0 else left
-        panel.barh(y, share, left=start, height=0.66, color=colour, alpha=1 if chosen else 0.55)
-        right, left = right + max(share, 0), left + min(share, 0)
+    for term, colour in _TERMS:
+        value = getattr(step, term)
+        start = right if value > 0 else left
+        panel.barh(y, value, left=start, height=0.66, color=colour, alpha=1 if chosen else 0.55)
+        right, left = right + max(value, 0), left + min(value, 0)
     panel.plot([step.score] * 2, [y - 0.4, y + 0.4], color=INK, linewidth=1.4)
     panel.annotate(
         f"{step.score:z.2f}",  # z: no -0.00
@@ -93,14 +93,14 @@ def _bar(panel: Axes, y: int, step: Step, *, chosen: bool) -> None:
 
 def _span(steps: list[Step]) -> tuple[float, float]:
     """One scale for all panels, with room for the scores that are written behind the bars."""
-    shares = [(step.confidence, step.degeneration, step.image) for step in steps]
-    low = min(sum(min(share, 0) for share in each) for each in shares)
-    high = max(sum(max(share, 0) for share in each) for each in shares)
+    terms = [[getattr(step, term) for term, _ in _TERMS] for step in steps]
+    low = min(sum(min(value, 0) for value in values) for values in terms)
+    high = max(sum(max(value, 0) for value in values) for values in terms)
     room = 0.2 * (high - low) or 1.0
     return low - 0.1 * room, high + room
 
 
-def _begun(text: str) -> str:
+def _ending(text: str) -> str:
     """The end of a caption that is being written."""
     words = text.split()
     while len(" ".join(words)) > _LETTERS and len(words) > 1:
@@ -112,7 +112,7 @@ def _legend(figure: Figure) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=colour, label=voice) for voice, colour in _VOICES]
+    handles = [Patch(color=colour, label=term.replace("_", " ")) for term, colour in _TERMS]
     handles.append(Line2D([], [], color=INK, linewidth=1.4, label="score, their sum (bold: chosen)"))  # type: ignore[arg-type]
     figure.legend(
         handles=handles,

@@ -10,13 +10,15 @@ from magicap.metrics.retrieval import retrieval_recall
 from magicap.metrics.rouge import rouge_l
 from magicap.metrics.score import Metric, Score
 from magicap.metrics.spice import spice
-from magicap.metrics.suite import METRICS, Report, evaluate
+from magicap.metrics.suite import FIGURES, METRICS, Figure, Report, evaluate
 from magicap.metrics.tokenizer import PTB, PTBTokenizer
 
 __all__ = [
+    "FIGURES",
     "METRICS",
     "PTB",
     "ClipScore",
+    "Figure",
     "Metric",
     "PTBTokenizer",
     "Report",

@@ -10,7 +10,7 @@ import numpy as np
 
 from magicap.arrays import FloatArray, IntArray
 from magicap.metrics.ngrams import ORDERS, Ngrams, count_ngrams, look_up, words
-from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
+from magicap.metrics.score import Score, Tokenizer, require_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 # coco-caption's: they keep empty captions from dividing by zero and never show in two decimals.
@@ -32,10 +32,10 @@ def bleu(
     Raises:
         BadSettings: not one list of references a candidate, or no image.
     """
-    check_pairs(candidates, references, "BLEU")
-    spoken = [words(tokenizer(text)) for text in candidates]
-    heard = [[words(tokenizer(text)) for text in texts] for texts in references]
-    statistics = bleu_statistics(spoken, heard)
+    require_pairs(candidates, references, "BLEU")
+    candidate_tokens = [words(tokenizer(text)) for text in candidates]
+    reference_tokens = [[words(tokenizer(text)) for text in texts] for texts in references]
+    statistics = bleu_statistics(candidate_tokens, reference_tokens)
     signature = sign("BLEU", candidates, references, tok=tokenizer.name, ref_length="closest")
     return {
         f"BLEU-{n}": Score.pooled(
@@ -59,7 +59,12 @@ def bleu_score(statistics: FloatArray, n: int) -> FloatArray:
 
 
 def bleu_statistics(candidates: Sequence[list[str]], references: Sequence[Sequence[list[str]]]) -> FloatArray:
-    """(N, 10): per image, clipped matches of each order, n-grams proposed, and the two lengths."""
+    """(N, 10): per image, clipped matches of each order, n-grams proposed, and the two lengths.
+
+    Args:
+        candidates: N tokenised captions.
+        references: N groups of tokenised captions.
+    """
     N = len(candidates)
     owner = np.repeat(np.arange(N), [len(texts) for texts in references])
     tables = count_ngrams([*candidates, *chain.from_iterable(references)])
@@ -86,6 +91,6 @@ def _clipped_matches(table: Ngrams, N: int, owner: IntArray) -> IntArray:
     )
 
     position, candidate = table.entries(np.arange(N))
-    where, found = look_up(distinct, candidate * table.size + table.gram[position])
-    matched = np.minimum(table.count[position][found], limit[where[found]])
-    return np.bincount(candidate[found], weights=matched, minlength=N).astype(np.int64)
+    where, matches = look_up(distinct, candidate * table.size + table.gram[position])
+    matched = np.minimum(table.count[position][matches], limit[where[matches]])
+    return np.bincount(candidate[matches], weights=matched, minlength=N).astype(np.int64)

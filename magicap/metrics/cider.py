@@ -1,10 +1,17 @@
-"""CIDEr-D (Vedantam et al. 2015), which coco-caption prints as CIDEr: pairwise_cider_d in rare n-grams."""
+"""CIDEr-D (Vedantam et al. 2015), which coco-caption prints as CIDEr: similarity of captions in rare n-grams.
+
+:func:`cider_d` is the metric of a corpus. :class:`TfIdf` compares single pairs, as rewards need them.
+:func:`pairwise_cider_d` and :func:`expected_cider_d` compare captions with one another, fast enough for
+minimum Bayes risk at every picture.
+
+Shapes: C captions, M of them references, P pairs, E n-grams of all captions one behind the other.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Self
 
@@ -12,14 +19,134 @@ import numpy as np
 
 from magicap.arrays import FloatArray, IntArray
 from magicap.errors import MetricUnavailable
-from magicap.metrics.ngrams import ORDERS, Ngrams, count_ngrams, look_up, words
-from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
+from magicap.metrics.ngrams import (
+    ORDERS,
+    Ngrams,
+    WordHashes,
+    count_ngrams,
+    hash_ngrams,
+    hash_words,
+    list_ngrams,
+    look_up,
+    words,
+)
+from magicap.metrics.score import Score, Tokenizer, require_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 SIGMA = 6.0
 """Captions that differ by this many words lose 39 % of their similarity."""
 
 _PAIRS_AT_A_TIME = 100_000  # bounds memory
+_MIN_PROBABILITY = 1e-6  # of the other references that a reference is compared with
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentFrequencies:
+    """In how many documents each n-gram stands: images with their references, or single captions."""
+
+    documents: int
+    """How many documents there are."""
+
+    numbers: IntArray
+    """(F,) n-grams that stand in at least two of them, rising; numbers of :func:`~.ngrams.hash_ngrams`."""
+
+    counts: IntArray
+    """(F,) in how many."""
+
+    @classmethod
+    def of(cls, documents: Sequence[Sequence[Sequence[str]]]) -> Self:
+        """Count documents, each a group of tokenised captions."""
+        sizes = np.array([len(captions) for captions in documents], dtype=np.int64)
+        captions = [hash_words(tokens) for tokens in chain.from_iterable(documents)]
+        return cls._count(captions, np.repeat(np.arange(len(documents)), sizes), len(documents))
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> Self:
+        """Count captions, each a document."""
+        return cls._count([_hash_text(text) for text in texts], np.arange(len(texts)), len(texts))
+
+    @classmethod
+    def _count(cls, captions: Sequence[WordHashes], document: IntArray, documents: int) -> Self:
+        numbers, _, caption = list_ngrams(captions)
+        owner = document[caption]
+        order = np.lexsort((owner, numbers))
+        numbers, owner = numbers[order], owner[order]
+        first = np.ones(len(numbers), dtype=bool)  # where a document holds an n-gram for the first time
+        first[1:] = (numbers[1:] != numbers[:-1]) | (owner[1:] != owner[:-1])
+        numbers, counts = np.unique(numbers[first], return_counts=True)
+        often = counts > 1
+        return cls(documents, numbers[often], counts[often])
+
+    def idf(self, numbers: IntArray) -> FloatArray:
+        """(E,) inverse document frequencies: log of documents over those with the n-gram, at least one."""
+        position, present = look_up(self.numbers, numbers)
+        counts = np.where(present, self.counts[position], 1) if len(self.counts) else np.ones(len(numbers))
+        return np.asarray(np.log(max(self.documents, 1)) - np.log(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class TfIdf:
+    """C captions as vectors of n-gram weights (term frequency times inverse document frequency), sparse."""
+
+    tables: list[Ngrams]
+    """n-grams of the captions for each order."""
+
+    weights: list[FloatArray]
+    """The weight of each entry of the table of that order."""
+
+    norms: FloatArray
+    """(orders, C) lengths of the vectors."""
+
+    sizes: FloatArray
+    """(C,) what the length penalty compares: the number of a caption's bigrams, as in coco-caption."""
+
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[str]], frequencies: DocumentFrequencies) -> Self:
+        """Weigh the n-grams of tokenised captions.
+
+        Args:
+            captions: C lists of words.
+            frequencies: of the documents that say how rare an n-gram is.
+        """
+        tables = count_ngrams(captions)
+        text = hash_words(chain.from_iterable(captions))
+        idf = (frequencies.idf(hash_ngrams(text, table.first, n)) for n, table in enumerate(tables, start=1))
+        weights = [table.count * values[table.gram] for table, values in zip(tables, idf, strict=True)]
+        norms = [
+            np.sqrt(np.bincount(table.captions, weights=weight**2, minlength=len(captions)))
+            for table, weight in zip(tables, weights, strict=True)
+        ]
+        # coco-caption takes the candidate's length where it counts bigrams, which is one less than its words.
+        sizes = np.maximum(np.array([len(tokens) for tokens in captions]) - 1.0, 0.0)
+        return cls(tables, weights, np.stack(norms), sizes)
+
+    def similarity(self, left: IntArray, right: IntArray) -> FloatArray:
+        """(P,) CIDEr-D of pairs of captions, 0 to 10: candidates on the left, references on the right.
+
+        Args:
+            left, right: (P,) caption numbers.
+        """
+        parts = range(0, len(left), _PAIRS_AT_A_TIME)
+        return np.concatenate(
+            [np.zeros(0)]
+            + [self._similarity(left[i:][:_PAIRS_AT_A_TIME], right[i:][:_PAIRS_AT_A_TIME]) for i in parts]
+        )
+
+    def _similarity(self, left: IntArray, right: IntArray) -> FloatArray:
+        total = np.zeros(len(left))
+        for table, weight, norm in zip(self.tables, self.weights, self.norms, strict=True):
+            left_entry, left_pair = table.entries(left)
+            right_entry, right_pair = table.entries(right)
+            size = max(table.size, 1)
+            left_keys = left_pair * size + table.gram[left_entry]
+            where, shared = look_up(left_keys, right_pair * size + table.gram[right_entry])
+            candidate, reference = weight[left_entry][where[shared]], weight[right_entry][shared]
+            # The candidate's weight is clipped at the reference's, so that repeating a word gains nothing.
+            clipped = np.minimum(candidate, reference) * reference
+            products = np.bincount(right_pair[shared], weights=clipped, minlength=len(left))
+            length = norm[left] * norm[right]
+            total += np.divide(products, length, out=np.zeros(len(left)), where=length > 0)
+        return 10 * total / len(self.tables) * _length_penalty(self.sizes[left] - self.sizes[right])
 
 
 def cider_d(
@@ -38,18 +165,19 @@ def cider_d(
         BadSettings: not one list of references a candidate, or no image.
         MetricUnavailable: one image only.
     """
-    check_pairs(candidates, references, "CIDEr-D")
+    require_pairs(candidates, references, "CIDEr-D")
     N = len(candidates)
     if N < 2:
         raise MetricUnavailable(
             "CIDEr-D weighs words by how few images they stand with: expected at least two images, found one"
         )
+    candidate_tokens = [words(tokenizer(text)) for text in candidates]
+    reference_tokens = [[words(tokenizer(text)) for text in texts] for texts in references]
+    vectors = TfIdf.of(
+        [*candidate_tokens, *chain.from_iterable(reference_tokens)], DocumentFrequencies.of(reference_tokens)
+    )
     counts = np.array([len(texts) for texts in references])
     image = np.repeat(np.arange(N), counts)
-    vectors = TfIdf.of(
-        [words(tokenizer(text)) for text in chain(candidates, chain.from_iterable(references))],
-        document=np.concatenate([np.full(N, -1), image]),
-    )
     similarity = vectors.similarity(image, np.arange(N, N + len(image)))
     per_image = np.bincount(image, weights=similarity, minlength=N) / counts
     signature = sign(
@@ -59,128 +187,134 @@ def cider_d(
 
 
 @dataclass(frozen=True, eq=False)
-class DocumentFrequencies:
-    """In how many images each n-gram stands, so that captions of a few are weighed as those of all."""
+class _CaptionNgrams:
+    """Every n-gram of C captions, by order, caption and number."""
 
-    images: int
-    """How many images were counted."""
+    number: IntArray
+    """(E,) which n-gram it is."""
 
-    counts: dict[tuple[str, ...], int]
-    """Of n-grams of one to four words; others stand in none."""
+    place: IntArray
+    """(E,) its order, from 0, times C, and its caption."""
 
-    @classmethod
-    def of(cls, captions: Sequence[Sequence[Sequence[str]]]) -> Self:
-        """Count the tokenized captions of N images."""
-        counts: Counter[tuple[str, ...]] = Counter()
-        for image in captions:
-            counts.update(
-                {
-                    tuple(words[i : i + n])
-                    for words in image
-                    for n in range(1, ORDERS + 1)
-                    for i in range(len(words) - n + 1)
-                }
-            )
-        return cls(len(captions), dict(counts))
+    count: IntArray
+    """(E,) how often it stands in its caption."""
 
-    def rarity(self, grams: Iterable[tuple[str, ...]]) -> FloatArray:
-        """Log of images over those that each n-gram stands in, at least one."""
-        found = np.array([self.counts.get(gram, 0) for gram in grams], dtype=float)
-        return np.asarray(np.log(self.images) - np.log(np.maximum(found, 1)))
+    occurrence: IntArray
+    """(E,) which of these it is, from 0."""
 
-
-@dataclass(frozen=True, eq=False)
-class TfIdf:
-    """Captions as vectors of n-gram weights (term frequency times inverse document frequency), sparse."""
-
-    tables: list[Ngrams]
-    """n-grams of N captions for each order."""
-
-    weights: list[FloatArray]
-    """The weight of each entry of the table of that order."""
-
-    norms: FloatArray
-    """(orders, N) lengths of the vectors."""
-
-    sizes: FloatArray
-    """(N,) what the length penalty compares: the number of a caption's bigrams, as in coco-caption."""
+    sizes: IntArray
+    """(C,) bigrams of each caption, at least 0: what CIDEr-D's length penalty compares."""
 
     @classmethod
-    def of(
-        cls,
-        captions: Sequence[Sequence[str]],
-        document: IntArray,
-        frequencies: DocumentFrequencies | None = None,
-    ) -> Self:
-        """Weigh the n-grams of tokenized captions.
+    def of(cls, texts: Sequence[str]) -> Self:
+        captions = [_hash_text(text) for text in texts]
+        number, order, caption = list_ngrams(captions)
+        place = order * len(captions) + caption
+        sorting = np.lexsort((number, place))
+        number, place = number[sorting], place[sorting]
+        new = np.ones(len(number), dtype=bool)
+        new[1:] = (number[1:] != number[:-1]) | (place[1:] != place[:-1])
+        starts = np.flatnonzero(new)
+        counts = np.diff(np.append(starts, len(number)))
+        occurrence = np.arange(len(number)) - np.repeat(starts, counts)
+        lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
+        return cls(number, place, np.repeat(counts, counts), occurrence, np.maximum(lengths - 1, 0))
 
-        Args:
-            captions: N lists of words.
-            document: (N,) the document (image) that a caption belongs to; captions with -1 are
-                weighed, but do not count in saying how many documents an n-gram stands in.
-            frequencies: what to weigh by instead of counting over these captions.
+    @property
+    def coordinate(self) -> IntArray:
+        """(E,) an n-gram's coordinate: the k-th of equal n-grams of a caption is one of its own.
+
+        Then a product of vectors holds the smaller of two counts, so that repeating a word gains nothing.
         """
-        tables = count_ngrams(captions)
-        if frequencies is None:
-            weights = [table.count * _rarity(table, document) for table in tables]
-        else:
-            text = list(chain.from_iterable(captions))
-            grams = [
-                [tuple(text[i : i + n]) for i in table.first.tolist()]
-                for n, table in enumerate(tables, start=1)
-            ]
-            rarities = map(frequencies.document_frequencies, grams)
-            weights = [
-                table.count * rarity[table.gram] for table, rarity in zip(tables, rarities, strict=True)
-            ]
-        norms = [
-            np.sqrt(np.bincount(_captions(table), weights=weight**2, minlength=len(captions)))
-            for table, weight in zip(tables, weights, strict=True)
-        ]
-        # coco-caption takes the candidate's length where it counts bigrams, which is one less than its words.
-        sizes = np.maximum(np.array([len(words) for words in captions]) - 1.0, 0.0)
-        return cls(tables, weights, np.stack(norms), sizes)
+        return self.number * 31 + self.occurrence
 
-    def similarity(self, left: IntArray, right: IntArray) -> FloatArray:
-        """CIDEr-D of P pairs of captions, 0 to 10: candidates on the left, references on the right.
-
-        Args:
-            left, right: (P,) caption numbers.
-        """
-        parts = range(0, len(left), _PAIRS_AT_A_TIME)
-        return np.concatenate(
-            [np.zeros(0)]
-            + [self._similarity(left[i:][:_PAIRS_AT_A_TIME], right[i:][:_PAIRS_AT_A_TIME]) for i in parts]
-        )
-
-    def _similarity(self, left: IntArray, right: IntArray) -> FloatArray:
-        total = np.zeros(len(left))
-        for table, weight, norm in zip(self.tables, self.weights, self.norms, strict=True):
-            own, pair = table.entries(left)
-            other, its_pair = table.entries(right)
-            size = max(table.size, 1)
-            where, found = look_up(pair * size + table.gram[own], its_pair * size + table.gram[other])
-            candidate, reference = weight[own][where[found]], weight[other][found]
-            # The candidate's weight is clipped at the reference's, so that repeating a word gains nothing.
-            products = np.bincount(
-                its_pair[found], weights=np.minimum(candidate, reference) * reference, minlength=len(left)
-            )
-            length = norm[left] * norm[right]
-            total += np.divide(products, length, out=np.zeros(len(left)), where=length > 0)
-        apart = self.sizes[left] - self.sizes[right]
-        return np.asarray(10 * total / len(self.tables) * np.exp(-(apart**2) / (2 * SIGMA**2)))
+    def unit_weights(self, document_frequencies: DocumentFrequencies) -> FloatArray:
+        """(E,) weights of the n-grams, those of one order of one caption made a unit vector."""
+        idf = document_frequencies.idf(self.number)
+        total = np.bincount(self.place, weights=self.count * idf**2, minlength=ORDERS * len(self.sizes))
+        length = np.sqrt(total)[self.place]
+        return np.divide(idf, length, out=np.zeros_like(idf), where=length > 0)
 
 
-def _captions(table: Ngrams) -> IntArray:
-    """(M,) the caption of each entry."""
-    return np.repeat(np.arange(len(table.starts) - 1), np.diff(table.starts))
+def pairwise_cider_d(
+    texts: Sequence[str], num_references: int, document_frequencies: DocumentFrequencies
+) -> FloatArray:
+    """(C, M) CIDEr-D of captions, 0 to 10, each against one reference; float32.
+
+    Three captions, the first two of which are references, weighed by the documents of a corpus of five:
+
+        >>> texts = ["a dog runs on grass", "a dog sits", "a dog runs"]
+        >>> frequencies = DocumentFrequencies.of_texts([*texts, "two men sit", "a red car"])
+        >>> pairwise_cider_d(texts, 2, frequencies).round(2)
+        array([[1.24, 0.32],
+               [0.32, 0.5 ],
+               [2.88, 0.79]], dtype=float32)
+
+    A caption against itself counts only n-grams that others hold too: its entry is not its CIDEr-D.
+
+    Args:
+        texts: C captions.
+        num_references: M, how many of them, the first, are the references.
+        document_frequencies: of the corpus.
+    """
+    ngrams = _CaptionNgrams.of(texts)
+    unit = ngrams.unit_weights(document_frequencies)
+    # What stands in one caption alone is like nothing, and gets no column.
+    _, coordinate, holders = np.unique(ngrams.coordinate, return_inverse=True, return_counts=True)
+    shared = holders > 1
+    kept = shared[coordinate]
+    column = (np.cumsum(shared) - 1)[coordinate][kept]
+    owner = ngrams.place[kept] % len(texts)
+    candidate = np.zeros((len(texts), int(shared.sum())), dtype=np.float32)
+    candidate[owner, column] = unit[kept]
+    reference = candidate[:num_references].copy()
+    in_reference = owner < num_references
+    reference[owner[in_reference], column[in_reference]] *= ngrams.count[kept][in_reference]
+    penalty = _length_penalty(ngrams.sizes[:, None] - ngrams.sizes[None, :num_references])
+    return np.asarray(10 / ORDERS * (candidate @ reference.T) * penalty.astype(np.float32))
 
 
-def _rarity(table: Ngrams, document: IntArray) -> FloatArray:
-    """(M,) log of documents over those the n-gram stands in, at least one."""
-    owner = document[_captions(table)]
-    counted = owner >= 0
-    pairs = np.unique(owner[counted] * max(table.size, 1) + table.gram[counted])
-    frequency = np.bincount(pairs % max(table.size, 1), minlength=table.size)
-    documents = len(np.unique(document[document >= 0]))
-    return np.asarray(np.log(documents) - np.log(np.maximum(frequency, 1))[table.gram])
+def expected_cider_d(
+    texts: Sequence[str], weights: FloatArray, document_frequencies: DocumentFrequencies
+) -> FloatArray:
+    """(C,) expected CIDEr-D of captions, 0 to 10, the first M of which are the references, by probability.
+
+    Each of the references is compared with the others. The same as :func:`pairwise_cider_d` times the
+    weights, without the matrix between: for one length of references the expectation is one product with
+    their weighed sum.
+
+    Args:
+        texts: C captions.
+        weights: (M,) probabilities of the references, together 1.
+        document_frequencies: of the corpus.
+    """
+    M = len(weights)
+    ngrams = _CaptionNgrams.of(texts)
+    unit, owner = ngrams.unit_weights(document_frequencies), ngrams.place % len(texts)
+    coordinates, coordinate = np.unique(ngrams.coordinate, return_inverse=True)
+
+    sizes, size = np.unique(ngrams.sizes[:M], return_inverse=True)  # S different lengths of references
+    in_reference = owner < M
+    place = size[owner[in_reference]] * len(coordinates) + coordinate[in_reference]
+    weighed = weights[owner[in_reference]] * (unit * ngrams.count)[in_reference]
+    sums = np.bincount(place, weights=weighed, minlength=len(sizes) * len(coordinates))
+    penalty = _length_penalty(ngrams.sizes[:, None] - sizes[None])  # (C, S)
+    by_size = sums.reshape(len(sizes), -1).T[coordinate]  # (E, S)
+    shared = unit * np.einsum("es,es->e", by_size, penalty[owner])
+    expected = 10 / ORDERS * np.bincount(owner, weights=shared, minlength=len(texts))
+
+    squares = np.bincount(owner, weights=ngrams.count * unit**2, minlength=len(texts))[:M]
+    with_itself = weights * (10 / ORDERS * squares)
+    expected[:M] = np.maximum(expected[:M] - with_itself, 0) / np.maximum(1 - weights, _MIN_PROBABILITY)
+    return np.asarray(expected)
+
+
+def _length_penalty(difference: FloatArray | IntArray) -> FloatArray:
+    """1 for captions of one length, less the more bigrams one has than the other; any shape."""
+    return np.asarray(np.exp(-(difference**2) / (2 * SIGMA**2)))
+
+
+@lru_cache(maxsize=2**17)
+def _hash_text(text: str) -> WordHashes:
+    """Hashed words of a caption."""
+    return hash_words(words(PTB(text)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from magicap.arrays import FloatArray
 from magicap.errors import BadSettings
-from magicap.metrics.score import Score, check_pairs, sign
+from magicap.metrics.score import Score, require_pairs, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +23,13 @@ WEIGHT = 2.5
 class ClipScore:
     """The two scores for given images; a metric like any other once it holds their vectors.
 
-    The paper's figures are those of CLIP ViT-B/32. A scorer judges captions kindly that it steered itself.
+    The paper's figures are those of CLIP ViT-B/32. A scorer rates captions highly that it steered itself.
     """
 
     def __init__(self, scorer: ImageTextScorer, images: Tensor) -> None:
         """
         Args:
-            scorer: the judge.
+            scorer: what rates the captions.
             images: (N, D) unit vectors by the same scorer, in the candidates' order.
         """
         self.scorer = scorer
@@ -53,28 +53,29 @@ class ClipScore:
                 f"CLIPScore: expected captions of {len(self.images)} images, found {len(candidates)}"
             )
         texts = self._encode(candidates)
-        seen = WEIGHT * (texts * self.images.float().cpu().numpy()).sum(axis=1).clip(min=0)
+        clip_scores = WEIGHT * (texts * self.images.float().cpu().numpy()).sum(axis=1).clip(min=0)
         signature = sign(
             "CLIPScore",
             candidates,
             references,
             prefix=PREFIX.strip(),
             w=f"{WEIGHT:g}",
-            judge=self.scorer.fingerprint,
+            scorer=self.scorer.fingerprint,
         )
-        scores = {"CLIPScore": Score.mean("CLIPScore", seen, signature)}
+        scores = {"CLIPScore": Score.mean("CLIPScore", clip_scores, signature)}
         if any(references):
-            check_pairs(candidates, references, "RefCLIPScore")
-            both = _harmonic_mean(seen, self._reference_similarity(texts, references).clip(min=0))
+            require_pairs(candidates, references, "RefCLIPScore")
+            similarity = self._reference_similarity(texts, references).clip(min=0)
+            per_image = _harmonic_mean(clip_scores, similarity)
             signature = {**signature, "metric": "RefCLIPScore"}
-            scores["RefCLIPScore"] = Score.mean("RefCLIPScore", both, signature)
+            scores["RefCLIPScore"] = Score.mean("RefCLIPScore", per_image, signature)
         return scores
 
     def _reference_similarity(self, texts: FloatArray, references: Sequence[Sequence[str]]) -> FloatArray:
         """(N,) largest cosine of each candidate with its references."""
-        counts = [len(each) for each in references]
+        counts = [len(captions) for captions in references]
         owner = np.repeat(np.arange(len(references)), counts)
-        vectors = self._encode([text for each in references for text in each])
+        vectors = self._encode([text for captions in references for text in captions])
         cosine = (vectors * texts[owner]).sum(axis=1)
         return np.asarray(np.maximum.reduceat(cosine, np.cumsum([0, *counts[:-1]])))
 

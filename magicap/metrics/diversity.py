@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from magicap.metrics.fluency import refuse_none
+from magicap.metrics.fluency import require_captions
 from magicap.metrics.score import Score, Tokenizer, sign
 from magicap.metrics.tokenizer import PTB
 
@@ -24,23 +24,23 @@ def diversity(
 
     Args:
         candidates: N captions, at least one.
-        references: not looked at.
+        references: not used.
 
     Raises:
         BadSettings: no captions.
     """
-    refuse_none(candidates, "diversity")
-    spoken = [tokenizer(text) for text in candidates]
-    words = list(chain.from_iterable(spoken))
-    pairs = [pair for caption in spoken for pair in pairwise(caption)]
-    captions = Counter(tuple(caption) for caption in spoken)
+    require_captions(candidates, "diversity")
+    candidate_tokens = [tokenizer(text) for text in candidates]
+    words = list(chain.from_iterable(candidate_tokens))
+    pairs = [pair for tokens in candidate_tokens for pair in pairwise(tokens)]
+    captions = Counter(tuple(tokens) for tokens in candidate_tokens)
     signature = sign("diversity", candidates, references, tok=tokenizer.name)
     figures = [
         ("distinct captions", len(captions), False),
         ("distinct-1", len(set(words)) / max(len(words), 1), True),
         ("distinct-2", len(set(pairs)) / max(len(pairs), 1), True),
         ("vocabulary", len(set(words)), False),
-        ("most frequent caption", captions.most_common(1)[0][1] / len(spoken), True),
+        ("most frequent caption", captions.most_common(1)[0][1] / len(candidates), True),
     ]
     return {
         name: Score.count(name, value, {**signature, "metric": name}, percent=share)
@@ -55,12 +55,12 @@ def lengths(
 
     Args:
         candidates: N captions, at least one.
-        references: not looked at.
+        references: not used.
 
     Raises:
         BadSettings: no captions.
     """
-    refuse_none(candidates, "words")
+    require_captions(candidates, "words")
     per_image = np.array([len(tokenizer(text)) for text in candidates], dtype=np.float64)
     signature = sign("words", candidates, references, tok=tokenizer.name)
     return {"words": Score.mean("words", per_image, signature, percent=False)}

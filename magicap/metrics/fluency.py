@@ -1,4 +1,4 @@
-"""Whether captions come to an end, and whether what they end on or say twice shows that a sentence broke."""
+"""Whether captions come to an end, and whether their last or repeated words show that a sentence broke."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _MAY_REPEAT = frozenset("very really that had no so bye ha go boo big old long l
 def unfinished(candidates: Sequence[str], references: Sequence[Sequence[str]] = ()) -> dict[str, Score]:
     """Share of captions that are empty or do not end in '.', '!' or '?' (before closing quotes or brackets).
 
-    It judges the text alone: where captions are written without full stops, all are unfinished.
+    It looks at the text alone: where captions are written without full stops, all are unfinished.
 
     Args:
         candidates: N captions, at least one.
-        references: not looked at.
+        references: not used.
 
     Raises:
         BadSettings: no captions.
     """
-    refuse_none(candidates, "unfinished")
+    require_captions(candidates, "unfinished")
     per_image = np.array(
         [not text.rstrip().rstrip(_CLOSERS).endswith(_STOPS) for text in candidates], dtype=np.float64
     )
@@ -48,25 +48,29 @@ def broken(
     """Share of captions that no one would write, as far as closed lists of words can tell.
 
     A caption is broken if it has no words, ends on a word behind which a sentence goes on ("a dog with
-    the."), says a word twice in a row ("a dog dog runs"), or puts one determiner behind another ("on the a
+    the."), has a word twice in a row ("a dog dog runs"), or puts one determiner behind another ("on the a
     beach"). That finds cut and stuttering sentences, not every mistake of grammar: a lower bound. Of
     people's own captions in Flickr8k, Flickr30k and COCO it finds 1 to 4 in 1,000 broken.
 
     Args:
         candidates: N captions, at least one.
-        references: not looked at.
+        references: not used.
 
     Raises:
         BadSettings: no captions.
     """
-    refuse_none(candidates, "broken")
+    require_captions(candidates, "broken")
     per_image = np.array([_is_broken(tokenizer(text)) for text in candidates], dtype=np.float64)
     signature = sign("broken", candidates, references, tok=tokenizer.name)
     return {"broken": Score.mean("broken", per_image, signature)}
 
 
-def refuse_none(candidates: Sequence[str], metric: str) -> None:
-    """A metric without references needs captions all the same."""
+def require_captions(candidates: Sequence[str], metric: str) -> None:
+    """Refuse what is no list of captions: metrics without references need them all the same.
+
+    Raises:
+        BadSettings: it is refused.
+    """
     if isinstance(candidates, str) or not len(candidates):
         raise BadSettings(f"{metric}: expected a list of captions, found {candidates!r:.60}")
 

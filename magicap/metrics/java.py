@@ -1,28 +1,25 @@
-"""Java programs as metrics: found or said to be missing, and ended when they hang."""
+"""Java programs as metrics: run where there is Java, and ended when they hang."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from magicap.errors import MetricUnavailable
+from magicap.extras import require
 
-_COMPLAINT = 300  # characters of a failed program's own message that are passed on
+_MESSAGE = 300  # characters of a failed program's own message that are passed on
 
 
-def package_folder(name: str, metric: str) -> Path:
+def package_folder(name: str) -> Path:
     """The folder of an installed package that carries a Java program.
 
     Raises:
-        MetricUnavailable: the package is not installed.
+        MissingPackage: the package is not installed.
     """
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise MetricUnavailable(f"{metric} needs the package {name}: pip install 'magicap[eval]'")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return Path(next(iter(require(name).__path__)))
 
 
 def run_java(metric: str, arguments: Sequence[str], *, folder: Path, stdin: str = "", seconds: float) -> str:
@@ -53,12 +50,12 @@ def run_java(metric: str, arguments: Sequence[str], *, folder: Path, stdin: str 
     if done.returncode:
         raise MetricUnavailable(
             f"{metric}: java {' '.join(arguments)} ended with code {done.returncode} after printing "
-            f"{done.stdout.count(chr(10))} lines: {_complaint(done.stderr)}"
+            f"{done.stdout.count(chr(10))} lines: {_message(done.stderr)}"
         )
     return done.stdout
 
 
-def _complaint(stderr: str) -> str:
-    """What a program said before it failed, without Java's lists of calls."""
+def _message(stderr: str) -> str:
+    """A failed program's own message, without Java's lists of calls."""
     lines = (line.strip() for line in stderr.splitlines() if not line.startswith("\tat "))
-    return " ".join(line for line in lines if line)[:_COMPLAINT] or "no message"
+    return " ".join(line for line in lines if line)[:_MESSAGE] or "no message"

@@ -9,7 +9,7 @@ import numpy as np
 from magicap.arrays import FloatArray
 from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
-from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
+from magicap.metrics.score import Score, Tokenizer, require_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 # The paper's parameters for English, ranking task: what coco-caption runs.
@@ -38,10 +38,11 @@ def meteor(
 
     Raises:
         BadSettings: not one list of references a candidate, or no image.
-        MetricUnavailable: no Java or no pycocoevalcap, or the process hung or failed.
+        MetricUnavailable: no Java, or the process hung or failed.
+        MissingPackage: pycocoevalcap is not installed.
     """
-    check_pairs(candidates, references, "METEOR")
-    folder = package_folder("pycocoevalcap", "METEOR") / "meteor"
+    require_pairs(candidates, references, "METEOR")
+    folder = package_folder("pycocoevalcap") / "meteor"
     lines = (
         " ||| ".join(["SCORE", *(_line(text, tokenizer) for text in [*texts, candidate])])
         for candidate, texts in zip(candidates, references, strict=True)
@@ -76,7 +77,7 @@ def _read(printed: str, n: int) -> FloatArray:
             if lines
             else "METEOR: meteor-1.5.jar printed nothing"
         )
-    # A candidate that matches whole is one chunk, which the original does not punish, alone or pooled.
+    # A candidate that matches wholly is one chunk, which the original does not penalise, alone or pooled.
     lengths, chunks, matched = statistics[:, :2], statistics[:, 20], statistics[:, 21:]
     statistics[(chunks == 1) & (matched == lengths).all(axis=1), 20] = 0
     return statistics

@@ -1,18 +1,28 @@
-"""n-grams of many captions as integer tables, so that counting and comparing them is array arithmetic."""
+"""n-grams of many captions as integer arrays, so that counting and comparing them is array arithmetic.
+
+:class:`Ngrams` numbers the n-grams of one corpus from 0. :func:`hash_ngrams` gives them 64-bit numbers that
+need no vocabulary and stay the same from one corpus to the next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from magicap.arrays import IntArray
+from magicap.arrays import BoolArray, IntArray
 
 ORDERS = 4
 """BLEU and CIDEr-D look at n-grams of one to four words."""
+
+WordHashes = NDArray[np.uint64]
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: no word is lost in products modulo 2**64
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +46,13 @@ class Ngrams:
         """How many different n-grams there are in all captions."""
         return len(self.first)
 
+    @property
+    def captions(self) -> IntArray:
+        """(M,) the caption of each entry."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
     def entries(self, captions: IntArray) -> tuple[IntArray, IntArray]:
-        """Rows of the table that belong to some captions, a caption may be asked for again.
+        """Rows of the table that belong to some captions, which may repeat.
 
         Args:
             captions: (P,) caption numbers.
@@ -46,9 +61,9 @@ class Ngrams:
             Positions (Q,) in :attr:`gram` and :attr:`count`, and which of the P each belongs to (Q,).
         """
         lengths = (self.starts[1:] - self.starts[:-1])[captions]
-        asker = np.repeat(np.arange(len(captions)), lengths)
+        query = np.repeat(np.arange(len(captions)), lengths)
         before = np.cumsum(lengths) - lengths
-        return np.arange(len(asker)) - before[asker] + self.starts[captions][asker], asker
+        return np.arange(len(query)) - before[query] + self.starts[captions][query], query
 
 
 def words(tokens: Sequence[str]) -> list[str]:
@@ -57,37 +72,34 @@ def words(tokens: Sequence[str]) -> list[str]:
 
 
 def count_ngrams(captions: Sequence[Sequence[str]], orders: int = ORDERS) -> list[Ngrams]:
-    """Tables for n = 1 to ``orders`` of tokenized captions."""
-    known: dict[str, int] = {}
-    numbers = (known.setdefault(word, len(known)) for word in chain.from_iterable(captions))
+    """Tables for n = 1 to ``orders`` of tokenised captions."""
+    ids_by_word: dict[str, int] = {}
+    numbers = (ids_by_word.setdefault(word, len(ids_by_word)) for word in chain.from_iterable(captions))
     ids = np.fromiter(numbers, dtype=np.int64)
+    vocabulary = max(len(ids_by_word), 1)
     lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
     caption = np.repeat(np.arange(len(captions)), lengths)
-    room = np.repeat(np.cumsum(lengths), lengths) - np.arange(
-        len(ids)
-    )  # words from here to the caption's end
+    remaining = _remaining_words(lengths)
 
     tables = []
-    gram, size = ids, len(known)  # the n-gram that starts at each word
+    gram, size = ids, len(ids_by_word)  # the n-gram that starts at each word
     for n in range(1, orders + 1):
+        begins = np.flatnonzero(remaining >= n)
         if n > 1:  # an n-gram is its first n - 1 words and the n-th: a pair of numbers, numbered anew
-            fits = room >= n
-            last = ids[np.flatnonzero(fits) + n - 1]
-            distinct, numbered = np.unique(gram[fits] * max(len(known), 1) + last, return_inverse=True)
+            pairs = gram[begins] * vocabulary + ids[begins + n - 1]
+            distinct, numbered = np.unique(pairs, return_inverse=True)
             gram, size = np.zeros_like(ids), len(distinct)
-            gram[fits] = numbered
-        begins = np.flatnonzero(room >= n)
-        keys = caption[begins] * max(size, 1) + gram[begins]
-        found, count = np.unique(keys, return_counts=True)
+            gram[begins] = numbered
+        keys, count = np.unique(caption[begins] * max(size, 1) + gram[begins], return_counts=True)
         first = np.zeros(size, dtype=np.int64)
         first[gram[begins][::-1]] = begins[::-1]  # of several, the last one written is the first in the text
-        owner = found // max(size, 1)
+        owner = keys // max(size, 1)
         starts = np.searchsorted(owner, np.arange(len(captions) + 1))
-        tables.append(Ngrams(starts, found - owner * max(size, 1), count.astype(np.int64), first))
+        tables.append(Ngrams(starts, keys - owner * max(size, 1), count.astype(np.int64), first))
     return tables
 
 
-def look_up(keys: IntArray, wanted: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+def look_up(keys: IntArray, wanted: IntArray) -> tuple[IntArray, BoolArray]:
     """Where wanted keys stand in a rising list without repeats, and whether they do.
 
     Returns:
@@ -95,5 +107,54 @@ def look_up(keys: IntArray, wanted: IntArray) -> tuple[IntArray, NDArray[np.bool
     """
     position = np.searchsorted(keys, wanted)
     position[position == len(keys)] = 0
-    found = keys[position] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
-    return position, found
+    present = keys[position] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
+    return position, present
+
+
+def hash_words(tokens: Iterable[str]) -> WordHashes:
+    """(T,) 64 bits of each word."""
+    return np.array([_hash_word(word) for word in tokens], dtype=np.uint64)
+
+
+def hash_ngrams(text: WordHashes, begins: IntArray, order: int) -> IntArray:
+    """(E,) numbers of the n-grams of ``order`` words that begin at some positions of a text.
+
+    That two n-grams share a number is as good as impossible.
+
+    Args:
+        text: (T,) hashed words.
+        begins: (E,) positions, at most T - ``order``.
+    """
+    numbers = np.zeros(len(begins), dtype=np.uint64)
+    for offset in range(order):
+        numbers = numbers * _BASE + text[begins + offset]
+    return numbers.view(np.int64)
+
+
+def list_ngrams(captions: Sequence[WordHashes]) -> tuple[IntArray, IntArray, IntArray]:
+    """Every n-gram of one to four words of some captions, as often as it stands there, E in all.
+
+    Args:
+        captions: hashed words of each.
+
+    Returns:
+        Numbers, orders from 0, and captions of the n-grams; each (E,).
+    """
+    text = np.concatenate([*captions, np.zeros(0, dtype=np.uint64)])
+    lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
+    caption = np.repeat(np.arange(len(captions)), lengths)
+    remaining = _remaining_words(lengths)
+    begins = [np.flatnonzero(remaining > order) for order in range(ORDERS)]
+    numbers = [hash_ngrams(text, positions, order) for order, positions in enumerate(begins, start=1)]
+    orders = np.repeat(np.arange(ORDERS), [len(positions) for positions in begins])
+    return np.concatenate(numbers), orders, caption[np.concatenate(begins)]
+
+
+def _remaining_words(lengths: IntArray) -> IntArray:
+    """(T,) how many words there are from each to its caption's end: lengths [2, 3] give [2, 1, 3, 2, 1]."""
+    return np.repeat(np.cumsum(lengths), lengths) - np.arange(lengths.sum())
+
+
+@lru_cache(maxsize=2**16)
+def _hash_word(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest(), "little")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from magicap.metrics.score import Score, Tokenizer, check_pairs, sign
+from magicap.metrics.score import Score, Tokenizer, require_pairs, sign
 from magicap.metrics.tokenizer import PTB
 
 BETA = 1.2
@@ -27,7 +27,7 @@ def rouge_l(
     Raises:
         BadSettings: not one list of references a candidate, or no image.
     """
-    check_pairs(candidates, references, "ROUGE-L")
+    require_pairs(candidates, references, "ROUGE-L")
     per_image = np.array(
         [
             _f_score(tokenizer(candidate), [tokenizer(text) for text in texts])
@@ -39,10 +39,10 @@ def rouge_l(
 
 
 def _f_score(candidate: list[str], references: list[list[str]]) -> float:
-    places: dict[str, int] = {}  # word -> the candidate's positions as bits
+    positions: dict[str, int] = {}  # word -> the candidate's positions as bits
     for position, word in enumerate(candidate):
-        places[word] = places.get(word, 0) | 1 << position
-    common = [_common_length(places, len(candidate), words) for words in references]
+        positions[word] = positions.get(word, 0) | 1 << position
+    common = [_common_length(positions, len(candidate), words) for words in references]
     precision = max(common) / max(len(candidate), 1)
     recall = max(length / max(len(words), 1) for length, words in zip(common, references, strict=True))
     if not precision or not recall:
@@ -50,11 +50,11 @@ def _f_score(candidate: list[str], references: list[list[str]]) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
 
-def _common_length(places: dict[str, int], length: int, words: list[str]) -> int:
+def _common_length(positions: dict[str, int], length: int, words: list[str]) -> int:
     """Longest common subsequence, a whole row of the table at a time as bits of one number (Hyyrö 2004)."""
-    everywhere = (1 << length) - 1
-    row = everywhere
+    all_ones = (1 << length) - 1
+    row = all_ones
     for word in words:
-        matches = row & places.get(word, 0)
-        row = (row + matches | row - matches) & everywhere
+        matches = row & positions.get(word, 0)
+        row = (row + matches | row - matches) & all_ones
     return length - row.bit_count()

@@ -1,4 +1,4 @@
-"""What a metric gives: a corpus score, a score an image, and a signature that says how they came about."""
+"""What a metric gives: a corpus score, a score an image, and a signature of how they were measured."""
 
 from __future__ import annotations
 
@@ -87,22 +87,22 @@ class Score:
             raise BadSettings(f"{self.name} is a figure of the whole corpus and cannot be resampled by image")
         return self.aggregate(weights @ self.statistics)
 
-    def signed(self, **more: str) -> Score:
-        """The same score with more said about its origin, e.g. ``split`` and ``model``.
+    def signed(self, **entries: str) -> Score:
+        """The same score with further entries in its signature, e.g. ``split`` and ``model``.
 
         Raises:
-            BadSettings: what was measured would be said otherwise.
+            BadSettings: the signature has such an entry.
         """
-        if taken := sorted(set(more) & set(self.signature)):
-            raise BadSettings(f"{self.name}'s signature says {', '.join(taken)} already; use another key")
-        return replace(self, signature={**self.signature, **more})
+        if both := sorted(set(entries) & set(self.signature)):
+            raise BadSettings(f"{self.name}'s signature says {', '.join(both)} already; use another key")
+        return replace(self, signature={**self.signature, **entries})
 
     def scaled(self, number: float) -> float:
         """A number on the metric's own scale, as papers print it."""
         return 100 * number if self.percent else number
 
     @property
-    def shown(self) -> str:
+    def text(self) -> str:
         """As papers print it."""
         if self.percent:
             return f"{self.scaled(self.value):.2f}"
@@ -133,23 +133,23 @@ class Tokenizer(Protocol):
 
 
 def sign(
-    metric: str, candidates: Sequence[str], references: Sequence[Sequence[str]], **more: str
+    metric: str, candidates: Sequence[str], references: Sequence[Sequence[str]], **settings: str
 ) -> dict[str, str]:
     """The signature every metric starts from."""
     counts = [len(texts) for texts in references]
     low, high = min(counts, default=0), max(counts, default=0)
     refs = str(low) if low == high else f"{low}-{high}"
-    return {"metric": metric, **more, "n": str(len(candidates)), "refs": refs, "version": __version__}
+    return {"metric": metric, **settings, "n": str(len(candidates)), "refs": refs, "version": __version__}
 
 
-def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]], metric: str) -> None:
+def require_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]], metric: str) -> None:
     """Refuse what no metric can score.
 
     Raises:
         BadSettings: not as many references as candidates, an image without any, or no image.
     """
-    texts = [candidates, *references]
-    if any(isinstance(each, str) or not all(isinstance(text, str) for text in each) for each in texts):
+    groups = [candidates, *references]
+    if any(isinstance(group, str) or not all(isinstance(text, str) for text in group) for group in groups):
         raise BadSettings(
             f"{metric}: expected a list of captions and a list of lists of captions, found something else; "
             "one image is written ['a dog'], [['a brown dog', 'a dog runs']]"
@@ -161,9 +161,9 @@ def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]], 
         )
     if not len(candidates):
         raise BadSettings(f"{metric}: expected at least one image, found none")
-    bare = [position for position, texts in enumerate(references) if not len(texts)]
-    if bare:
+    without = [position for position, texts in enumerate(references) if not len(texts)]
+    if without:
         raise BadSettings(
-            f"{metric}: {len(bare)} images have no reference caption, the first at position {bare[0]}; "
+            f"{metric}: {len(without)} images have no reference caption, the first at position {without[0]}; "
             "leave them out or add references"
         )

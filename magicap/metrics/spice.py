@@ -13,7 +13,7 @@ import numpy as np
 from magicap.arrays import FloatArray
 from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
-from magicap.metrics.score import Score, check_pairs, sign
+from magicap.metrics.score import Score, require_pairs, sign
 
 _PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _START_SECONDS, _IMAGE_SECONDS = 600.0, 2.0
@@ -22,7 +22,7 @@ _START_SECONDS, _IMAGE_SECONDS = 600.0, 2.0
 def spice(
     candidates: Sequence[str], references: Sequence[Sequence[str]], *, seconds: float | None = None
 ) -> dict[str, Score]:
-    """SPICE, 0 to 1; the corpus score is the mean of images. It reads captions untokenized.
+    """SPICE, 0 to 1; the corpus score is the mean of images. It reads captions untokenised.
 
     Beside pycocoevalcap it needs the parser of CoreNLP 3.6.0 (two files, 400 MB) in its ``spice/lib``; making
     a ``pycocoevalcap.spice.spice.Spice()`` fetches them where there is a network. Nothing is downloaded here.
@@ -34,10 +34,11 @@ def spice(
 
     Raises:
         BadSettings: not one list of references a candidate, or no image.
-        MetricUnavailable: no Java, no pycocoevalcap or no parser, or the process hung or failed.
+        MetricUnavailable: no Java or no parser, or the process hung or failed.
+        MissingPackage: pycocoevalcap is not installed.
     """
-    check_pairs(candidates, references, "SPICE")
-    folder = package_folder("pycocoevalcap", "SPICE") / "spice"
+    require_pairs(candidates, references, "SPICE")
+    folder = package_folder("pycocoevalcap") / "spice"
     missing = [name for name in _PARSER if not (folder / "lib" / name).is_file()]
     if missing:
         raise MetricUnavailable(
@@ -49,16 +50,16 @@ def spice(
         for i, (candidate, texts) in enumerate(zip(candidates, references, strict=True))
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answered = Path(scratch, "in.json"), Path(scratch, "out.json")
-        asked.write_text(json.dumps(rows), encoding="utf-8")
-        arguments = ["-Xmx8G", "-jar", "spice-1.0.jar", str(asked), "-cache", scratch, "-out", str(answered)]
+        question, answer = Path(scratch, "in.json"), Path(scratch, "out.json")
+        question.write_text(json.dumps(rows), encoding="utf-8")
+        arguments = ["-Xmx8G", "-jar", "spice-1.0.jar", str(question), "-cache", scratch, "-out", str(answer)]
         run_java(
             "SPICE",
             [*arguments, "-subset", "-silent"],
             folder=folder,
             seconds=_START_SECONDS + _IMAGE_SECONDS * len(rows) if seconds is None else seconds,
         )
-        per_image = _read(answered, len(rows))
+        per_image = _read(answer, len(rows))
     return {"SPICE": Score.mean("SPICE", per_image, sign("SPICE", candidates, references, java="spice-1.0"))}
 
 

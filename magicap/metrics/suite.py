@@ -1,25 +1,80 @@
-"""All metrics of a set of captions at once."""
+"""All metrics of a set of captions at once, and what each of their figures means."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
-from magicap.errors import BadSettings, MetricUnavailable
+from magicap.errors import BadSettings, MetricUnavailable, MissingPackage
 from magicap.metrics.bleu import bleu
 from magicap.metrics.cider import cider_d
 from magicap.metrics.diversity import diversity, lengths
 from magicap.metrics.fluency import broken, unfinished
 from magicap.metrics.meteor import meteor
 from magicap.metrics.rouge import rouge_l
-from magicap.metrics.score import Metric, Score, Tokenizer, check_pairs
+from magicap.metrics.score import Metric, Score, Tokenizer, require_pairs
 from magicap.metrics.spice import spice
 from magicap.metrics.tokenizer import PTB
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One number that a metric gives: which way is better, its range, and where it is shown."""
+
+    name: str
+    """As papers print it: ``BLEU-4``."""
+
+    higher_is_better: bool = True
+    """Whether more of it is better; of other figures reports say "higher", not "better"."""
+
+    low: float = 0.0
+    """The smallest value, on the metric's own scale."""
+
+    high: float = 1.0
+    """The largest value; infinite where there is none."""
+
+    column: bool = False
+    """Whether tables have a column for it; CSV and report have all figures."""
+
+    plotted: bool = False
+    """Whether reports draw bars of it."""
+
+
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        Figure("BLEU-1", column=True),
+        Figure("BLEU-2"),
+        Figure("BLEU-3"),
+        Figure("BLEU-4", column=True, plotted=True),
+        Figure("METEOR", column=True, plotted=True),
+        Figure("ROUGE-L", column=True, plotted=True),
+        Figure("CIDEr-D", high=10.0, column=True, plotted=True),
+        Figure("SPICE", column=True, plotted=True),
+        Figure("CLIPScore", high=2.5, column=True, plotted=True),
+        Figure("RefCLIPScore", high=10 / 7, column=True, plotted=True),
+        Figure("distinct captions", high=inf, column=True),
+        Figure("distinct-1"),
+        Figure("distinct-2"),
+        Figure("vocabulary", high=inf),
+        Figure("most frequent caption", higher_is_better=False),
+        Figure("words", higher_is_better=False, high=inf, column=True),
+        Figure("unfinished", higher_is_better=False, column=True),
+        Figure("broken", higher_is_better=False, column=True),
+    )
+}
+"""Figures by the name papers print, in the order of tables."""
+
+
+def figure_of(name: str) -> Figure:
+    """What is known of a figure; of one that no metric here gives, that more is better."""
+    return FIGURES.get(name, Figure(name, low=-inf, high=inf))
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A metric of the table."""
+    """A metric of :data:`METRICS`."""
 
     compute: Callable[..., dict[str, Score]]
     title: str
@@ -59,7 +114,7 @@ def evaluate(
     references: Sequence[Sequence[str]],
     *,
     metrics: Iterable[str] | None = None,
-    more: Mapping[str, Metric] | None = None,
+    extra_metrics: Mapping[str, Metric] | None = None,
     tokenizer: Tokenizer = PTB,
     about: Mapping[str, str] | None = None,
 ) -> Report:
@@ -69,26 +124,28 @@ def evaluate(
         candidates: N captions.
         references: N lists of one or more captions.
         metrics: names of :data:`METRICS`; None takes all.
-        more: further metrics by name, e.g. a :class:`~magicap.metrics.clipscore.ClipScore`.
+        extra_metrics: further metrics by name, e.g. a :class:`~magicap.metrics.clipscore.ClipScore`.
         tokenizer: of the metrics that compare words.
-        about: what every signature shall say beside how it was measured, e.g. split and model.
+        about: entries of every signature beside how it was measured, e.g. split and model.
 
     Raises:
-        BadSettings: not one list of references a candidate, no image, or a metric nobody knows.
+        BadSettings: not one list of references a candidate, no image, or an unknown metric.
     """
-    check_pairs(candidates, references, "evaluate")
-    remembered = _Remembered(tokenizer)
+    require_pairs(candidates, references, "evaluate")
+    cached = _CachedTokenizer(tokenizer)
     scores: dict[str, Score] = {}
     absent: dict[str, str] = {}
-    entries = _chosen(metrics) + [Entry(metric, title, False) for title, metric in (more or {}).items()]
+    entries = _chosen(metrics) + [
+        Entry(metric, title, False) for title, metric in (extra_metrics or {}).items()
+    ]
     for entry in entries:
-        settings = {"tokenizer": remembered} if entry.tokenized else {}
+        settings = {"tokenizer": cached} if entry.tokenized else {}
         try:
-            found = entry.compute(candidates, references, **settings)
-        except MetricUnavailable as error:
+            measured = entry.compute(candidates, references, **settings)
+        except (MetricUnavailable, MissingPackage) as error:
             absent[entry.title] = str(error)
         else:
-            scores |= {key: score.signed(**(about or {})) for key, score in found.items()}
+            scores |= {key: score.signed(**(about or {})) for key, score in measured.items()}
     return Report(scores, absent)
 
 
@@ -101,15 +158,15 @@ def _chosen(names: Iterable[str] | None) -> list[Entry]:
     return [entry for name, entry in METRICS.items() if name in wanted]
 
 
-class _Remembered:
+class _CachedTokenizer:
     """A tokenizer that does not tokenize a caption twice."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.name = tokenizer.name
         self._tokenizer = tokenizer
-        self._known: dict[str, list[str]] = {}
+        self._tokens: dict[str, list[str]] = {}
 
     def __call__(self, text: str) -> list[str]:
-        if text not in self._known:
-            self._known[text] = self._tokenizer(text)
-        return self._known[text]
+        if text not in self._tokens:
+            self._tokens[text] = self._tokenizer(text)
+        return self._tokens[text]

@@ -141,9 +141,9 @@ RULES: Final[dict[str, str]] = {
 _PATTERNS: Final = tuple((name, re.compile(pattern)) for name, pattern in RULES.items())
 
 # Rules whose tokens coco-caption drops, whatever they are: written "-", "--" and "...", and nothing.
-_SILENT = {"dash", "dots", "space"}
-# coco-caption's list less what _SILENT covers. It has "-LRB-" and its like too, but Java's ``-lowerCase`` has
-# made them "-lrb-": published scores count brackets as words, and to compare with them so do we.
+_DROPPED_RULES = {"dash", "dots", "space"}
+# coco-caption's list less what _DROPPED_RULES covers. It has "-LRB-" and its like too, but Java's
+# ``-lowerCase`` has made them "-lrb-": published scores count brackets as words, and so do we, to compare.
 _DROPPED = frozenset(["", *"'' ' `` ` . ? ! , : ;".split()])  # nothing is left of lone soft hyphens
 _RESPELT = {
     **{"[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
@@ -197,12 +197,12 @@ def _spell(rule: str, token: str) -> str:
 def _tokens(text: str) -> tuple[str, ...]:
     if _PLAIN.fullmatch(text) and not _TWO_WORDS.fullmatch(text):
         return (text.lower(),)
-    found = _matches(_BEYOND_JAVA.sub(" ", text))
-    spelt = (_spell(rule, token) for rule, token in found if rule not in _SILENT)
+    matches = _matches(_BEYOND_JAVA.sub(" ", text))
+    spelt = (_spell(rule, token) for rule, token in matches if rule not in _DROPPED_RULES)
     return tuple(token for token in spelt if token not in _DROPPED)
 
 
-_cached = functools.lru_cache(maxsize=1 << 16)(_tokens)
+_cached_tokens = functools.lru_cache(maxsize=1 << 16)(_tokens)
 
 
 class PTBTokenizer:
@@ -220,7 +220,11 @@ class PTBTokenizer:
         if _ACROSS.search(text):
             return list(_tokens(text))
         # captions share most of their words; a chunk too long to be one would only fill the cache
-        return [token for chunk in text.split() for token in (_cached if len(chunk) < 64 else _tokens)(chunk)]
+        return [
+            token
+            for chunk in text.split()
+            for token in (_cached_tokens if len(chunk) < 64 else _tokens)(chunk)
+        ]
 
 
 PTB: Final = PTBTokenizer()
