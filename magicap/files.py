@@ -1,4 +1,4 @@
-"""Files that results are written to: refused before the work, and whole or not there after it."""
+"""Files that results are written to: checked before the work, and whole or not there after it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from magicap.errors import BadSettings
 
 
-def refuse_unwritable(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Check that a file can be written, before minutes of work and not after.
+def require_writable(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse a file that cannot be written, before minutes of work and not after.
 
     Args:
         inputs: files that are read, which must not be written over.

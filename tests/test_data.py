@@ -47,7 +47,7 @@ def write(path, rows):
     return path
 
 
-def test_what_a_model_is_judged_by_is_left_out(tmp_path):
+def test_what_a_model_is_evaluated_on_is_left_out(tmp_path):
     rows = [
         {"image": "a", "split": "train", "captions": ["one ."], "flickr8k_split": None},
         {"image": "b", "split": "train", "captions": ["two ."], "flickr8k_split": "test"},

@@ -1,4 +1,4 @@
-"""Forms of data sets, one door: the same rows from each."""
+"""Forms of data sets, one reader: the same rows from each."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_line_signs_within_a_caption_do_not_end_it(tmp_path):
     assert read_captions(path)[0].captions == ("A\u2028dog.\x0c", "A\x85b")
 
 
-def test_text_is_told_from_data_sets(tmp_path):
+def test_text_and_data_sets_are_not_confused(tmp_path):
     assert read_sentences(put(tmp_path / "a.txt", "[a dog]\r\n{a cat\n")) == ["[a dog].", "{a cat."]
     for name, content in (
         ("a.json", {"texts": []}),

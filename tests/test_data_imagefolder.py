@@ -1,4 +1,4 @@
-"""Pictures with metadata.jsonl: read as the library datasets reads them, which is the judge here."""
+"""Pictures with metadata.jsonl: read as the library datasets, the reference here, reads them."""
 
 from __future__ import annotations
 

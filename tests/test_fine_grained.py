@@ -39,6 +39,9 @@ SETTINGS = FineGrainedSettings(width=6, hidden=8, region=1, image_block=-1, text
 
 
 def script(folder: str, name: str) -> ModuleType:
+    """A script as its file; a recipe may import what lies beside it, as it does when it is run."""
+    if folder == "recipes" and str(ROOT / folder) not in sys.path:
+        sys.path.insert(0, str(ROOT / folder))
     spec = importlib.util.spec_from_file_location(f"{folder}_{name}", ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -53,8 +56,8 @@ def fine() -> FineGrainedScorer:
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    chance = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(*shape, generator=chance), dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
 def naive(patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -156,7 +159,7 @@ def test_reranking_scores_the_first_few_anew_in_both_directions(fine):
     to_text, to_picture = fine.rerank(images, texts, 99)
     assert torch.allclose(to_text, whole, atol=1e-5)
     assert torch.allclose(to_picture, whole, atol=1e-5)
-    with pytest.raises(BadSettings, match=r"at least 1 candidate .* found 0"):
+    with pytest.raises(BadSettings, match=r"top must be .* at least 1, found 0"):
         fine.rerank(images, texts, 0)
 
 
@@ -202,6 +205,8 @@ def test_folders_that_hold_none_are_refused(fine, tmp_path):
 def test_towers_of_another_kind_are_refused(fine):
     blind = tiny.scorer(pool_type="last")
     assert blind.text_tower is None
+    with pytest.raises(BadSettings, match="expected at least one picture"):
+        fine.encode_images([])
     with pytest.raises(BadModel, match="expected a causal text tower"):
         FineGrainedScorer(blind)
     with pytest.raises(BadModel, match="at least 3 blocks in the text tower, found 2"):
@@ -214,7 +219,8 @@ def test_towers_of_another_kind_are_refused(fine):
     "wrong", [{"width": 0}, {"region": 0}, {"image_block": 1}, {"dropout": 1.0}, {"weight": float("nan")}]
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(BadSettings, match=r"expected .* found"):
+    (name,) = wrong
+    with pytest.raises(BadSettings, match=rf"^{name} must be .* found"):
         FineGrainedSettings(**wrong)
 
 
@@ -319,7 +325,7 @@ def test_the_recipe_logs_what_reranking_brings_and_resumes(settings):
     assert json.loads((out / "best" / "fine_grained.json").read_text())["settings"]["weight"] >= 0
     train.main(train.Config(**settings))
     assert (out / "log.jsonl").read_text() == before
-    with pytest.raises(SystemExit, match="width to be 6 as when this run began, found 7"):
+    with pytest.raises(BadSettings, match="width to be 6 as when this run began, found 7"):
         train.main(train.Config(**settings | {"width": 7}))
 
 
@@ -328,7 +334,7 @@ def test_the_weight_is_the_one_that_serves_best():
     cosines, owner = torch.tensor([[0.5, 0.62], [0.62, 0.5]]), torch.tensor([0, 1])
     both = torch.arange(2).expand(2, 2)
     for local, weight in ((torch.eye(2), 0.2), (1 - torch.eye(2), 0.0)):
-        figures = train.weighed(train.Candidates(cosines, both, local, both, local), owner)
+        figures = train.with_best_weight(train.Candidates(cosines, both, local, both, local), owner)
         assert figures["weight"] == weight
         assert figures["score"] == (200 if weight else 0)
 
@@ -338,7 +344,7 @@ def test_the_loss_knows_every_caption_of_a_picture():
     torch.manual_seed(0)
     heads = FineGrainedScorer(tiny.scorer(), SETTINGS).heads
     states, counts = torch.randn(6, 32).half(), torch.tensor([1, 3, 2])
-    loss = train.contrast(train.Captions(unit(3, 4), states, counts), ["a", "b", "c"])
+    loss = train.contrastive_loss(train.Captions(unit(3, 4), states, counts), ["a", "b", "c"])
     images = torch.randn(2, 64, 2, 2).half()
     value = loss(heads, {"texts": ["c", "a", "b"], "owner": torch.tensor([0, 0, 1]), "images": images})
     texts = LocalTexts(unit(3, 4), *padded(heads.words(states), counts))

@@ -125,7 +125,7 @@ def test_tensors_that_are_no_picture(tensor: torch.Tensor, code: str) -> None:
         open_image(tensor)
 
 
-def test_a_batch_is_told_what_to_do() -> None:
+def test_the_error_for_a_batch_says_what_to_do() -> None:
     with refused("shape", "one picture at a time"):
         open_image(np.zeros((2, 4, 4, 3), np.uint8))
 

@@ -1,4 +1,4 @@
-"""The one door through which captions come in, whichever of five forms their data set has."""
+"""The one reader of captions, whichever of five forms their data set has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from magicap.data.checks import bad, lines_of, number, parse_json, read_text, show, string, strings
+from magicap.data.checks import bad, id_field, lines_of, parse_json, read_text, show, string, strings
 from magicap.data.coco import annotation_rows, karpathy_rows
 from magicap.data.flickr8k import CSV_HEADER, TOKEN_LINE, csv_rows, token_rows
 from magicap.data.imagefolder import METADATA, imagefolder_rows, metadata_below
@@ -34,7 +34,7 @@ _FORMS = (
 def read_captions(path: str | Path, splits: str | Collection[str] | None = None) -> list[CaptionedImage]:
     """Captioned pictures of a data set, in the order of its file.
 
-    The form is told from the content:
+    The form is recognised by the content:
 
     - ``captions.jsonl``: one JSON object a line with ``image``, ``split``, ``captions``, and perhaps
       ``flickr8k_split`` and ``id``;
@@ -52,8 +52,8 @@ def read_captions(path: str | Path, splits: str | Collection[str] | None = None)
         The rows; none if the data set has splits, but not these.
 
     Raises:
-        BadData: no form fits, a row is wrong, a picture stands twice, there is no row at all, or splits are
-            asked of a data set without any.
+        BadData: no form fits, a row is wrong, a picture stands twice, there is no row at all, or
+            ``splits`` are given for a data set without any.
     """
     return _select(Path(path), _rows(Path(path)), splits)
 
@@ -69,7 +69,7 @@ def read_sentences(
         path: the data set or the text file.
         splits: the splits to read from a data set, None reads all; a text file has none and is read whole.
         held_out: Flickr8k splits whose pictures are left out wherever a row names one, so that a
-            model judged on Flickr8k never reads the captions it is judged by.
+            model evaluated on Flickr8k never reads the captions that it is evaluated by.
 
     Raises:
         BadData: as from :func:`read_captions`; a text file is not UTF-8 or holds nothing.
@@ -85,9 +85,9 @@ def read_sentences(
 
 
 def leave_out(rows: Iterable[CaptionedImage], flickr8k_splits: Collection[str]) -> list[CaptionedImage]:
-    """Rows whose pictures stand in none of these splits of Flickr8k, as far as they say where they stand."""
-    judges = set(map(common_name, flickr8k_splits))
-    return [row for row in rows if common_name(row.flickr8k_split or "") not in judges]
+    """Rows whose pictures stand in none of these splits of Flickr8k, as far as rows name a split."""
+    held_out = set(map(common_name, flickr8k_splits))
+    return [row for row in rows if common_name(row.flickr8k_split or "") not in held_out]
 
 
 def _select(
@@ -114,10 +114,10 @@ def _checked(rows: Iterable[Placed]) -> Iterator[CaptionedImage]:
     for place, row in rows:
         if not row.image:
             raise bad(place, "the name of a picture", "an empty one", "name it")
-        for what, value, seen in (("image", row.image, names), ("id", row.id, ids)):
-            if value is not None and (first := seen.setdefault(value, place)) != place:
-                found = f"{what} {value!r}, which stands twice (first at {first})"
-                raise bad(place, "each picture once", found, "remove one of the two")
+        for field, value, places in (("image", row.image, names), ("id", row.id, ids)):
+            if value is not None and (first := places.setdefault(value, place)) != place:
+                repeated = f"{field} {value!r}, which stands twice (first at {first})"
+                raise bad(place, "each picture once", repeated, "remove one of the two")
         for text in (row.image, *row.captions):
             if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
                 raise bad(place, "whole characters", f"half of one in {show(text)}", "write the text again")
@@ -146,9 +146,9 @@ def _json_rows(path: Path, text: str, head: str) -> Iterator[Placed] | None:
         return (annotation_rows if "annotations" in fields else karpathy_rows)(path, document)
     if "file_name" in fields:
         return imagefolder_rows(path)
-    # A .jsonl of no known form is read as ours too, for an error that names line and field.
+    # A .jsonl of no known form is read as magicap's too, for an error that names line and field.
     if {"image", "captions"} & fields or path.suffix == ".jsonl":
-        return _own_rows(path, text)
+        return _magicap_rows(path, text)
     if document is not None:
         raise _unknown(path, head)
     return None
@@ -175,22 +175,22 @@ def _document(path: Path, text: str, head: str) -> Any:
 
 def _file_in(folder: Path) -> Path:
     """The one data set in a folder: its file, or the folder itself if that is an imagefolder."""
-    found = [file for pattern in _FOLDER_FILES for file in sorted(folder.glob(pattern))]
-    if len(found) > 1:
-        raise bad(folder, "one data set", " and ".join(file.name for file in found), "give the path of one")
-    if found and found[0].name != METADATA:
-        return found[0]
-    if not found and next(metadata_below(folder), None) is None:
+    files = [file for pattern in _FOLDER_FILES for file in sorted(folder.glob(pattern))]
+    if len(files) > 1:
+        raise bad(folder, "one data set", " and ".join(file.name for file in files), "give the path of one")
+    if files and files[0].name != METADATA:
+        return files[0]
+    if not files and next(metadata_below(folder), None) is None:
         raise bad(folder, _FORMS, "a folder without any", "give the path of the file")
     return folder
 
 
-def _own_rows(path: Path, text: str) -> Iterator[Placed]:
-    """Rows of our own ``captions.jsonl``."""
+def _magicap_rows(path: Path, text: str) -> Iterator[Placed]:
+    """Rows of magicap's own ``captions.jsonl``."""
     for place, line in lines_of(path, text):
         row = parse_json(line, place)
         image, split = string(row, "image", place), string(row, "split", place)
         captions = strings(row, "captions", place)
         flickr8k = row.get("flickr8k_split") and string(row, "flickr8k_split", place)
-        key = number(row, "id", place) if row.get("id") is not None else None
+        key = id_field(row, "id", place) if row.get("id") is not None else None
         yield place, CaptionedImage(image, split, captions, flickr8k or None, key)

@@ -11,8 +11,9 @@ from typing import Any
 from magicap.errors import BadData
 
 
-def bad(place: str | Path, expected: str, found: str, fix: str) -> BadData:
-    return BadData(f"{place}: expected {expected}, found {found}; {fix}")
+def bad(place: str | Path, expected: str, actual: str, fix: str) -> BadData:
+    """The error to raise: where, what was expected, what was found, what to do."""
+    return BadData(f"{place}: expected {expected}, found {actual}; {fix}")
 
 
 def show(value: object) -> str:
@@ -43,12 +44,12 @@ def files_below(folder: Path) -> Iterator[Path]:
     """Files of a folder and the folders in it, in order; hidden folders and linked ones are not entered."""
 
     def refuse(error: OSError) -> None:
-        found = f"{error.filename}: {error.strerror}"
-        raise bad(folder, "folders that can be listed", found, "check their permissions") from error
+        reason = f"{error.filename}: {error.strerror}"
+        raise bad(folder, "folders that can be listed", reason, "check their permissions") from error
 
-    for here, folders, files in os.walk(folder, onerror=refuse):
+    for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in sorted(files))
+        yield from (Path(parent, name) for name in sorted(files))
 
 
 def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
@@ -59,6 +60,11 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def parse_json(text: str, place: str | Path) -> Any:
+    """The JSON value that a text is.
+
+    Raises:
+        BadData: it is none.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -66,15 +72,17 @@ def parse_json(text: str, place: str | Path) -> Any:
 
 
 def field(fields: object, name: str, place: str) -> Any:
+    """A field of a JSON object. Here and below :class:`BadData` names the place and what stands there."""
     if not isinstance(fields, dict):
         raise bad(place, f"a JSON object with {name!r}", show(fields), "write it as one")
     if name not in fields:
-        there = ", ".join(map(repr, fields)) or "no field"
-        raise bad(place, f"the field {name!r}", f"{there:.80}", "add or rename it")
+        names = ", ".join(map(repr, fields)) or "no field"
+        raise bad(place, f"the field {name!r}", f"{names:.80}", "add or rename it")
     return fields[name]
 
 
 def string(fields: object, name: str, place: str) -> str:
+    """A field that is a string."""
     value = field(fields, name, place)
     if not isinstance(value, str):
         raise bad(place, f"{name!r} to be a string", show(value), "write it as one")
@@ -82,6 +90,7 @@ def string(fields: object, name: str, place: str) -> str:
 
 
 def list_of(fields: object, name: str, place: str) -> list[Any]:
+    """A field that is a list."""
     value = field(fields, name, place)
     if not isinstance(value, list):
         raise bad(place, f"{name!r} to be a list", show(value), "write it as one")
@@ -89,13 +98,14 @@ def list_of(fields: object, name: str, place: str) -> list[Any]:
 
 
 def strings(fields: object, name: str, place: str) -> tuple[str, ...]:
+    """A field that is a list of strings."""
     value = field(fields, name, place)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise bad(place, f"{name!r} to be a list of strings", show(value), "write it as one")
     return tuple(value)
 
 
-def number(fields: object, name: str, place: str) -> str:
+def id_field(fields: object, name: str, place: str) -> str:
     """An id, which files write as a number or as text, as text."""
     value = field(fields, name, place)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magicap.data.checks import bad, list_of, number, string
+from magicap.data.checks import bad, id_field, list_of, string
 from magicap.data.rows import CaptionedImage, Placed, split_in
 
 
@@ -28,17 +28,17 @@ def karpathy_rows(path: Path, document: Any) -> Iterator[Placed]:
         sentences = enumerate(list_of(image, "sentences", place))
         captions = tuple(string(text, "raw", f"{place}, sentences[{index}]") for index, text in sentences)
         split = "train" if split == "restval" else split
-        cocoid = number(image, "cocoid", place) if "cocoid" in image else None
+        cocoid = id_field(image, "cocoid", place) if "cocoid" in image else None
         yield place, CaptionedImage(name, split, captions, id=cocoid)
 
 
 def annotation_rows(path: Path, document: Any) -> Iterator[Placed]:
-    """Rows of ``captions_val2014.json`` and its like, all of the split that the file's name speaks of."""
+    """Rows of ``captions_val2014.json`` and its like, all of the split that the file's name contains."""
     split = split_in(path.stem)
     images: dict[str, tuple[str, str]] = {}
     for index, image in enumerate(list_of(document, "images", str(path))):
         place = f"{path}, images[{index}]"
-        key = number(image, "id", place)
+        key = id_field(image, "id", place)
         if key in images:
             raise bad(place, "each id once", f"{key}, which stands twice", "remove one of the two")
         images[key] = place, string(image, "file_name", place)
@@ -51,12 +51,12 @@ def _captions(path: Path, document: Any, images: dict[str, tuple[str, str]]) -> 
     captions: dict[str, list[str]] = {key: [] for key in images}
     for index, annotation in enumerate(list_of(document, "annotations", str(path))):
         place = f"{path}, annotations[{index}]"
-        key = number(annotation, "image_id", place)
+        key = id_field(annotation, "image_id", place)
         if key not in captions:
-            found = f"{key}, which no image has"
-            raise bad(place, "'image_id' to be the id of an image", found, "add the image or remove this")
+            unknown = f"{key}, which no image has"
+            raise bad(place, "'image_id' to be the id of an image", unknown, "add the image or remove this")
         if "caption" not in annotation:
-            there = ", ".join(map(repr, annotation))
-            raise bad(place, "a 'caption'", f"{there:.80}", "give COCO's captions_*.json, not another task's")
+            names = ", ".join(map(repr, annotation))
+            raise bad(place, "a 'caption'", f"{names:.80}", "give COCO's captions_*.json, not another task's")
         captions[key].append(string(annotation, "caption", place))
     return captions

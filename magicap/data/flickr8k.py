@@ -22,12 +22,12 @@ SPLIT_FILES = {
 
 def token_rows(path: Path, text: str) -> Iterator[Placed]:
     """Rows of ``Flickr8k.token.txt``: picture, ``#``, the caption's number, a tab, the caption."""
-    return _gathered(path, _token_lines(path, text))
+    return _grouped(path, _token_lines(path, text))
 
 
 def csv_rows(path: Path, text: str) -> Iterator[Placed]:
     """Rows of the ``captions.txt`` under which Kaggle has Flickr8k: a CSV file of image and caption."""
-    return _gathered(path, _csv_lines(path, text))
+    return _grouped(path, _csv_lines(path, text))
 
 
 def _token_lines(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
@@ -59,7 +59,7 @@ def _csv_lines(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
         raise bad(place, "an image and a caption with a comma between them", str(error), fix) from error
 
 
-def _gathered(path: Path, lines: Iterable[tuple[str, str, str]]) -> Iterator[Placed]:
+def _grouped(path: Path, lines: Iterable[tuple[str, str, str]]) -> Iterator[Placed]:
     """The captions of each picture; one that no split file names has no split, as some of Flickr8k's own."""
     splits = _splits(path.parent)
     pictures: dict[str, tuple[str, list[str]]] = {}

@@ -14,17 +14,17 @@ METADATA = "metadata.jsonl"
 def imagefolder_rows(path: Path) -> Iterator[Placed]:
     """Rows of one ``metadata.jsonl``, or of all those below a folder; all of one picture are its captions.
 
-    A picture goes by its path below the folder, and its split is the one that the first telling folder on
-    that path speaks of. Where none tells, a folder that is itself named like a split is that split, and any
-    other is ``train``, as in ``datasets``. Unlike there, one ``metadata.jsonl`` above the
-    split folders will do.
+    A picture goes by its path below the folder, and its split is that of the first folder on that path whose
+    name contains one. Where no name does, a folder that is itself named like a split is that split, and any
+    other is ``train``, as in ``datasets``. Unlike there, one ``metadata.jsonl`` above the split folders will
+    do.
     """
     root = path if path.is_dir() else path.parent
     files = list(metadata_below(path)) if path.is_dir() else [path]
     rows = [row for file in files for row in _pictures(file, file.parent.relative_to(root).as_posix())]
     splits = [_split(name) for _, name, _ in rows]
-    own = root.resolve().name
-    default = "" if any(splits) else (own.isalpha() and split_in(own)) or "train"
+    root_name = root.resolve().name
+    default = "" if any(splits) else (root_name.isalpha() and split_in(root_name)) or "train"
     for (place, name, captions), split in zip(rows, splits, strict=True):
         yield place, CaptionedImage(name, split or default, tuple(captions))
 
@@ -48,5 +48,5 @@ def _pictures(file: Path, folder: str) -> list[tuple[str, str, list[str]]]:
 
 
 def _split(name: str) -> str:
-    """The split that the folders of a path speak of, the uppermost first."""
+    """The split that the names of a path's folders contain, the uppermost first; "" if none does."""
     return next(filter(None, map(split_in, PurePosixPath(name).parts[:-1])), "")

@@ -31,24 +31,26 @@ class ImageFiles:
     """
 
     def __init__(self, paths: str | Path | Sequence[str | Path]) -> None:
-        listed = [paths] if isinstance(paths, str | Path) else paths
-        self._paths = list(dict.fromkeys(map(str, listed)))
-        self._homes: dict[str, _ImageSource] = {}
-        self._ends: dict[str, list[str]] = {}  # file name -> all paths that end in it
+        all_paths = [paths] if isinstance(paths, str | Path) else paths
+        self._paths = list(dict.fromkeys(map(str, all_paths)))
+        self._sources: dict[str, _ImageSource] = {}  # by the picture's path
+        self._by_file_name: dict[str, list[str]] = {}  # all paths that end in it
         with ExitStack() as tars:
             for path in self._paths:
-                self._add(_home(Path(path), tars))
-            if not self._homes:
+                self._add(_image_source(Path(path), tars))
+            if not self._sources:
                 raise bad(self._where(), "pictures", "none", "give the tar files or folders that hold them")
             self._tars = tars.pop_all()
 
-    def _add(self, home: _ImageSource) -> None:
-        for name in home.names:
-            if name in self._homes:
-                found = f"{name!r} in {self._homes[name].path} and in {home.path}"
-                raise bad(home.path, "each name once", found, "give one of the two, or the folder above both")
-            self._homes[name] = home
-            self._ends.setdefault(PurePosixPath(name).name, []).append(name)
+    def _add(self, source: _ImageSource) -> None:
+        for name in source.names:
+            if name in self._sources:
+                repeated = f"{name!r} in {self._sources[name].path} and in {source.path}"
+                raise bad(
+                    source.path, "each name once", repeated, "give one of the two, or the folder above both"
+                )
+            self._sources[name] = source
+            self._by_file_name.setdefault(PurePosixPath(name).name, []).append(name)
 
     def close(self) -> None:
         self._tars.close()
@@ -60,13 +62,13 @@ class ImageFiles:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._homes)
+        return len(self._sources)
 
     def __contains__(self, name: str) -> bool:
         return len(self._find(name)) == 1
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
+        return iter(self._sources)
 
     def read(self, name: str) -> bytes:
         """The encoded bytes of a picture.
@@ -75,26 +77,28 @@ class ImageFiles:
             ImageNotFound: no such picture, or several (a ``KeyError``).
             BadData: a link that leads out of its folder, or no plain file any more.
         """
-        found = self._find(name)
-        if len(found) != 1:
-            raise self._not_found(name, found)
-        return self._homes[found[0]].read(found[0])
+        paths = self._find(name)
+        if len(paths) != 1:
+            raise self._not_found(name, paths)
+        return self._sources[paths[0]].read(paths[0])
 
     def _find(self, name: str) -> list[str]:
-        asked = PurePosixPath(name)
-        if str(asked) in self._homes:
-            return [str(asked)]
-        alike = self._ends.get(asked.name, ())
-        return [known for known in alike if self._path(known)[-len(asked.parts) :] == asked.parts]
+        """The paths of all pictures that a name can mean."""
+        wanted = PurePosixPath(name)
+        if str(wanted) in self._sources:
+            return [str(wanted)]
+        paths = self._by_file_name.get(wanted.name, ())
+        return [path for path in paths if self._parts(path)[-len(wanted.parts) :] == wanted.parts]
 
-    def _path(self, known: str) -> tuple[str, ...]:
-        return *self._homes[known].above, *PurePosixPath(known).parts
+    def _parts(self, path: str) -> tuple[str, ...]:
+        """The folders above a picture and its file name, those that lead to its source included."""
+        return *self._sources[path].above, *PurePosixPath(path).parts
 
-    def _not_found(self, name: str, found: Sequence[str]) -> ImageNotFound:
-        # Another folder's picture of the same name is shown, but never taken for the one asked for.
-        alike = found or self._ends.get(PurePosixPath(name).name, ())
+    def _not_found(self, name: str, paths: Sequence[str]) -> ImageNotFound:
+        # Another folder's picture of the same name is named in the error, but never read in its place.
+        alike = paths or self._by_file_name.get(PurePosixPath(name).name, ())
         count = f"none among {len(self)} pictures" if not alike else _some(alike)
-        fix = "name it by its path" if found else "give the tar file or folder that holds it"
+        fix = "name it by its path" if paths else "give the tar file or folder that holds it"
         return ImageNotFound(f"{self._where()}: expected one picture {name!r}, found {count}; {fix}")
 
     def _where(self) -> str:
@@ -102,8 +106,9 @@ class ImageFiles:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    """The first three of several names."""
+    others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + others
 
 
 class _ImageSource(Protocol):
@@ -120,15 +125,16 @@ class _ImageSource(Protocol):
     def read(self, name: str) -> bytes: ...
 
 
-def _home(path: Path, tars: ExitStack) -> _ImageSource:
+def _image_source(path: Path, tars: ExitStack) -> _ImageSource:
+    """A folder, or a tar file that stays open as long as ``tars``."""
     if path.is_dir():
         return _Folder(path)
     try:
         tar = tars.enter_context(tarfile.open(path))  # noqa: SIM115 - kept open on purpose
         members = {str(PurePosixPath(member.name)): member for member in tar if member.isfile()}
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise bad(path, "a tar file or a folder", found, "check the path, or fetch it again") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise bad(path, "a tar file or a folder", reason, "check the path, or fetch it again") from error
     pictures = {name: member for name, member in members.items() if _is_picture(name)}
     for name in pictures:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:

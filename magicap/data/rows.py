@@ -29,22 +29,22 @@ class CaptionedImage:
 Placed = tuple[str, CaptionedImage]  # where a row stands in its file, for errors, and the row
 
 _VALIDATION = ("validation", "valid", "dev", "val")
-# The words, and the signs that may stand around them, by which the library `datasets` knows a split.
+# The words, and the signs that may stand around them, by which the library `datasets` recognises a split.
 _WORDS = {
     "train": ("train", "training"),
     "val": _VALIDATION,
     "test": ("test", "testing", "eval", "evaluation"),
 }
-_NAMED = {
+_PATTERNS = {
     split: re.compile(rf"(?<![^-._ 0-9])(?:{'|'.join(words)})(?![^-._ 0-9])")
     for split, words in _WORDS.items()
 }
 
 
 def split_in(name: str) -> str:
-    """The split that the name of a file or folder speaks of: ``val`` in ``val2014``; "" if it is unclear."""
-    found = [split for split, named in _NAMED.items() if named.search(name)]
-    return found[0] if len(found) == 1 else ""
+    """The split that the name of a file or folder contains: ``val`` in ``val2014``; "" if it is unclear."""
+    splits = [split for split, pattern in _PATTERNS.items() if pattern.search(name)]
+    return splits[0] if len(splits) == 1 else ""
 
 
 def common_name(split: str) -> str:

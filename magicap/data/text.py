@@ -1,4 +1,4 @@
-"""One way of writing a caption, so that every model of a pair reads and speaks alike."""
+"""One way of writing a caption, for every model that reads or writes one."""
 
 from __future__ import annotations
 

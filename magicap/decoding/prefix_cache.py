@@ -22,7 +22,8 @@ from torch import Tensor
 
 from magicap.errors import BadSettings
 from magicap.models.incremental_text import EncodedText
-from magicap.models.language_model import Extension, LanguageModel, Prefixes, TokenState
+from magicap.models.language_model import LanguageModel
+from magicap.models.prefixes import Extension, Prefixes, TokenState
 
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer

@@ -1,1 +1,1 @@
-"""Pictures as bytes, arrays and files in folders, all read through one door."""
+"""Pictures as bytes, arrays and files in folders, all read by one reader."""

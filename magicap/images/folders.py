@@ -19,7 +19,7 @@ def find_images(
     Inside folders hidden names are skipped and links followed, but no folder is entered twice.
 
     Args:
-        on_error: told of each folder that cannot be listed, and the others are; None raises instead.
+        on_error: called with the error for each folder that cannot be listed; None raises instead.
 
     Raises:
         BadImage: code "unreadable", for a folder that cannot be listed.
@@ -50,18 +50,18 @@ def _walk(
             yield path
             continue
         try:
-            inside = _inside(path, visited)
+            children = _children(path, visited)
         except BadImage as error:
             if on_error is None:
                 raise
             on_error(error)
             continue
-        shown = (p for p in inside if not p.name.startswith("."))
-        wanted = (p for p in shown if p.suffix.lower() in SUFFIXES or os.path.isdir(p))
-        stack += sorted(wanted, key=_natural, reverse=True)
+        visible = (child for child in children if not child.name.startswith("."))
+        listed = (child for child in visible if child.suffix.lower() in SUFFIXES or os.path.isdir(child))
+        stack += sorted(listed, key=_natural, reverse=True)
 
 
-def _inside(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
+def _children(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
     """What a folder holds; nothing the second time."""
     advice = "the folder cannot be listed; check its permissions"
     with refusing("unreadable", advice, describe_source(folder)):
@@ -75,4 +75,4 @@ def _inside(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that puts ``img2`` before ``img10``."""
     pieces = re.findall("[0-9]+|[^0-9]+", path.name.casefold())
-    return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in pieces], path.name
+    return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces], path.name

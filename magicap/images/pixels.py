@@ -1,6 +1,6 @@
 """Pixels that no file holds yet or that are deeper than 8 bits: arrays, tensors and images, made 8-bit RGB.
 
-What is refused, and how large a picture may be, is asked of a ``Guard``, so that this module knows no files.
+What is refused, and how large a picture may be, is up to a ``Guard``, so that this module knows no files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WHITES = {"b1": 1, "u1": 255, "u2": 65535}  # which value is white, by numpy's 
 
 
 class Guard(Protocol):
-    """What refuses one picture, by a code of ``magicap.images.reader.REASONS`` and under its name for people."""
+    """What refuses one picture, by a code of ``images.reader.REASONS`` and under its name for people."""
 
     def bad(self, code: str, message: str) -> BadImage:
         """Make the error to raise."""
@@ -44,8 +44,8 @@ def from_tensor(tensor: torch.Tensor, guard: Guard) -> Image.Image:
     shape = tuple(tensor.shape)
     check_shape(shape[1:] + shape[:1] if len(shape) == 3 else shape, "CHW", guard)
     with guard.refusing("dtype", "the tensor could not be made an array; pass a dense one"):
-        plain = tensor.detach().cpu()
-        array: Array = (plain.float() if plain.is_floating_point() else plain).numpy()
+        on_cpu = tensor.detach().cpu()
+        array: Array = (on_cpu.float() if on_cpu.is_floating_point() else on_cpu).numpy()
     return from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, guard)
 
 

@@ -1,4 +1,4 @@
-"""The only door through which bytes, files and arrays become pictures.
+"""The one reader that makes pictures of bytes, files and arrays.
 
 Limits are checked before pixels are decoded, nothing is downloaded, and only the decoders of ``FORMATS`` run.
 Colour profiles are not applied. A program that sets Pillow's global ``ImageFile.LOAD_TRUNCATED_IMAGES`` makes
@@ -19,12 +19,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
-from magicap.errors import BadImage, BadSettings
+from magicap.checks import require_int, require_number
+from magicap.errors import BadImage
 from magicap.images.pixels import from_array, from_tensor, over_white
 
 if TYPE_CHECKING:
@@ -100,11 +101,9 @@ class ImageLimits:
     long one as much, so that a 141-byte file of 20,000 x 1 pixels would cost 4 GiB."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), int | float if field.name == "aspect" else int
-            if isinstance(value, bool) or not isinstance(value, kind) or not 1 <= value < math.inf:
-                message = f"expected a finite {kind} of at least 1, found {value!r}; choose another"
-                raise BadSettings(f"ImageLimits.{field.name}: {message}")
+        for name in ("bytes", "pixels", "side"):
+            require_int(f"ImageLimits.{name}", getattr(self, name))
+        require_number("ImageLimits.aspect", self.aspect, lambda ratio: ratio >= 1, "finite and at least 1")
 
 
 def open_image(
@@ -148,8 +147,8 @@ def describe_source(source: object) -> str:
 
 def _short(text: str) -> str:
     """Cut the middle out of a long text, and escape what a terminal would obey or could not print."""
-    kept = text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
+    cut = text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in cut)
 
 
 def _is_instance(source: object, module: str, kind: str) -> bool:
@@ -251,7 +250,7 @@ class _Reader:
         if not stat.S_ISREG(info.st_mode):
             raise self.bad("special", "expected a file, found a pipe, socket or device; pass its bytes")
         self.check_bytes(info.st_size)
-        # Not to hang if the file became a pipe since it was looked at.
+        # Not to hang if the file became a pipe after the check.
         no_wait = getattr(os, "O_NONBLOCK", 0)
         with open(path, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | no_wait)) as file:
             return self.read_file(file)
@@ -262,8 +261,8 @@ class _Reader:
             while (room := self.limits.bytes + 1 - buffer.tell()) > 0:
                 chunk = file.read(min(_CHUNK, room))
                 if not isinstance(chunk, bytes | bytearray | memoryview):
-                    found = type(chunk).__name__
-                    raise self.bad("type", f"expected bytes from read(), found {found}; open it with 'rb'")
+                    kind = type(chunk).__name__
+                    raise self.bad("type", f"expected bytes from read(), found {kind}; open it with 'rb'")
                 if not chunk:
                     break
                 buffer.write(chunk)
@@ -275,15 +274,15 @@ class _Reader:
             raise self.bad("bytes", f"expected at most {self.limits.bytes} bytes, found {count}; shrink it")
 
     def check_size(self, width: int, height: int) -> None:
-        found, limits = f"found {width} x {height}; crop or resize it", self.limits
+        size, limits = f"found {width} x {height}; crop or resize it", self.limits
         if not width or not height:
-            raise self.bad("shape", f"expected at least one pixel, {found}")
+            raise self.bad("shape", f"expected at least one pixel, {size}")
         if width * height > limits.pixels:
-            raise self.bad("pixels", f"expected at most {limits.pixels} pixels, {found}")
+            raise self.bad("pixels", f"expected at most {limits.pixels} pixels, {size}")
         if max(width, height) > limits.side:
-            raise self.bad("side", f"expected sides of at most {limits.side} pixels, {found}")
+            raise self.bad("side", f"expected sides of at most {limits.side} pixels, {size}")
         if max(width, height) > limits.aspect * min(width, height):
-            raise self.bad("aspect", f"expected sides in a ratio of at most {limits.aspect}, {found}")
+            raise self.bad("aspect", f"expected sides in a ratio of at most {limits.aspect}, {size}")
 
     def check_tiles(self, image: Image.Image) -> None:
         """Check the tiles of a TIFF, which may be larger than the picture, and are decoded whole."""
@@ -308,12 +307,12 @@ class _Reader:
                 raise self.unidentified(head) from error
 
     def unidentified(self, head: bytes) -> BadImage:
-        found = f"found {head[:16]!r}..."
+        beginning = f"found {head[:16]!r}..."
         if head.startswith(_MAGIC):
-            return self.bad("damaged", f"expected a whole header, {found}; fetch it again")
+            return self.bad("damaged", f"expected a whole header, {beginning}; fetch it again")
         if _TEXT.fullmatch(head):
-            return self.bad("text", f"expected a picture, found text: {found}; is it a failed download?")
-        return self.bad("format", f"expected {', '.join(FORMATS)}, {found}; convert it to one of these")
+            return self.bad("text", f"expected a picture, found text: {beginning}; is it a failed download?")
+        return self.bad("format", f"expected {', '.join(FORMATS)}, {beginning}; convert it to one of these")
 
     def orientation(self, image: Image.Image) -> int:
         """Return the EXIF orientation, or 1 (upright) if the EXIF is broken: the pixels are still good."""

@@ -1,9 +1,8 @@
-"""What a classifier sees in a picture, said in the words of a text tower: the class vector.
+"""What a classifier sees in a picture, as text vectors of class names: the class vector.
 
-A classifier knows a thousand kinds of things by sight and a text tower knows their names. The class vector of
-a picture is the sum, over its likeliest classes, of the text vector of "a photo of a NAME" weighed by the
-square root of the class's probability. It needs no captioned picture (compare ConSE, Norouzi et al. 2014,
-arXiv 1312.5650, which averages word vectors by probability).
+The class vector of a picture is the sum, over its likeliest classes, of the text vector of "a photo of a
+NAME" weighed by the square root of the class's probability. It needs no captioned picture (compare ConSE,
+Norouzi et al. 2014, arXiv 1312.5650, which averages word vectors by probability).
 
 Shapes: B pictures, F pooled features of the image trunk, C classes, D the shared space.
 """
@@ -30,7 +29,7 @@ class ClassVector(nn.Module):
         """
         Args:
             classifier: from pooled features (F) to C classes.
-            names: (C, D) what the text tower says of the classes; their mean over classes is taken off.
+            names: (C, D) text vectors of the classes' names; their mean over classes is taken off.
             top: how many of the likeliest classes count.
 
         Raises:
@@ -103,18 +102,18 @@ def class_vector_of(model: Any) -> ClassVector | None:
 
 def split_weights(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A model's weights under open_clip's own names, and those of its class vector, which may be none."""
-    plain, own = {}, {}
-    projection, added = "visual.head.projection.", "visual.head.class_vector."
+    plain, of_class_vector = {}, {}
+    projection, class_vector = "visual.head.projection.", "visual.head.class_vector."
     attached = class_vector_of(model) is not None
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().contiguous()
-        if attached and name.startswith(added):
-            own[name.removeprefix(added)] = tensor
+        if attached and name.startswith(class_vector):
+            of_class_vector[name.removeprefix(class_vector)] = tensor
         elif attached and name.startswith(projection):
             plain[f"visual.head.{name.removeprefix(projection)}"] = tensor
         else:
             plain[name] = tensor
-    return plain, own
+    return plain, of_class_vector
 
 
 def load_class_vector(path: Path) -> ClassVector:

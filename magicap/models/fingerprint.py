@@ -1,4 +1,4 @@
-"""A short name for weights, so that figures and indexes say which model they are of."""
+"""A short name for weights, so that figures and indexes name the model they are of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def combined(*parts: object) -> str:
-    """Twelve hexadecimal digits of what several things show of themselves."""
+    """Twelve hexadecimal digits of the ``repr`` of several things."""
     return hashlib.blake2b("\n".join(map(repr, parts)).encode(), digest_size=6).hexdigest()
 
 

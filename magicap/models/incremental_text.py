@@ -1,6 +1,7 @@
 """Text vectors of growing captions: only what a candidate adds is encoded, exactly.
 
-Shapes: B captions, K candidates each, P cached tokens of a caption, Q tokens run for it, D embedding width.
+Shapes: B captions, K candidates each, M candidates of all captions, P cached tokens of a caption, Q tokens
+run for it, D embedding width.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from magicap.models.packing import Packing, common_length
+from magicap.models.packing import Packing, common_length, pack_continuations
 from magicap.models.text_tower import CausalTextTower
 from magicap.models.token_cache import gather_states, stack_states
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """What the tower knows of one caption; a longer one shares the states of the tokens it begins with."""
+    """The tokens of a caption and their keys and values. A longer one shares those that it begins with."""
 
     ids: tuple[int, ...] = ()
-    """The scorer's token ids, without the end token."""
+    """The scorer's token ids, the start token first, without the end token."""
 
     cache: tuple[Tensor, ...] = ()
     """A token's keys and values in every block, each (blocks, 2, heads, width / heads)."""
@@ -30,16 +31,16 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class TextExtension:
-    """K continued captions for each of B."""
+    """K candidate texts for each of B captions, encoded."""
 
     vectors: tuple[Tensor, ...]
-    """B times (K, D): unit vectors of the whole texts."""
+    """B times (K, D): unit vectors of the candidates."""
 
     prefixes: tuple[EncodedText, ...]
-    """What is now known of the B captions."""
+    """The B captions, for the next call; empty where the tower is not causal."""
 
     added: tuple[int, ...]
-    """How many tokens' states that is more than before, of each."""
+    """Of each caption, how many tokens' keys and values are new in ``prefixes``."""
 
     tokens: int
     """How many tokens the tower ran over, padding left out."""
@@ -48,8 +49,8 @@ class TextExtension:
 class IncrementalTextEncoder:
     """Encodes candidate texts, reusing the prefix where the tower is causal and in full where it is not.
 
-    All that is new of a caption is packed into one row (:class:`Packing`) and told apart by the attention
-    mask, so neither padding nor copies of the prefix are computed.
+    All that is new of a caption is packed into one row (:func:`pack_continuations`) and kept apart by the
+    attention mask, so neither padding nor copies of the prefix are computed.
     """
 
     def __init__(
@@ -70,56 +71,65 @@ class IncrementalTextEncoder:
 
     @torch.inference_mode()
     def extend(
-        self, known: Sequence[EncodedText], captions: Sequence[str], texts: Sequence[Sequence[str]]
+        self, prefixes: Sequence[EncodedText], captions: Sequence[str], candidates: Sequence[Sequence[str]]
     ) -> TextExtension:
         """Vectors of whole candidate texts for each of B captions.
 
-        A candidate need not begin with its caption, nor the caption with what is known of it: whatever ids
-        they share is reused.
+        A candidate need not begin with its caption, nor the caption with its prefix: whatever ids they share
+        is reused.
 
         Args:
-            known: of each caption, or of a beginning of it, what an earlier call returned; or nothing,
-                ``EncodedText()``.
-            captions: the captions themselves.
-            texts: the candidates of each.
+            prefixes: what an earlier call returned of each caption, or of what the caption begins with;
+                ``EncodedText()`` where there was none.
+            captions: B captions.
+            candidates: the K candidates of each; numbers may differ.
         """
-        counts = [len(row) for row in texts]
-        flat = [text for row in texts for text in row]
+        counts = [len(row) for row in candidates]
+        texts = [text for row in candidates for text in row]
         if self.tower is None:
-            tokens = sum(map(len, self._tokenize(flat)))
-            nothing, none = (EncodedText(),) * len(counts), (0,) * len(counts)
-            return TextExtension(self._encode(flat).split(counts), nothing, none, tokens)
-        rows = [self.tower.cut(ids) for ids in self._tokenize([*captions, *flat])]
-        own = [tuple(ids[:-1]) for ids in rows[: len(counts)]]
-        cached = [common_length(prefix.ids, ids) for prefix, ids in zip(known, own, strict=True)]
-        kept = [prefix.cache[:length] for prefix, length in zip(known, cached, strict=True)]
-        packing = Packing.of(cached, own, rows[len(counts) :], counts)
-        vectors, trunks = self._run(self.tower, packing, kept)
-        prefixes = [EncodedText(ids, (*old, *new)) for ids, old, new in zip(own, kept, trunks, strict=True)]
+            tokens = sum(map(len, self._tokenize(texts)))
+            vectors = self._encode(texts)
+            return TextExtension(
+                vectors.split(counts), (EncodedText(),) * len(counts), (0,) * len(counts), tokens
+            )
+        rows = [self.tower.cut(ids) for ids in self._tokenize([*captions, *texts])]
+        ids_of_captions = [tuple(ids[:-1]) for ids in rows[: len(counts)]]
+        shared = [
+            common_length(prefix.ids, ids) for prefix, ids in zip(prefixes, ids_of_captions, strict=True)
+        ]
+        reused = [prefix.cache[:length] for prefix, length in zip(prefixes, shared, strict=True)]
+        packing = pack_continuations(shared, ids_of_captions, rows[len(counts) :], counts)
+        vectors, computed = self._run(self.tower, packing, reused)
         return TextExtension(
-            vectors.split(counts), tuple(prefixes), tuple(packing.trunks.tolist()), packing.tokens
+            vectors.split(counts),
+            tuple(
+                EncodedText(ids, (*old, *new))
+                for ids, old, new in zip(ids_of_captions, reused, computed, strict=True)
+            ),
+            tuple(packing.prefix_lengths.tolist()),
+            packing.num_tokens,
         )
 
     def _run(
-        self, tower: CausalTextTower, packing: Packing, kept: Sequence[Sequence[Tensor]]
+        self, tower: CausalTextTower, packing: Packing, reused: Sequence[Sequence[Tensor]]
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """Vectors (M, D) of all candidates, and of each caption the states of the tokens that were new."""
+        """Vectors (M, D) of all candidates, and of each caption the keys and values of its new tokens."""
         device = tower.part.positional_embedding.device
-        width = max(map(len, kept))
+        width = max(map(len, reused))
 
-        def moved(table: object) -> Tensor:
+        def on_device(table: object) -> Tensor:
             return torch.as_tensor(table, device=device)
 
         hidden, cache = tower.run(
-            moved(packing.ids),
-            moved(packing.positions),
-            stack_states(kept),
-            moved(packing.mask(width))[:, None],
-            moved(packing.ends),
+            on_device(packing.ids),
+            on_device(packing.positions),
+            stack_states(reused),
+            on_device(packing.mask(width))[:, None],
+            on_device(packing.ends),
         )
-        vectors = tower.project(hidden.flatten(0, 1)[moved(packing.found)])
-        sizes = packing.trunks.tolist()
-        row = torch.arange(len(sizes), device=device).repeat_interleave(moved(packing.trunks))
-        place = width + torch.cat([torch.arange(size, device=device) for size in sizes])
-        states = iter(gather_states(cache, row, place))
+        vectors = tower.project(hidden.flatten(0, 1)[on_device(packing.slots)])
+        sizes = packing.prefix_lengths.tolist()
+        rows = torch.arange(len(sizes), device=device).repeat_interleave(on_device(packing.prefix_lengths))
+        columns = width + torch.cat([torch.arange(size, device=device) for size in sizes])
+        states = iter(gather_states(cache, rows, columns))
         return vectors, [list(islice(states, size)) for size in sizes]

@@ -1,8 +1,8 @@
-"""A causal language model of the GPT-2 kind behind few verbs: start, extend, text.
+"""A causal language model of the GPT-2 kind behind few methods: start, extend, choose, text.
 
 Everything here is pure: a state is never changed in place, so states may be kept and shared.
 
-Shapes: B prefixes, K candidates, T tokens of a prefix, D hidden width, V vocabulary.
+Shapes: B prefixes, K candidates, N of them chosen, T tokens of a prefix, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,9 @@ from torch import Tensor
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.models.loading import explain_loading_errors, no_loading_bar
+from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
-from magicap.models.token_cache import KeysAndValues, gather_states, stack_states
+from magicap.models.token_cache import KeysAndValues
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,103 +32,6 @@ PAD_TOKEN = "<-pad->"
 END_TOKEN = "<|endoftext|>"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TokenState:
-    """What the model keeps of one token behind those before it.
-
-    A prefix is a tuple of these, and a longer one begins with the very same: nothing is copied to grow one.
-    """
-
-    hidden: Tensor
-    """(D,) last hidden state as a unit vector."""
-
-    last: Tensor
-    """(D,) last hidden state as the output head reads it."""
-
-    cache: Tensor
-    """(layers, 2, heads, D / heads) its key and value in every layer."""
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """What the model knows of B prefixes of equal length."""
-
-    ids: Tensor
-    """(B, T) token ids, the start token first."""
-
-    hidden: Tensor
-    """(B, T, D) last hidden states as unit vectors."""
-
-    last: Tensor
-    """(B, D) last hidden states of the last tokens, as the output head reads them."""
-
-    cache: tuple[KeysAndValues, ...]
-    """Keys and values of every layer, each (B, heads, T, D / heads)."""
-
-    @classmethod
-    def of(cls, ids: Sequence[Sequence[int]], states: Sequence[Sequence[TokenState]]) -> Prefixes:
-        """B prefixes of equal length from their tokens' ids and states."""
-        hidden = torch.stack([token.hidden for row in states for token in row])
-        return cls(
-            torch.tensor(ids, device=hidden.device),
-            hidden.unflatten(0, (len(states), -1)),
-            torch.stack([row[-1].last for row in states]),
-            stack_states([[token.cache for token in row] for row in states]),
-        )
-
-    def select(self, rows: Tensor) -> Prefixes:
-        """The prefixes of the given rows, (N,) indices."""
-        return Prefixes(
-            self.ids[rows],
-            self.hidden[rows],
-            self.last[rows],
-            tuple((keys[rows], values[rows]) for keys, values in self.cache),
-        )
-
-    def last_states(self) -> list[TokenState]:
-        """The state of each row's last token."""
-        rows = torch.arange(len(self.ids), device=self.ids.device)
-        return _token_states(
-            self.last, gather_states(self.cache, rows, torch.full_like(rows, self.ids.shape[1] - 1))
-        )
-
-
-@dataclass(frozen=True)
-class Extension:
-    """K one-token continuations of each of B prefixes, before one is chosen."""
-
-    prefixes: Prefixes
-    candidates: Tensor
-    """(B, K) token ids."""
-
-    raw_hidden: Tensor
-    """(B, K, D) last hidden state at each candidate, as the output head reads it."""
-
-    cache: tuple[KeysAndValues, ...]
-    """As in :class:`Prefixes`, with the K candidates side by side behind the prefix."""
-
-    @property
-    def hidden(self) -> Tensor:
-        """(B, K, D) unit vectors."""
-        return F.normalize(self.raw_hidden.float(), dim=-1)
-
-    def states(self, rows: Tensor, columns: Tensor) -> list[TokenState]:
-        """The states of N candidates, given by (N,) rows and (N,) columns."""
-        cache = gather_states(self.cache, rows, self.prefixes.ids.shape[1] + columns)
-        return _token_states(self.raw_hidden[rows, columns], cache)
-
-
-def _token_states(last: Tensor, cache: Sequence[Tensor]) -> list[TokenState]:
-    """States of N tokens, none of which keeps the others' memory alive.
-
-    Args:
-        last: (N, D) last hidden states.
-        cache: N keys and values.
-    """
-    hidden = F.normalize(last.float(), dim=-1)
-    return [TokenState(h.clone(), raw.clone(), own) for h, raw, own in zip(hidden, last, cache, strict=True)]
 
 
 class LanguageModel:
@@ -189,8 +92,8 @@ class LanguageModel:
                 str(source), dtype=dtype, weights_only=True, output_loading_info=True
             )
             model, info = loaded
-            if random := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
-                raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(random[:5])}")
+            if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
+                raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(missing[:5])}")
             prompt = SoftPrompt.from_pretrained(source) if (Path(source) / PROMPT_FILE).is_file() else None
             return cls(model.to(device), tokenizer, prompt and prompt.to(device, dtype))
 
@@ -236,7 +139,7 @@ class LanguageModel:
         """Prefixes that hold the start token alone: one, or B that are conditioned.
 
         Args:
-            prompts: (B, W) of :attr:`soft_prompt`.
+            prompts: (B, D) of :attr:`soft_prompt`.
         """
         count = 1 if prompts is None else len(prompts)
         ids = torch.full((count, 1), self.start_id, device=self.device)
@@ -304,8 +207,8 @@ class LanguageModel:
         """As :meth:`text`, for many sequences at once."""
         if not len(batch):
             return []
-        kept = [[int(i) for i in ids if int(i) not in self._special_ids] for ids in batch]
-        texts: list[str] = self.tokenizer.batch_decode(kept, clean_up_tokenization_spaces=False)
+        words = [[int(i) for i in ids if int(i) not in self._special_ids] for ids in batch]
+        texts: list[str] = self.tokenizer.batch_decode(words, clean_up_tokenization_spaces=False)
         return texts
 
     def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
@@ -345,8 +248,8 @@ class LanguageModel:
         return output.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
 
     def _add_missing_tokens(self) -> None:
-        known = self.tokenizer.get_vocab()
-        missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in known]
+        vocabulary = self.tokenizer.get_vocab()
+        missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in vocabulary]
         if missing:
             self.tokenizer.add_tokens(missing)
             _log.warning("the language model's tokenizer lacked %s; added, untrained", " and ".join(missing))
@@ -384,11 +287,13 @@ class LanguageModel:
         try:
             prefixes = self.choose(self.extend(self.start(), token), torch.tensor([1], device=self.device))
             mask = torch.ones_like(prefixes.ids)
-            own: Any = self.model(prefixes.ids, attention_mask=mask, output_hidden_states=True)
+            output: Any = self.model(prefixes.ids, attention_mask=mask)
+            # Not by output_hidden_states: transformers keeps hooks for it, with which no model pickles.
+            states: Any = self.model.base_model(prefixes.ids, attention_mask=mask).last_hidden_state
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise BadModel(f"{type(self.model).__name__} does not work as GPT-2 does: {error}") from error
-        hidden = F.normalize(own.hidden_states[-1].float(), dim=-1)
-        probabilities = torch.softmax(own.logits[:, -1].float(), dim=-1)
+        hidden = F.normalize(states.float(), dim=-1)
+        probabilities = torch.softmax(output.logits[:, -1].float(), dim=-1)
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2
         wrong = max(
             (hidden - prefixes.hidden).abs().max(),

@@ -45,12 +45,12 @@ def no_loading_bar() -> Iterator[None]:
     """Keep transformers from drawing a bar for the second that reading weights from disk takes."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 

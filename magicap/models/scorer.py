@@ -1,4 +1,4 @@
-"""An open_clip image-text model behind few verbs: encode_images, encode_texts, similarity.
+"""An open_clip image-text model behind few methods: encode_images, encode_texts, similarity.
 
 Shapes: N pictures or texts, D embedding width.
 """
@@ -98,8 +98,8 @@ class ImageTextScorer:
         name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
         trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
         repository = trained.get("hf_hub", name.removeprefix("hf-hub:")).strip("/")
-        shown = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
-        with explain_loading_errors("scorer", shown, repository):
+        title = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
+        with explain_loading_errors("scorer", title, repository):
             model, preprocess = open_clip.create_model_from_pretrained(
                 name,
                 pretrained=tag,
@@ -115,9 +115,9 @@ class ImageTextScorer:
             if trained.get("quick_gelu"):
                 config["model_cfg"]["quick_gelu"] = True
             tokenizer = open_clip.get_tokenizer(name)
-        added = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
-        if name.startswith(LOCAL_DIR) and added.is_file():
-            attach_class_vector(model, load_class_vector(added))
+        file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
+        if name.startswith(LOCAL_DIR) and file.is_file():
+            attach_class_vector(model, load_class_vector(file))
         return cls(model, tokenizer, preprocess, config)
 
     @classmethod
@@ -146,7 +146,10 @@ class ImageTextScorer:
         from safetensors.torch import save_file
 
         def stored(state: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {n: t.to(dtype) if dtype and t.is_floating_point() else t for n, t in state.items()}
+            return {
+                name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+                for name, tensor in state.items()
+            }
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,12 +159,12 @@ class ImageTextScorer:
             # Any name makes open_clip look for the tokenizer, and it looks in the folder itself.
             config["model_cfg"]["text_cfg"].setdefault("hf_tokenizer_name", "local")
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        weights, added = split_weights(self.model)
+        weights, of_class_vector = split_weights(self.model)
         save_file(stored(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
         (folder / CLASS_VECTOR_FILE).unlink(missing_ok=True)  # of a scorer that was saved here before
         if self.class_vector is not None:
             metadata = {"format": "pt", "top": str(self.class_vector.top)}
-            save_file(stored(added), folder / CLASS_VECTOR_FILE, metadata=metadata)
+            save_file(stored(of_class_vector), folder / CLASS_VECTOR_FILE, metadata=metadata)
         open_to_readers(folder)
 
     @property
@@ -181,7 +184,7 @@ class ImageTextScorer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve digits that tell this scorer from any other, of its weights when first asked for."""
+        """Twelve digits that tell this scorer from any other, of its weights at first use."""
         return fingerprint(self.model)
 
     def pixels(self, image: ImageSource) -> Tensor:
@@ -222,7 +225,7 @@ class ImageTextScorer:
         """Unit vectors (N, D) of whole texts. Special tokens that stand in a text are dropped.
 
         Args:
-            on_progress: told how many more are done.
+            on_progress: called with the size of each batch that is done.
         """
         plain = [self.without_specials(text) for text in texts]
         vectors = []
@@ -280,15 +283,15 @@ class ImageTextScorer:
 
     @torch.inference_mode()
     def _confirmed_tower(self) -> CausalTextTower | None:
-        """The causal tower, if the model's own encoder agrees with it on a few texts."""
+        """The causal tower, if it gives what the model's own encoder gives for a few texts."""
         tower = CausalTextTower.of(self.model)
         if tower is None:
             return None
-        cache = IncrementalTextEncoder(self.tokenize, self._encode_batch, tower)
+        encoder = IncrementalTextEncoder(self.tokenize, self._encode_batch, tower)
         tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
-        known, caption = EncodedText(), ""
+        prefix, caption = EncodedText(), ""
         for texts in _PROBES:
-            extension = cache.extend([known], [caption], [texts])
+            extension = encoder.extend([prefix], [caption], [texts])
             error = (extension.vectors[0] - self._encode_in_full(texts)).abs().max()
             if not error <= tolerance:
                 _log.warning(
@@ -297,7 +300,7 @@ class ImageTextScorer:
                     error,
                 )
                 return None
-            (known,), caption = extension.prefixes, texts[1]
+            (prefix,), caption = extension.prefixes, texts[1]
         return tower
 
 

@@ -1,14 +1,16 @@
-"""What a language model is told of a picture before its first word.
+"""What conditions a language model on a picture before its first word.
 
-A prompted language model has learned from text alone: of every caption it was told the caption's own vector,
-with noise in place of what separates pictures from captions (CapDec, Nukrai et al. 2022), and what a memory
-holds near that vector (DeCap, Li et al. 2023; IFCap, Lee et al. 2024). A picture then takes its place.
+A language model with a soft prompt has learned from text alone: it was conditioned on every caption's own
+vector, with noise in place of what separates pictures from captions (CapDec, Nukrai et al. 2022), and on what
+a memory holds near that vector (DeCap, Li et al. 2023; IFCap, Lee et al. 2024). A picture then takes its
+place.
 
 Shapes: B pictures, D embedding width of the scorer, W hidden width of the language model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,27 @@ from magicap.errors import BadModel, BadSettings
 
 PROMPT_FILE = "soft_prompt.safetensors"
 _UNREADABLE = (OSError, KeyError, RuntimeError, SafetensorError)
+_STORED_NAMES = {"image_projection.": "picture.", "memory_projection.": "memory."}
+"""Attribute to its name in ``state_dict()``, weight files and checkpoints, that of the first release."""
 
 
 class SoftPrompt(nn.Module):
     """Two mapping networks (ClipCap, Mokady et al. 2021) whose sum is added to the start token's embedding.
 
-    So a prompt takes no position of its own: all that holds of a prefix holds of a prompted one.
+    So a prompt takes no position of its own: all that holds of a prefix holds of one behind a soft prompt.
     """
 
     def __init__(self, scorer_width: int, width: int) -> None:
+        """
+        Args:
+            scorer_width: D.
+            width: W.
+        """
         super().__init__()
-        self.picture = _mapping(scorer_width, width)
-        self.memory = _mapping(scorer_width, width)
+        self.image_projection = _mapping(scorer_width, width)
+        self.memory_projection = _mapping(scorer_width, width)
+        self.register_state_dict_post_hook(_to_stored_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_stored_names)  # type: ignore[no-untyped-call]
 
     @property
     def scorer_width(self) -> int:
@@ -46,17 +57,17 @@ class SoftPrompt(nn.Module):
         """
         if width != self.scorer_width:
             raise BadSettings(
-                f"this language model is told of pictures by vectors of width {self.scorer_width}, found "
-                f"some of width {width}: they are of two scorers; tune it with the captioner's own"
+                f"this language model's soft prompt reads vectors of width {self.scorer_width}, found some "
+                f"of width {width}: they are of two scorers; tune it with the captioner's own"
             )
 
     def require_width(self, width: int) -> None:
-        """Refuse to tell a language model of another width.
+        """Refuse to condition a language model of another width.
 
         Raises:
             BadModel: it is of another width.
         """
-        last: Any = self.picture[-1]
+        last: Any = self.image_projection[-1]
         if last.out_features != width:
             raise BadModel(
                 f"expected a soft prompt of width {width} as the language model's, found one of width "
@@ -65,29 +76,30 @@ class SoftPrompt(nn.Module):
 
     @property
     def _first(self) -> Any:
-        return self.picture[0]
+        return self.image_projection[0]
 
-    def forward(self, pictures: Tensor, remembered: Tensor | None, told: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, projected: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """(B, W) what is added to the start token's embedding.
 
         Args:
-            pictures: (B, D) unit vectors, or what stands in for them.
-            remembered: (B, D) means of nearby captions' unit vectors; None: there is no memory.
-            told: (2, B, 1) whether each is told of the picture, and of what is remembered; None: all are.
+            images: (B, D) unit vectors of pictures, or pseudo images.
+            projected: (B, D) the same projected onto a memory: weighted means of nearby captions' unit
+                vectors; None: there is no memory.
+            kept: (2, B, 1) whether each is conditioned on the picture, and on the memory; None: all are.
         """
-        scale = self.scorer_width**0.5  # numbers of a unit vector are small, the wider the smaller
-        parts = [self.picture(scale * pictures.to(self._first.weight))]
-        if remembered is not None:
-            parts.append(self.memory(scale * remembered.to(self._first.weight)))
-        if told is not None:
-            parts = [part * each for part, each in zip(parts, told, strict=True)]
+        scale = self.scorer_width**0.5  # components of a unit vector are small, the wider the smaller
+        parts = [self.image_projection(scale * images.to(self._first.weight))]
+        if projected is not None:
+            parts.append(self.memory_projection(scale * projected.to(self._first.weight)))
+        if kept is not None:
+            parts = [part * rows for part, rows in zip(parts, kept, strict=True)]
         return torch.stack(parts).sum(dim=0)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the weights into a folder, in ``dtype`` where given."""
         from safetensors.torch import save_file
 
-        weights = {name: each.to(dtype).contiguous() for name, each in self.state_dict().items()}
+        weights = {name: weight.to(dtype).contiguous() for name, weight in self.state_dict().items()}
         save_file(weights, Path(folder) / PROMPT_FILE)
 
     @classmethod
@@ -111,3 +123,20 @@ class SoftPrompt(nn.Module):
 
 def _mapping(scorer_width: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(scorer_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+def _to_stored_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Rename a module's entries in its state dict to the stored names."""
+    _rename(state, prefix, _STORED_NAMES)
+
+
+def _from_stored_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename stored entries to the module's own names, before they are loaded."""
+    _rename(state, prefix, {stored: name for name, stored in _STORED_NAMES.items()})
+
+
+def _rename(state: dict[str, Any], prefix: str, names: Mapping[str, str]) -> None:
+    """Rename what begins so behind ``prefix``, in place; the order of entries stays."""
+    for old, new in names.items():
+        for key in [key for key in state if key.startswith(prefix + old)]:
+            state[prefix + new + key.removeprefix(prefix + old)] = state.pop(key)

@@ -70,12 +70,12 @@ class CausalTextTower:
         a GPU, where a launch costs more than padding, 1,024.
         """
         chunk = 64 if self.part.positional_embedding.device.type == "cpu" else 1024
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         parts = [order[start : start + chunk] for start in range(0, len(order), chunk)]
-        vectors = torch.cat([self._encode_padded([rows[number] for number in part]) for part in parts])
-        back = torch.empty(len(order), dtype=torch.long)
-        back[order] = torch.arange(len(order))
-        return vectors[back.to(vectors.device)]
+        vectors = torch.cat([self._encode_padded([rows[row] for row in part]) for part in parts])
+        inverse = torch.empty(len(order), dtype=torch.long)
+        inverse[order] = torch.arange(len(order))
+        return vectors[inverse.to(vectors.device)]
 
     def _encode_padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return self.pool(self.hidden_states(rows)[-1], rows)
@@ -97,14 +97,14 @@ class CausalTextTower:
     def run(
         self, ids: Tensor, positions: Tensor, past: Sequence[KeysAndValues], mask: Tensor, ends: Tensor
     ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
-        """Run tokens behind cached ones. Of those not asked for the last block makes keys and values alone.
+        """Run tokens behind cached ones; in the last block all but keys and values is run at ``ends`` alone.
 
         Args:
             ids: (B, Q) token ids.
             positions: (B, Q) where each stands in its text.
             past: keys and values a block, each (B, heads, P, W / heads); empty for none.
             mask: (B, 1, Q, P + Q) boolean, true where a token may look.
-            ends: (B, E) columns of the tokens whose hidden states are asked for.
+            ends: (B, E) columns of the tokens whose hidden states are returned.
 
         Returns:
             Their hidden states (B, E, W), and keys and values of the P + Q tokens a block.
@@ -124,12 +124,12 @@ class CausalTextTower:
         dtype = self.part.transformer.get_cast_dtype()
         x = self.part.token_embedding(ids).to(dtype) + self.part.positional_embedding.to(dtype)[positions]
         blocks = self.part.transformer.resblocks
-        for number, block in enumerate(blocks):
-            read = asking = block.ln_1(x)
-            if ends is not None and number == len(blocks) - 1:
+        for layer, block in enumerate(blocks):
+            tokens = queries = block.ln_1(x)
+            if ends is not None and layer == len(blocks) - 1:
                 rows = torch.arange(len(x), device=x.device)[:, None]
-                x, asking, mask = x[rows, ends], read[rows, ends], mask[rows, 0, ends][:, None]
-            attended, cache = _attend(block.attn, asking, read, past[number] if past else None, mask)
+                x, queries, mask = x[rows, ends], tokens[rows, ends], mask[rows, 0, ends][:, None]
+            attended, cache = _attend(block.attn, queries, tokens, past[layer] if past else None, mask)
             x = x + block.ls_1(attended)
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
             yield x, cache
@@ -146,21 +146,25 @@ class CausalTextTower:
 
 
 def _attend(
-    attention: nn.MultiheadAttention, asking: Tensor, x: Tensor, past: KeysAndValues | None, mask: Tensor
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    tokens: Tensor,
+    past: KeysAndValues | None,
+    mask: Tensor,
 ) -> tuple[Tensor, KeysAndValues]:
     """Attention of (B, E, W), all or some of the tokens (B, Q, W), over P cached and Q new tokens."""
-    width, heads = x.shape[2], attention.num_heads
+    width, heads = tokens.shape[2], attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
 
     def by_head(projected: Tensor, parts: int) -> Tensor:
         split: Tensor = projected.unflatten(2, (parts, heads, -1))
         return split.permute(2, 0, 3, 1, 4)
 
-    if asking is x:
-        query, keys, values = by_head(F.linear(x, weight, bias), 3)
+    if queries is tokens:
+        query, keys, values = by_head(F.linear(tokens, weight, bias), 3)
     else:
-        (query,) = by_head(F.linear(asking, weight[:width], bias[:width]), 1)
-        keys, values = by_head(F.linear(x, weight[width:], bias[width:]), 2)
+        (query,) = by_head(F.linear(queries, weight[:width], bias[:width]), 1)
+        keys, values = by_head(F.linear(tokens, weight[width:], bias[width:]), 2)
     if past is not None:
         keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
     attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)

@@ -1,6 +1,6 @@
-"""Keys and values a token, as prefixes keep them, and a layer, as attention reads them.
+"""Keys and values: a token at a time, as prefixes keep them, and a layer at a time, as attention reads them.
 
-Shapes: B rows, P places of a row, H heads of width d.
+Shapes: B rows, P columns of a row, N tokens, H heads of width d.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KeysAndValues = tuple[Tensor, Tensor]
 
 
 def stack_states(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
-    """Keys and values a layer of B rows of tokens, zeros behind the shorter; nothing where all are empty.
+    """Keys and values a layer of B rows of tokens, zeros behind the shorter; () where all rows are empty.
 
     Args:
         rows: of each token (layers, 2, H, d).
@@ -23,17 +23,20 @@ def stack_states(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
     width = max(map(len, rows))
     if not width:
         return ()
-    nothing = torch.zeros_like(next(token for row in rows for token in row))
-    padded = [token for row in rows for token in (*row, *[nothing] * (width - len(row)))]
+    padding = torch.zeros_like(next(token for row in rows for token in row))
+    padded = [token for row in rows for token in (*row, *[padding] * (width - len(row)))]
     layers = torch.stack(padded).unflatten(0, (len(rows), width)).permute(2, 3, 0, 4, 1, 5)
     return tuple((keys, values) for keys, values in layers)
 
 
-def gather_states(cache: Sequence[KeysAndValues], rows: Tensor, places: Tensor) -> list[Tensor]:
+def gather_states(cache: Sequence[KeysAndValues], rows: Tensor, columns: Tensor) -> list[Tensor]:
     """Keys and values (layers, 2, H, d) of N tokens, none of which keeps the others' memory alive.
 
     Args:
-        rows, places: (N,) where they stand.
+        cache: of every layer.
+        rows, columns: (N,) where the tokens stand.
     """
-    layers = [torch.stack([keys[rows, :, places], values[rows, :, places]], dim=1) for keys, values in cache]
+    layers = [
+        torch.stack([keys[rows, :, columns], values[rows, :, columns]], dim=1) for keys, values in cache
+    ]
     return [token.clone() for token in torch.stack(layers, dim=1)]

@@ -1,4 +1,4 @@
-"""Late interaction of a picture's patches and a text's words: every word looks for the patch that fits it.
+"""Late interaction of a picture's patches and a text's words: each word's cosine with the nearest patch.
 
 Pure functions of unit vectors. Shapes: N pictures of L patches, M texts of T words, Q queries with C items to
 rank and K candidates among them, D width.
@@ -28,16 +28,19 @@ def late_interaction(patches: Tensor, words: Tensor, mask: Tensor, chunk: int = 
     Returns:
         (N, M) scores in [-1, 1]; 0 for a text without words.
     """
-    count, places = patches.shape[:2]
-    owner = mask.nonzero()[:, 0]
+    num_images, num_patches = patches.shape[:2]
+    texts = mask.nonzero()[:, 0]  # of every word
     flat = words[mask]
-    images = max(1, chunk // (places * max(1, len(flat))))
-    some = max(1, chunk // (places * min(images, max(1, count))))
+    images_at_once = max(1, chunk // (num_patches * max(1, len(flat))))
+    words_at_once = max(1, chunk // (num_patches * min(images_at_once, max(1, num_images))))
     scores = []
-    for part in patches.split(images):
-        cosines = ((piece @ part.flatten(0, 1).T).unflatten(1, (-1, places)) for piece in flat.split(some))
+    for part in patches.split(images_at_once):
+        cosines = (
+            (piece @ part.flatten(0, 1).T).unflatten(1, (-1, num_patches))
+            for piece in flat.split(words_at_once)
+        )
         nearest = torch.cat([cosine.amax(dim=2) for cosine in cosines])
-        scores.append(nearest.new_zeros(len(words), len(part)).index_add(0, owner, nearest))
+        scores.append(nearest.new_zeros(len(words), len(part)).index_add(0, texts, nearest))
     return torch.cat(scores, dim=1).T / mask.sum(dim=1).clamp(min=1)
 
 

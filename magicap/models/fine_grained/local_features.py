@@ -1,4 +1,4 @@
-"""What an image-text model's towers know of single patches and words, as vectors of one local space.
+"""States of single patches and words in an image-text model's towers, as vectors of one local space.
 
 Shapes: N pictures of L patches, M texts of T words, D width of the global space, E of the local one, W of a
 tower. A word is a token between start and end.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magicap.errors import BadModel, BadSettings
+from magicap.checks import require_int, require_number
+from magicap.errors import BadModel
 from magicap.models.scorer import ImageTextScorer
 
 
@@ -46,25 +46,18 @@ class FineGrainedSettings:
     """What the local score counts beside the global cosine."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.hidden, self.region) < 1:
-            raise BadSettings(
-                "expected width, hidden and region to be at least 1, "
-                f"found {self.width}, {self.hidden} and {self.region}"
-            )
-        if max(self.image_block, self.text_block) > -1:
-            raise BadSettings(
-                "expected blocks counted from behind, -1 for the last, "
-                f"found {self.image_block} for the picture and {self.text_block} for the text"
-            )
-        if not 0 <= self.dropout < 1:
-            raise BadSettings(f"expected a dropout of at least 0 and below 1, found {self.dropout}")
-        if not isfinite(self.weight):
-            raise BadSettings(f"expected a finite weight of the local score, found {self.weight}")
+        for name in ("width", "hidden", "region"):
+            require_int(name, getattr(self, name))
+        for name in ("image_block", "text_block"):
+            expected = "a whole number counted from behind, -1 for the last block"
+            require_number(name, getattr(self, name), lambda block: block <= -1 and block % 1 == 0, expected)
+        require_number("dropout", self.dropout, lambda share: 0 <= share < 1, "at least 0 and below 1")
+        require_number("weight", self.weight, lambda weight: True, "a finite number")
 
 
 @dataclass(frozen=True)
 class LocalImages:
-    """What a fine-grained scorer knows of N pictures."""
+    """N pictures, encoded by a fine-grained scorer."""
 
     vectors: Tensor
     """(N, D) global unit vectors."""
@@ -78,7 +71,7 @@ class LocalImages:
 
 @dataclass(frozen=True)
 class LocalTexts:
-    """What a fine-grained scorer knows of M texts."""
+    """M texts, encoded by a fine-grained scorer."""
 
     vectors: Tensor
     """(M, D) global unit vectors."""
@@ -125,7 +118,7 @@ def _projection(width: int, settings: FineGrainedSettings) -> nn.Sequential:
 
 
 class TowerStates:
-    """The two towers of a scorer, asked for more than their pooled vectors."""
+    """States of single patches and words in the two towers of a scorer, beside their pooled vectors."""
 
     def __init__(self, scorer: ImageTextScorer, settings: FineGrainedSettings) -> None:
         """
@@ -158,12 +151,12 @@ class TowerStates:
         """Global unit vectors (N, D), and states (N, W, rows, columns), of pictures (N, 3, H, W)."""
         visual = self.scorer.model.visual
         dtype = next(visual.parameters()).dtype
-        out = visual.forward_intermediates(
+        output = visual.forward_intermediates(
             pixels.to(self.scorer.device, dtype), indices=[self.settings.image_block], output_fmt="NCHW"
         )
-        states = out["image_intermediates"][0].float()
+        states = output["image_intermediates"][0].float()
         regions = F.avg_pool2d(states, self.settings.region, ceil_mode=True)
-        return F.normalize(out["image_features"].float(), dim=-1), regions
+        return F.normalize(output["image_features"].float(), dim=-1), regions
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,27 +168,27 @@ class TowerStates:
             Unit vectors (M, D), states (words of all texts, W), and how many words each text has (M,).
         """
         rows = self._ids(texts)
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        order = sorted(range(len(rows)), key=lambda text: len(rows[text]))
         vectors = torch.empty(len(rows), self.scorer.width, device=self.scorer.device)
         states: list[Tensor] = [torch.empty(0)] * len(rows)
         for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            hidden = self.text_tower.hidden_states([rows[number] for number in part])
-            vectors[part] = self.text_tower.pool(hidden[-1], [rows[number] for number in part])
-            for number, state in zip(part, hidden[self.settings.text_block].float(), strict=True):
-                states[number] = state[self._words(rows[number])]
+            batch = order[start : start + batch_size]
+            hidden = self.text_tower.hidden_states([rows[text] for text in batch])
+            vectors[batch] = self.text_tower.pool(hidden[-1], [rows[text] for text in batch])
+            for text, state in zip(batch, hidden[self.settings.text_block].float(), strict=True):
+                states[text] = state[self._word_columns(rows[text])]
         width = int(self.text_tower.part.positional_embedding.shape[1])
         counts = torch.tensor([len(state) for state in states], dtype=torch.long, device=vectors.device)
         return vectors, torch.cat([vectors.new_empty(0, width), *states]), counts
 
-    def spelled(self, text: str) -> list[tuple[str, list[int]]]:
-        """The words of a text as people part them, each with the numbers of its tokens."""
+    def tokens_by_word(self, text: str) -> list[tuple[str, list[int]]]:
+        """The words of a text, parted at white space, each with the indices of its tokens."""
         row = self._ids([text])[0]
-        ids = [row[place] for place in self._words(row)]
+        ids = [row[column] for column in self._word_columns(row)]
         # Whole prefixes are decoded: a token may be but a part of a letter.
-        homes = [max(0, len(self._decode(ids[: n + 1]).split()) - 1) for n in range(len(ids))]
+        word_of_token = [max(0, len(self._decode(ids[: n + 1]).split()) - 1) for n in range(len(ids))]
         return [
-            (word, [n for n, home in enumerate(homes) if home == number])
+            (word, [token for token, index in enumerate(word_of_token) if index == number])
             for number, word in enumerate(self._decode(ids).split())
         ]
 
@@ -203,12 +196,13 @@ class TowerStates:
         plain = [self.scorer.without_specials(text) for text in texts]
         return [self.text_tower.cut(row) for row in self.scorer.tokenize(plain)]
 
-    def _words(self, row: Sequence[int]) -> list[int]:
-        return [place for place, number in enumerate(row) if number not in self._specials]
+    def _word_columns(self, row: Sequence[int]) -> list[int]:
+        """Where in a row of ids the words' tokens stand."""
+        return [column for column, token_id in enumerate(row) if token_id not in self._specials]
 
 
 def padded(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """What lies one behind the other as (M, T, E), filled up with zeros, and a mask (M, T) true elsewhere.
+    """Rows of M texts as (M, T, E), filled up with zeros, and a mask (M, T) true where there is a row.
 
     Args:
         rows: (K, E) of M texts.

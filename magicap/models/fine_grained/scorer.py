@@ -1,6 +1,6 @@
-"""A second scorer of the same verbs that matches words with patches, to re-rank what the global score found.
+"""A second scorer of the same methods that matches words with patches, to re-rank by.
 
-The towers of an :class:`ImageTextScorer` rest. Two small projections read what the towers know of single
+The towers of an :class:`ImageTextScorer` are frozen. Two small projections read the towers' states of single
 patches and words, and the score is their late interaction (many to many, in the manner of SCAN, Lee et al.
 2018, and FILIP, Yao et al. 2022) beside the global cosine (one to one).
 
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from magicap.checks import require_int
 from magicap.errors import BadModel, BadSettings, ModelNotFound
 from magicap.files import open_to_readers
 from magicap.images.reader import ImageSource, open_image
@@ -46,7 +47,7 @@ WEIGHTS_FILE = "fine_grained.safetensors"
 
 @dataclass(frozen=True)
 class Candidates:
-    """The first few answers of the global score to every picture and every text, scored again locally."""
+    """The nearest few of every picture and every text by the global score, with their local scores."""
 
     cosines: Tensor
     """(N, M) the global score."""
@@ -80,7 +81,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where in a picture each word of a text finds itself."""
+    """How well each word of a text fits each place of a picture."""
 
     words: tuple[str, ...]
     """The text, parted at white space."""
@@ -139,7 +140,7 @@ class FineGrainedScorer:
             )
         with explain_loading_errors("fine-grained scorer", str(folder)):
             stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-            _refuse_other(folder, stored, scorer)
+            _require_format_and_scorer(folder, stored, scorer)
             fine = cls(scorer, FineGrainedSettings(**stored["settings"]))
             fine.heads.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return fine
@@ -152,23 +153,34 @@ class FineGrainedScorer:
         folder.mkdir(parents=True, exist_ok=True)
         stored = {"format": FORMAT, "scorer": self.scorer.fingerprint, "settings": asdict(self.settings)}
         (folder / SETTINGS_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
-        state = {name: t.detach().to(dtype).contiguous() for name, t in self.heads.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        weights = {
+            name: weight.detach().to(dtype).contiguous() for name, weight in self.heads.state_dict().items()
+        }
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         open_to_readers(folder)
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> LocalImages:
-        """Global and local vectors of pictures, each anything that :func:`magicap.images.reader.open_image` takes.
+        """Global and local vectors of pictures.
+
+        Args:
+            images: each anything that :func:`magicap.images.reader.open_image` takes.
 
         Raises:
             BadImage: a picture cannot be read.
-            ValueError: no picture is given.
+            BadSettings: there is no picture.
         """
         if not images:
-            raise ValueError("expected at least one picture, found none")
+            raise BadSettings("expected at least one picture, found none")
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-        parts = [self.encode_pixels(torch.stack([self.scorer.pixels(i) for i in batch])) for batch in batches]
-        vectors, patches = torch.cat([p.vectors for p in parts]), torch.cat([p.patches for p in parts])
-        return LocalImages(vectors, patches, parts[0].grid)
+        encoded = [
+            self.encode_pixels(torch.stack([self.scorer.pixels(image) for image in batch]))
+            for batch in batches
+        ]
+        return LocalImages(
+            torch.cat([batch.vectors for batch in encoded]),
+            torch.cat([batch.patches for batch in encoded]),
+            encoded[0].grid,
+        )
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> LocalImages:
@@ -194,10 +206,10 @@ class FineGrainedScorer:
         return images.vectors @ texts.vectors.T + self.settings.weight * local
 
     def rerank(self, images: LocalImages, texts: LocalTexts, top: int = 20) -> tuple[Tensor, Tensor]:
-        """Rank by the global cosine, then the first of each query anew by :meth:`compare`'s score.
+        """Rank by the global cosine, then the first of each query again by :meth:`compare`'s score.
 
         Args:
-            top: how many texts of each picture, and pictures of each text, are scored anew.
+            top: how many texts of each picture, and pictures of each text, are scored again.
 
         Returns:
             Two (N, M) in float64: in the first a row ranks the texts for a picture, in the second a column
@@ -207,17 +219,20 @@ class FineGrainedScorer:
 
     @torch.inference_mode()
     def candidates(self, images: LocalImages, texts: LocalTexts, top: int = 20) -> Candidates:
-        """The ``top`` nearest of each query by the global cosine, with their local scores."""
-        if top < 1:
-            raise BadSettings(f"expected at least 1 candidate to re-rank, found {top}")
+        """The ``top`` nearest of each query by the global cosine, with their local scores.
+
+        Raises:
+            BadSettings: ``top`` is no whole number of at least 1.
+        """
+        require_int("top", top)
         local = partial(late_interaction_of_pairs, images.patches, texts.words, texts.mask)
         cosines = images.vectors @ texts.vectors.T
-        near_texts = cosines.topk(min(top, cosines.shape[1]), dim=1).indices
-        near_images = cosines.T.topk(min(top, cosines.shape[0]), dim=1).indices
-        picture = torch.arange(len(near_texts), device=cosines.device)[:, None].expand_as(near_texts)
-        text = torch.arange(len(near_images), device=cosines.device)[:, None].expand_as(near_images)
+        nearest_texts = cosines.topk(min(top, cosines.shape[1]), dim=1).indices
+        nearest_images = cosines.T.topk(min(top, cosines.shape[0]), dim=1).indices
+        picture = torch.arange(len(nearest_texts), device=cosines.device)[:, None].expand_as(nearest_texts)
+        text = torch.arange(len(nearest_images), device=cosines.device)[:, None].expand_as(nearest_images)
         return Candidates(
-            cosines, near_texts, local(picture, near_texts), near_images, local(near_images, text)
+            cosines, nearest_texts, local(picture, nearest_texts), nearest_images, local(nearest_images, text)
         )
 
     @torch.inference_mode()
@@ -230,11 +245,11 @@ class FineGrainedScorer:
         picture = open_image(image)
         pictures, texts = self.encode_images([picture]), self.encode_texts([text])
         cosines = texts.words[0] @ pictures.patches[0].T
-        spelled = self.states.spelled(text)
-        rows = [cosines[tokens].mean(dim=0).view(pictures.grid) for _, tokens in spelled]
+        words = self.states.tokens_by_word(text)
+        rows = [cosines[tokens].mean(dim=0).view(pictures.grid) for _, tokens in words]
         empty = cosines.new_empty(0, *pictures.grid)
         seen = _seen(self.scorer.config["preprocess_cfg"], picture.size)
-        return Alignment(tuple(word for word, _ in spelled), torch.stack(rows) if rows else empty, seen)
+        return Alignment(tuple(word for word, _ in words), torch.stack(rows) if rows else empty, seen)
 
     def _fresh_heads(self) -> LocalHeads:
         blank = self.scorer.preprocess(Image.new("RGB", (8, 8)))
@@ -261,7 +276,7 @@ def _seen(preprocess: dict[str, Any], size: tuple[int, int]) -> tuple[float, flo
     return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
 
 
-def _refuse_other(folder: Path, stored: dict[str, Any], scorer: ImageTextScorer) -> None:
+def _require_format_and_scorer(folder: Path, stored: dict[str, Any], scorer: ImageTextScorer) -> None:
     if stored.get("format") != FORMAT:
         raise BadModel(
             f"{folder / SETTINGS_FILE}: expected format {FORMAT}, found {stored.get('format')!r}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from magicap import ImageTextScorer
+from magicap.models import packing
 from magicap.models.incremental_text import EncodedText
 
 WORDS = "a dog's café — Running, 3rd! über-fast\u00a0<x> ☃ the the rollerblading man . mountain".split(" ")
 
 
-def whole(scorer, texts) -> torch.Tensor:
+def encoded_in_full(scorer, texts) -> torch.Tensor:
     """open_clip's own encoder over the full context."""
     with torch.no_grad():
         vectors = scorer.model.encode_text(scorer.tokenizer(list(texts)))
@@ -30,69 +32,74 @@ def scorer(request):
 
 
 def test_a_thousand_random_prefixes_and_candidates(scorer):
-    chance = random.Random(0)
+    rng = random.Random(0)
     assert scorer.text_tower is not None
-    cache = scorer.incremental_text_encoder()
+    encoder = scorer.incremental_text_encoder()
     checked = 0
     while checked < 1000:
-        rows, count = chance.randint(1, 4), chance.randint(1, 12)
-        known, captions = [EncodedText()] * rows, [""] * rows
+        rows, count = rng.randint(1, 4), rng.randint(1, 12)
+        prefixes, captions = [EncodedText()] * rows, [""] * rows
         for _ in range(5):
             candidates = [
-                [text + chance.choice([" ", ""]) + chance.choice(WORDS) for _ in range(count)]
-                for text in captions
+                [text + rng.choice([" ", ""]) + rng.choice(WORDS) for _ in range(count)] for text in captions
             ]
-            extension = cache.extend(known, captions, candidates)
+            extension = encoder.extend(prefixes, captions, candidates)
             for row in range(rows):
-                assert (extension.vectors[row] - whole(scorer, candidates[row])).abs().max() < 1e-5
-            captions = [chance.choice(row) for row in candidates]
-            # Some captions come back with what was known of them two words ago, as after an eviction.
-            known = [chance.choice(each) for each in zip(known, extension.prefixes, strict=True)]
+                assert (extension.vectors[row] - encoded_in_full(scorer, candidates[row])).abs().max() < 1e-5
+            captions = [rng.choice(row) for row in candidates]
+            # Some captions come back with the prefix of two words ago, as after an eviction.
+            prefixes = [rng.choice(pair) for pair in zip(prefixes, extension.prefixes, strict=True)]
             checked += rows * count
 
 
 @given(st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_any_text_may_follow_any_other(scorer, rounds):
-    cache = scorer.incremental_text_encoder()
-    known, caption = EncodedText(), ""
+    encoder = scorer.incremental_text_encoder()
+    prefix, caption = EncodedText(), ""
     for texts in rounds:
-        extension = cache.extend([known], [caption], [texts])
-        assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
-        (known,), caption = extension.prefixes, texts[1]
+        extension = encoder.extend([prefix], [caption], [texts])
+        assert (extension.vectors[0] - encoded_in_full(scorer, texts)).abs().max() < 1e-5
+        (prefix,), caption = extension.prefixes, texts[1]
 
 
 def test_captions_of_any_length_and_number_of_candidates_run_together(scorer):
-    cache = scorer.incremental_text_encoder()
+    encoder = scorer.incremental_text_encoder()
     captions = ["a dog", "two men and a boat on the sea", ""]
-    first = cache.extend([EncodedText()] * 3, captions, [["x"]] * 3)
+    first = encoder.extend([EncodedText()] * 3, captions, [["x"]] * 3)
     texts = [
         ["a dog runs", "a dog."],
         ["two men and a boat on the sea at night"],
         ["the", "sea", "the", "THE"],
     ]
-    second = cache.extend(first.prefixes, captions, texts)
+    second = encoder.extend(first.prefixes, captions, texts)
     for vectors, row in zip(second.vectors, texts, strict=True):
-        assert (vectors - whole(scorer, row)).abs().max() < 1e-5
+        assert (vectors - encoded_in_full(scorer, row)).abs().max() < 1e-5
 
 
 def test_only_what_is_new_is_computed_and_that_once(scorer):
-    cache = scorer.incremental_text_encoder()
+    encoder = scorer.incremental_text_encoder()
     caption = "a dog runs across the grass"
-    first = cache.extend([EncodedText()], [""], [[caption]])
+    first = encoder.extend([EncodedText()], [""], [[caption]])
     assert first.tokens == 8  # start, six words, end
-    second = cache.extend(first.prefixes, [caption], [[f"{caption} quickly", f"{caption} QUICKLY"]])
+    second = encoder.extend(first.prefixes, [caption], [[f"{caption} quickly", f"{caption} QUICKLY"]])
     assert second.tokens == 6 + 2  # six words of the caption; a word and an end, once for both
-    third = cache.extend(second.prefixes, [caption], [[f"{caption} quickly", f"{caption} again"]])
+    third = encoder.extend(second.prefixes, [caption], [[f"{caption} quickly", f"{caption} again"]])
     assert third.tokens == 2 + 2
     assert third.added == (0,)
     assert all(a is b for a, b in zip(second.prefixes[0].cache, third.prefixes[0].cache, strict=True))
 
 
+def test_the_worked_example_of_the_layout_is_what_the_code_gives():
+    results = doctest.testmod(packing)
+    assert results.attempted >= 8
+    assert results.failed == 0
+
+
 def test_a_text_longer_than_the_context_is_cut_as_open_clip_cuts_it(scorer):
     text = "dog " * 100
-    cache = scorer.incremental_text_encoder()
-    extension = cache.extend([EncodedText()], [""], [[text, "dog"]])
-    assert (extension.vectors[0] - whole(scorer, [text, "dog"])).abs().max() < 1e-5
+    encoder = scorer.incremental_text_encoder()
+    extension = encoder.extend([EncodedText()], [""], [[text, "dog"]])
+    assert (extension.vectors[0] - encoded_in_full(scorer, [text, "dog"])).abs().max() < 1e-5
 
 
 def test_special_tokens_inside_outside_text_are_dropped(scorer):
@@ -109,10 +116,10 @@ def test_special_tokens_inside_outside_text_are_dropped(scorer):
 def test_a_tower_that_is_not_causal_is_encoded_whole():
     scorer = tiny.scorer(custom_text=True, no_causal_mask=True, pool_type="first")
     assert scorer.text_tower is None
-    cache = scorer.incremental_text_encoder()
+    encoder = scorer.incremental_text_encoder()
     for caption, texts in (("", ["a dog", "a dog runs"]), ("a dog runs", ["a dog runs fast", "x"])):
-        extension = cache.extend([EncodedText()], [caption], [texts])
-        assert (extension.vectors[0] - whole(scorer, texts)).abs().max() < 1e-5
+        extension = encoder.extend([EncodedText()], [caption], [texts])
+        assert (extension.vectors[0] - encoded_in_full(scorer, texts)).abs().max() < 1e-5
 
 
 def test_a_tower_that_only_looks_causal_is_found_out(caplog):
