@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from magicap.decoding.beam import beam_hypotheses
@@ -84,10 +85,10 @@ def retrieve_evidence(context: DecodingContext, settings: BeamMagicSearch) -> li
 
 def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch) -> list[float]:
     """B standard deviations of the cosines of first tokens: a scale where no captions are remembered."""
-    (vectors,) = context.cache.candidate_vectors([context.cache.start(settings.top_k)])
-    std: list[float] = (
-        (context.image_vectors @ vectors.T).std(dim=1, correction=0).clamp_min(MIN_STD).tolist()
-    )
+    starts = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt)
+    vectors = context.cache.candidate_vectors(starts)  # (B, K, D)
+    cosines = torch.einsum("bd,bkd->bk", context.image_vectors, vectors)
+    std: list[float] = cosines.std(dim=1, correction=0).clamp_min(MIN_STD).tolist()
     return std
 
 
