@@ -265,7 +265,7 @@ def soft_prompt(language_model: LanguageModel, image: Tensor, memory: CaptionMem
     the constraints; without a memory there is no B.
     """
     prompt = language_model.soft_prompt
-    project_image, project_memory = prompt.picture, prompt.memory
+    project_image, project_memory = prompt.image_projection, prompt.memory_projection
     scale = math.sqrt(len(image))
     added = project_image(scale * image)
     if memory is not None:

@@ -151,7 +151,7 @@ def test_words_that_nothing_has_are_refused(captioner, memory, images):
     with pytest.raises(BadSettings, match="none of the 7 captions"):
         hypotheses_of(captioner, images, small(include=("giraffe",)), memory)
     with pytest.raises(BadSettings, match="this captioner has no memory"):
-        hypotheses_of(captioner, images, small(include=("giraffe",)), None)
+        captioner.caption(tiny.pictures(1)[0], small(include=("giraffe",)))
 
 
 def test_banned_words_are_dropped_while_they_are_written():

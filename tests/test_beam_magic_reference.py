@@ -82,7 +82,7 @@ def captioners() -> dict[bool, Captioner]:
     """
     rng = random.Random(0)
     captions = {" ".join(rng.choices(WORDS, k=rng.randint(2, 8))).capitalize() + "." for _ in range(320)}
-    made = {False: tiny.captioner(0), True: tiny.prompted(0)}
+    made = {False: tiny.captioner(0), True: tiny.with_soft_prompt(0)}
     for captioner in made.values():
         learn(captioner.language_model, sorted(captions), steps=30)
         captioner.memory = CaptionMemory.from_texts(captioner.scorer, sorted(captions))

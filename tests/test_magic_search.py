@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from reference import reference_caption, reference_contrastive, reference_steps
 
 from magicap import BadSettings, Captioner, ContrastiveSearch, Greedy, MagicSearch, Nucleus, TopK
+from magicap.decoding.context import DecodingContext
 from magicap.decoding.magic import can_still_win, magic_score
+from magicap.decoding.searches import stream_steps
 from magicap.results import added_text
 
 
@@ -124,7 +126,7 @@ def test_no_pictures_no_steps():
     captioner = tiny.captioner(0)
     nothing = captioner.scorer.encode_images([])
     for decoding in (MagicSearch(), TopK(), Nucleus(), Greedy()):
-        assert list(decoding.search(captioner.cache, nothing, [])) == []
+        assert list(stream_steps(DecodingContext(captioner.cache, nothing), decoding)) == []
 
 
 def test_the_coldest_draw_is_greedy():

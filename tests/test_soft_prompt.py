@@ -43,7 +43,7 @@ def ids(caption) -> list[int]:
 
 @pytest.fixture
 def captioner() -> Captioner:
-    plain = tiny.prompted(2)
+    plain = tiny.with_soft_prompt(2)
     memory = CaptionMemory.from_texts(plain.scorer, CAPTIONS)
     return Captioner(plain.language_model, plain.scorer, MAGIC, memory)
 
@@ -174,7 +174,7 @@ def test_it_learns_from_text_alone(captioner):
     sentences = conditioned_sentences(
         captioner.language_model, captioner.scorer, captioner.memory, CAPTIONS, 20
     )
-    assert sentences.own.tolist() == list(range(12))
+    assert sentences.memory_positions.tolist() == list(range(12))
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)
     lesson.train()
     for epoch in range(150):
@@ -213,7 +213,7 @@ def test_a_killed_run_learns_what_one_that_was_not_learns(captioner, tmp_path):
     def train(folder, stops):
         for steps in stops:
             torch.manual_seed(len(stops))  # a new process begins with other dice
-            lesson = SoftPromptObjective(tiny.prompted(2).language_model.to_train(), captioner.memory)
+            lesson = SoftPromptObjective(tiny.with_soft_prompt(2).language_model.to_train(), captioner.memory)
             if not (folder / "checkpoint").exists():
                 torch.manual_seed(1)
             fit(

@@ -97,9 +97,8 @@ def scorer(*, custom_text: bool = False, seed: int = 0, **text: Any) -> ImageTex
     config = scorer_config(**text)
     kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     model = kind(**config["model_cfg"])
-    with (
-        torch.no_grad()
-    ):  # open_clip's initial weights are so small that all texts, and all pictures, look alike
+    with torch.no_grad():
+        # open_clip's initial weights are so small that all texts, and all pictures, have nearly one vector
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.copy_(torch.randn_like(parameter) * 1.5 / parameter.shape[-1] ** 0.5)
@@ -130,13 +129,13 @@ def captioner(seed: int = 0, *, custom_text: bool = False, **settings: Any) -> C
     )
 
 
-def prompted(seed: int = 0, **settings: Any) -> Captioner:
-    """As :func:`captioner`, with a language model that is told of pictures, in random words."""
-    found = captioner(seed, **settings)
+def with_soft_prompt(seed: int = 0, **settings: Any) -> Captioner:
+    """As :func:`captioner`, with a language model that has a soft prompt of random weights."""
+    conditioned = captioner(seed, **settings)
     torch.manual_seed(seed)
-    prompt = SoftPrompt(found.scorer.width, found.language_model.model.config.n_embd)
-    found.language_model.soft_prompt = prompt.requires_grad_(False)
-    return found
+    soft_prompt = SoftPrompt(conditioned.scorer.width, conditioned.language_model.model.config.n_embd)
+    conditioned.language_model.soft_prompt = soft_prompt.requires_grad_(False)
+    return conditioned
 
 
 def supervised(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:
@@ -150,6 +149,6 @@ def supervised(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:
 
 def pictures(count: int, seed: int = 0) -> list[Any]:
     """Random pictures of 4 x 4 coloured squares, each a (40, 40, 3) uint8 array."""
-    chance = torch.Generator().manual_seed(seed)
-    squares = torch.randint(0, 256, (count, 4, 4, 3), generator=chance, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    squares = torch.randint(0, 256, (count, 4, 4, 3), generator=generator, dtype=torch.uint8)
     return list(squares.repeat_interleave(10, dim=1).repeat_interleave(10, dim=2).numpy())

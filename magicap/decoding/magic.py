@@ -133,7 +133,7 @@ class TimeStep:
                     added_text(start, text),
                     token,
                     *candidate_terms,
-                    last=token == language_model.end_id,
+                    token == language_model.end_id,
                 )
                 for token, candidate_terms, text in zip(row_tokens, row_terms, texts, strict=False)
             ]
