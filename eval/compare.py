@@ -1,4 +1,4 @@
-"""Several captioners or prediction files on the same images: figures, error bars, floors, and a report.
+"""Several captioners or prediction files on the same images: figures, error bars, baselines, a report.
 
     python eval/compare.py --references $MAGICAP_DATA/flickr8k/captions.jsonl --split test \\
         --images $MAGICAP_DATA/flickr8k/images-test.tar --training $MAGICAP_DATA/flickr8k/captions.jsonl \\
@@ -29,7 +29,7 @@ from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.captioners.zero_shot import Captioner
 from magicap.data import CaptionedImage, ImageFiles, normalise_caption, read_sentences
 from magicap.errors import BadSettings, MagicapError
-from magicap.evaluation.baselines import best_constant_caption, floor_decodings, training_captions
+from magicap.evaluation.baselines import baseline_decodings, best_constant_caption, training_captions
 from magicap.evaluation.comparison import Comparison, System, compare
 from magicap.evaluation.predictions import (
     Predictions,
@@ -37,16 +37,19 @@ from magicap.evaluation.predictions import (
     choose_references,
     match,
     read_predictions,
-    refuse_incomplete,
-    say_split,
+    require_complete,
+    split_entry,
 )
 from magicap.evaluation.report import html_report
-from magicap.evaluation.systems import captioned, clip_score, open_pictures
+from magicap.evaluation.systems import caption_images, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
-from magicap.files import refuse_unwritable, write_whole
+from magicap.files import require_writable, write_whole
 from magicap.metrics import METRICS, Metric, Report, evaluate
 
-load = functools.cache(load_captioner)  # one preset often is a system, makes the floors and judges
+load = functools.cache(load_captioner)  # one preset often is a system, a baseline and CLIPScore's model
+
+FORMER_OPTIONS = {"--floors_of": "--baselines_of", "--judge": "--clipscore_model"}
+"""Options of an earlier release and their names now."""
 
 
 def zero_shot(source: str) -> Captioner:
@@ -67,10 +70,10 @@ class Config:
         default_factory=list, metadata={"help": "tar files or folders with the pictures"}
     )
     training: str | None = field(
-        default=None, metadata={"help": "captions for the floors (their train split)"}
+        default=None, metadata={"help": "captions for the baselines (their train split)"}
     )
-    floors_of: str = field(default=DEFAULT, metadata={"help": "whose models make the floors"})
-    judge: str = field(default=DEFAULT, metadata={"help": "whose scorer gives CLIPScore"})
+    baselines_of: str = field(default=DEFAULT, metadata={"help": "whose models make the baselines"})
+    clipscore_model: str = field(default=DEFAULT, metadata={"help": "whose scorer gives CLIPScore"})
     against: str | None = field(default=None, metadata={"help": "differences from this one (the first)"})
     metrics: list[str] = field(default_factory=list, metadata={"help": f"some of {', '.join(METRICS)} (all)"})
     title: str | None = field(default=None, metadata={"help": "of the report"})
@@ -87,7 +90,7 @@ class Config:
     confidence: float = field(default=0.95, metadata={"help": "of the intervals"})
     resamples: int = field(default=2000, metadata={"help": "of the bootstrap"})
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
-    seed: int = field(default=0, metadata={"help": "of searches that draw, and of the bootstrap"})
+    seed: int = field(default=0, metadata={"help": "of searches that sample, and of the bootstrap"})
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -99,9 +102,9 @@ class Config:
         inputs = [self.references, *(spec.partition("=")[2] for spec in self.systems)]
         for path in (self.html, self.csv, self.markdown):
             if path is not None:
-                refuse_unwritable(path, inputs)
-        require_part(self.floors_of, "language model")
-        require_part(self.judge, "scorer")
+                require_writable(path, inputs)
+        require_part(self.baselines_of, "language model")
+        require_part(self.clipscore_model, "scorer")
 
 
 def main(config: Config) -> None:
@@ -120,7 +123,7 @@ def main(config: Config) -> None:
             read(name, files[name], rows) if name in files else bench.searched(name, load(source))
             for name, source in sources.items()
         ]
-        systems += bench.floors()
+        systems += bench.baselines()
         comparison = compare(
             config.title or default_title(config),
             [row.image for row in rows],
@@ -154,47 +157,49 @@ def named(specs: Sequence[str]) -> dict[str, str]:
 
 
 def images_of(config: Config, files: dict[str, Predictions]) -> tuple[list[CaptionedImage], dict[str, str]]:
-    """The images to compare on, and what signatures must say of them."""
-    own = [predictions.references for predictions in files.values() if predictions.references]
+    """The images to compare on, and the entries of signatures about them."""
+    references = [predictions.references for predictions in files.values() if predictions.references]
     if config.references is None:
-        refuse_other_references(own)
-    rows = choose_references(config.references, config.split, own[0] if own else None)
-    wanted = {row.image for row in rows[: config.limit]}
+        require_same_references(references)
+    rows = choose_references(config.references, config.split, references[0] if references else None)
+    compared = {row.image for row in rows[: config.limit]}
     for predictions in files.values():
-        captions, strangers = assign(predictions, rows)
-        missing = [row.image for row in rows if row.image in wanted and row.image not in captions]
+        captions, unknown = assign(predictions, rows)
+        missing = [row.image for row in rows if row.image in compared and row.image not in captions]
         if not config.partial:
-            refuse_incomplete(predictions, strangers, missing)
-        wanted -= set(missing)
-    if not wanted:
+            require_complete(predictions, unknown, missing)
+        compared -= set(missing)
+    if not compared:
         raise BadSettings("the systems have no image in common")
-    about = say_split(rows)
-    if len(wanted) < len(rows):
-        about["partial"] = f"{len(wanted)} of {len(rows)} images"
-    kept = [row for row in rows if row.image in wanted]
+    about = split_entry(rows)
+    if len(compared) < len(rows):
+        about["partial"] = f"{len(compared)} of {len(rows)} images"
+    kept = [row for row in rows if row.image in compared]
     if config.unseen:
-        kept = without_known_captions(kept, config)
+        kept = without_training_captions(kept, config)
         about["unseen"] = f"{len(kept)} images, no reference of which stands in {config.training}"
     return kept, about
 
 
-def without_known_captions(rows: Sequence[CaptionedImage], config: Config) -> list[CaptionedImage]:
-    known = set(read_sentences(str(config.training)))
-    kept = [row for row in rows if known.isdisjoint(map(normalise_caption, row.captions))]
+def without_training_captions(rows: Sequence[CaptionedImage], config: Config) -> list[CaptionedImage]:
+    """The images none of whose references is a training caption."""
+    training = set(read_sentences(str(config.training)))
+    kept = [row for row in rows if training.isdisjoint(map(normalise_caption, row.captions))]
     if not kept:
         raise BadSettings(f"every image has a reference that stands in {config.training}")
     return kept
 
 
-def refuse_other_references(own: Sequence[Sequence[CaptionedImage]]) -> None:
-    first = {row.image: row.captions for row in own[0]} if own else {}
-    for others in own[1:]:
+def require_same_references(references: Sequence[Sequence[CaptionedImage]]) -> None:
+    """Refuse files that bring different references of an image."""
+    first = {row.image: row.captions for row in references[0]} if references else {}
+    for others in references[1:]:
         if any(first.get(row.image, row.captions) != row.captions for row in others):
             raise BadSettings("the files bring different references: give the data set's with --references")
 
 
 def read(name: str, predictions: Predictions, rows: Sequence[CaptionedImage]) -> System:
-    scored = match(predictions, rows, partial=True)  # images_of has refused what is not whole
+    scored = match(predictions, rows, partial=True)  # images_of has refused what is incomplete
     return System(name, scored.candidates, about={"model": predictions.model})
 
 
@@ -205,19 +210,19 @@ def default_title(config: Config) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What captioners are run and judged on."""
+    """What captioners are run and scored on."""
 
     config: Config
     rows: Sequence[CaptionedImage]
     pictures: ImageFiles | None
 
     def searched(
-        self, name: str, captioner: BaseCaptioner[Any], decoding: Any = None, *, floor: bool = False
+        self, name: str, captioner: BaseCaptioner[Any], decoding: Any = None, *, baseline: bool = False
     ) -> System:
         if self.pictures is None:
             raise BadSettings(f"{name} captions pictures: give their tar files or folders with --images")
         with tqdm(total=len(self.rows), desc=name, unit="picture", disable=None) as bar:
-            system = captioned(
+            system = caption_images(
                 name,
                 captioner,
                 decoding or captioner.decoding,
@@ -228,31 +233,31 @@ class Bench:
                 keep=Path(self.config.keep),
                 on_progress=bar.update,
             )
-        return replace(system, floor=floor)
+        return replace(system, baseline=baseline)
 
-    def floors(self) -> list[System]:
-        """Every floor that what was given allows; the others are named on stderr."""
+    def baselines(self) -> list[System]:
+        """Every baseline that the options allow; the others are named on stderr."""
         if self.config.training is None:
-            print("compare.py: no floors: they need training captions (--training)", file=sys.stderr)
+            print("compare.py: no baselines: they need training captions (--training)", file=sys.stderr)
             return []
         training = training_captions(self.config.training, [row.image for row in self.rows])
         constant = best_constant_caption(training)
         about = {"caption": constant}
-        found = [System("best constant caption", [constant] * len(self.rows), floor=True, about=about)]
+        systems = [System("best constant caption", [constant] * len(self.rows), baseline=True, about=about)]
         if self.pictures is None:
-            print("compare.py: no floors of search and retrieval: they need --images", file=sys.stderr)
-            return found
-        captioner = zero_shot(self.config.floors_of)
-        return found + [
-            self.searched(name, captioner, decoding, floor=True)
-            for name, decoding in floor_decodings(captioner, training).items()
+            print("compare.py: no baselines of search and retrieval: they need --images", file=sys.stderr)
+            return systems
+        captioner = zero_shot(self.config.baselines_of)
+        return systems + [
+            self.searched(name, captioner, decoding, baseline=True)
+            for name, decoding in baseline_decodings(captioner, training).items()
         ]
 
     def reports(self, systems: Sequence[System], about: dict[str, str]) -> list[Report]:
-        more: dict[str, Metric] = {}
+        extra_metrics: dict[str, Metric] = {}
         if self.pictures is not None:
-            scorer = zero_shot(self.config.judge).scorer
-            more["CLIPScore"] = clip_score(scorer, [row.image for row in self.rows], self.pictures)
+            scorer = zero_shot(self.config.clipscore_model).scorer
+            extra_metrics["CLIPScore"] = clip_score(scorer, [row.image for row in self.rows], self.pictures)
         references = [row.captions for row in self.rows]
         metrics = self.config.metrics or None
         return [
@@ -260,7 +265,7 @@ class Bench:
                 system.captions,
                 references,
                 metrics=metrics,
-                more=more,
+                extra_metrics=extra_metrics,
                 about={**about, **(system.about or {})},
             )
             for system in tqdm(systems, desc="scores", unit="system", disable=None)
@@ -278,9 +283,25 @@ def write(config: Config, comparison: Comparison, pictures: ImageFiles | None) -
         write_whole(config.html, html_report(comparison, picture, grid=config.html_grid))
 
 
+def with_names_of_now(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the names that options have now; a notice on stderr for each that was renamed."""
+    renamed = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option in FORMER_OPTIONS:
+            now = FORMER_OPTIONS[option]
+            print(
+                f"compare.py: {option} is now {now}; the old name goes with the next release", file=sys.stderr
+            )
+            option = now
+        renamed.append(f"{option}{equals}{value}")
+    return renamed
+
+
 if __name__ == "__main__":
     try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+        arguments = with_names_of_now(sys.argv[1:])
+        main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses(args=arguments))
     except MagicapError as error:
         sys.exit(f"compare.py: {error}")
     except KeyboardInterrupt:

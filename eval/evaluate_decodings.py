@@ -1,6 +1,6 @@
 """Try many decodings of one captioner on captioned pictures: for choosing settings on dev, without Java.
 
-For figures to report, with error bars and floors, see compare.py.
+For figures to report, with error bars and baselines, see compare.py.
 
     python eval/evaluate_decodings.py --captions $MAGICAP_DATA/flickr8k/captions.jsonl --split test \\
         --images $MAGICAP_DATA/flickr8k/images-test.tar --memory $MAGICAP_DATA/flickr8k/captions.jsonl
@@ -51,11 +51,9 @@ class Config:
     memory: list[str] = field(
         default_factory=list, metadata={"help": "captions to retrieve from (train split)"}
     )
-    forget: bool = field(default=False, metadata={"help": "without what the captioner remembers"})
+    forget: bool = field(default=False, metadata={"help": "without the captioner's memory"})
     limit: int | None = field(default=None, metadata={"help": "only the first so many pictures"})
-    decodings: list[str] = field(
-        default_factory=list, metadata={"help": "only these, and what is asked below"}
-    )
+    decodings: list[str] = field(default_factory=list, metadata={"help": "only these, and the rows below"})
     alphas: list[float] = field(default_factory=list, metadata={"help": "more magic rows: these alphas ..."})
     betas: list[float] = field(default_factory=list, metadata={"help": "... times these betas ..."})
     top_ks: list[int] = field(
@@ -68,7 +66,7 @@ class Config:
         default_factory=list, metadata={"help": "... times these length penalties"}
     )
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
-    seed: int = field(default=0, metadata={"help": "for the rows that draw"})
+    seed: int = field(default=0, metadata={"help": "for the rows that sample"})
     out: str | None = field(default=None, metadata={"help": "JSON lines of every caption"})
 
 
@@ -82,8 +80,8 @@ def main(config: Config) -> None:
         captioner.memory = None
     print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
     print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))
-    known = beams if isinstance(captioner, SupervisedCaptioner) else zero_shot_decodings
-    for name, decoding in known(config, captioner).items():
+    decodings_of = beams if isinstance(captioner, SupervisedCaptioner) else zero_shot_decodings
+    for name, decoding in decodings_of(config, captioner).items():
         started = time.monotonic()
         pictures = (images.read(row.image) for row in rows)
         captions = list(captioner.caption(pictures, decoding, batch_size=config.batch_size, seed=config.seed))
@@ -94,37 +92,37 @@ def main(config: Config) -> None:
 
 
 def beams(config: Config, captioner: SupervisedCaptioner) -> dict[str, Any]:
-    own = captioner.decoding if isinstance(captioner.decoding, BeamSearch) else BeamSearch()
-    decodings: dict[str, Any] = {"own": captioner.decoding, "greedy": replace(own, beam_size=1)}
+    beam = captioner.decoding if isinstance(captioner.decoding, BeamSearch) else BeamSearch()
+    decodings: dict[str, Any] = {"own": captioner.decoding, "greedy": replace(beam, beam_size=1)}
     decodings = chosen(config, decodings)
     if config.beam_sizes or config.length_penalties:
-        asked = config.beam_sizes or [own.beam_size], config.length_penalties or [own.length_penalty]
-        for size, penalty in product(*asked):
+        sizes = config.beam_sizes or [beam.beam_size]
+        for size, penalty in product(sizes, config.length_penalties or [beam.length_penalty]):
             decodings[f"beam {size}, length penalty {penalty:g}"] = replace(
-                own, beam_size=size, length_penalty=penalty
+                beam, beam_size=size, length_penalty=penalty
             )
     return decodings
 
 
 def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
     default: Any = captioner.decoding
-    room = default.max_new_tokens
-    own = default if isinstance(default, MagicSearch) else MagicSearch(max_new_tokens=room)
+    length = default.max_new_tokens
+    magic = default if isinstance(default, MagicSearch) else MagicSearch(max_new_tokens=length)
     decodings: dict[str, Any] = {
         "own": default,
-        **(beam_magic_parts(default, captioner.memory) if isinstance(default, BeamMagicSearch) else {}),
-        **(prompted(own) if captioner.language_model.soft_prompt else {}),
-        "greedy": Greedy(room),
-        "contrastive": ContrastiveSearch(own.top_k, own.alpha, room),
-        "top-k": TopK(max_new_tokens=room),
-        "nucleus": Nucleus(max_new_tokens=room),
+        **(beam_magic_variants(default, captioner.memory) if isinstance(default, BeamMagicSearch) else {}),
+        **(conditioned(magic) if captioner.language_model.soft_prompt else {}),
+        "greedy": Greedy(length),
+        "contrastive": ContrastiveSearch(magic.top_k, magic.alpha, length),
+        "top-k": TopK(max_new_tokens=length),
+        "nucleus": Nucleus(max_new_tokens=length),
     }
     decodings = chosen(config, decodings)
     if config.alphas or config.betas or config.top_ks:
-        asked = config.top_ks or [own.top_k], config.alphas or [own.alpha], config.betas or [own.beta]
-        for top_k, alpha, beta in product(*asked):
+        top_ks, alphas = config.top_ks or [magic.top_k], config.alphas or [magic.alpha]
+        for top_k, alpha, beta in product(top_ks, alphas, config.betas or [magic.beta]):
             name = f"magic k={top_k} a={alpha:g} b={beta:g}"
-            decodings[name] = replace(own, top_k=top_k, alpha=alpha, beta=beta)
+            decodings[name] = replace(magic, top_k=top_k, alpha=alpha, beta=beta)
     if config.memory:
         texts = [text for path in config.memory for text in read_sentences(path)]
         memory = CaptionMemory.from_texts(captioner.scorer, texts)
@@ -133,28 +131,27 @@ def zero_shot_decodings(config: Config, captioner: Captioner) -> dict[str, Any]:
     return decodings
 
 
-def prompted(own: MagicSearch) -> dict[str, Any]:
-    """What a language model says that is told of the picture, alone and with magic search on top."""
+def conditioned(magic: MagicSearch) -> dict[str, Any]:
+    """The language model conditioned by its soft prompt, alone and with magic search on top."""
+    conditioned = replace(magic, soft_prompt=True)
     return {
-        "prompted greedy": replace(own, top_k=1, alpha=0.0, beta=0.0, soft_prompt=True),
-        **{
-            f"prompted magic b={beta}": replace(own, beta=beta, soft_prompt=True) for beta in (0.15, 0.3, 0.6)
-        },
+        "soft prompt, greedy": replace(conditioned, top_k=1, alpha=0.0, beta=0.0),
+        **{f"soft prompt, magic b={beta}": replace(conditioned, beta=beta) for beta in (0.15, 0.3, 0.6)},
     }
 
 
-def beam_magic_parts(own: BeamMagicSearch, memory: CaptionMemory | None) -> dict[str, Any]:
-    """Beam magic search with a part less or more."""
-    parts: dict[str, Any] = {
-        **({"own, not prompted": replace(own, soft_prompt=False)} if own.prompted else {}),
-        "own, no word prior": replace(own, ngram_weight=0.0),
-        "own, beams steered by the picture": replace(own, image_weight=0.1),
-        "own, the picture has a say": replace(own, rerank_weight=0.5),
+def beam_magic_variants(beam_magic: BeamMagicSearch, memory: CaptionMemory | None) -> dict[str, Any]:
+    """Beam magic search with one thing less or more."""
+    variants: dict[str, Any] = {
+        **({"own, no soft prompt": replace(beam_magic, soft_prompt=False)} if beam_magic.soft_prompt else {}),
+        "own, no retrieval n-grams": replace(beam_magic, ngram_weight=0.0),
+        "own, image weight 0.1": replace(beam_magic, image_weight=0.1),
+        "own, rerank weight 0.5": replace(beam_magic, rerank_weight=0.5),
     }
     if memory is not None:
-        parts["remembered: nearest"] = NearestCaption(memory)
-        parts["remembered: consensus"] = ConsensusCaption(memory, own.neighbours)
-    return parts
+        variants["memory: nearest caption"] = NearestCaption(memory)
+        variants["memory: consensus"] = ConsensusCaption(memory, beam_magic.neighbours)
+    return variants
 
 
 def chosen(config: Config, decodings: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +164,7 @@ def figures(captions: Sequence[Any], rows: Sequence[CaptionedImage]) -> list[str
     names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths", "broken"]
     scores = evaluate(captions, [row.captions for row in rows], metrics=names).scores
     return [
-        *(scores[name].shown for name in METRICS),
+        *(scores[name].text for name in METRICS),
         f"{100 * statistics.mean(caption.finished for caption in captions):.0f} %",
         f"{statistics.mean(caption.score for caption in captions):.3f}",
     ]
@@ -184,4 +181,4 @@ def save(path: Path, name: str, rows: Sequence[CaptionedImage], captions: Sequen
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

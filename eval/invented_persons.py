@@ -48,10 +48,11 @@ def main(config: Config) -> None:
         scored = match(
             predictions, choose_references(config.references, config.split, predictions.references)
         )
-        named = [names_person(text) for text in scored.candidates]
-        there = [any(map(names_person, references)) for references in scored.references]
-        invented = [said for said, true in zip(named, there, strict=True) if not true]
-        missed = [not said for said, true in zip(named, there, strict=True) if true]
+        in_caption = [names_person(text) for text in scored.candidates]
+        in_references = [any(map(names_person, references)) for references in scored.references]
+        pairs = list(zip(in_caption, in_references, strict=True))
+        invented = [named for named, referenced in pairs if not referenced]
+        missed = [not named for named, referenced in pairs if referenced]
         print(f"| {name} | {len(invented)} | {share(invented)} | {len(missed)} | {share(missed)} |")
 
 
@@ -66,6 +67,6 @@ def share(flags: list[bool]) -> str:
 
 if __name__ == "__main__":
     try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+        main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())
     except MagicapError as error:
         sys.exit(f"invented_persons.py: {error}")

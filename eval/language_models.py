@@ -28,7 +28,7 @@ from magicap.training.losses import next_token_cross_entropy
 
 @dataclass(frozen=True)
 class Config:
-    validation_text: str = field(metadata={"help": "captions of this data set's split are judged"})
+    validation_text: str = field(metadata={"help": "captions of this data set's split are measured"})
     text: list[str] = field(default_factory=list, metadata={"help": "captions for the n-gram model"})
     presets: list[str] = field(
         default_factory=lambda: [DEFAULT], metadata={"help": "presets or captioners' folders"}
@@ -39,23 +39,22 @@ class Config:
 
 
 def main(config: Config) -> None:
-    judged = read_sentences(config.validation_text, splits=(config.split,), held_out=())
-    if not judged:
+    texts = read_sentences(config.validation_text, splits=(config.split,), held_out=())
+    if not texts:
         raise SystemExit(f"{config.validation_text} has no captions of the split {config.split!r}")
     training = [text for path in config.text for text in read_sentences(path)]
-    characters = sum(len(text) + 1 for text in judged)
+    characters = sum(len(text) + 1 for text in texts)
     rows = []
     for preset in config.presets:
         model = Captioner.from_pretrained(preset).language_model
-        sentences = encode(model, judged)
-        rows.append(
-            [preset, f"{evaluate_text(model, sentences, config.batch_size) / characters / math.log(2):.3f}"]
-        )
+        sentences = encode(model, texts)
+        bits = nats_of(model, sentences, config.batch_size) / characters / math.log(2)
+        rows.append([preset, f"{bits:.3f}"])
         if training:
             ngrams = KneserNey(encode(model, training), len(model.tokenizer), config.order)
             bits = ngrams.nats(sentences).sum() / characters / math.log(2)
             rows.append([f"{config.order}-gram Kneser-Ney over the tokens of {preset}", f"{bits:.3f}"])
-    print(f"{config.split}, n = {len(judged)} sentences, {len(training)} for the n-grams")
+    print(f"{config.split}, n = {len(texts)} sentences, {len(training)} for the n-grams")
     print(aligned(["model", "bits per character"], rows))
 
 
@@ -65,7 +64,7 @@ def encode(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
     return [[*row, model.end_id][: model.max_new_tokens] for row in rows]
 
 
-def evaluate_text(model: LanguageModel, sentences: Sequence[Sequence[int]], batch_size: int) -> float:
+def nats_of(model: LanguageModel, sentences: Sequence[Sequence[int]], batch_size: int) -> float:
     """Negative log-likelihood of all sentences in nats, the start token given."""
     total = 0.0
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
@@ -83,4 +82,4 @@ def evaluate_text(model: LanguageModel, sentences: Sequence[Sequence[int]], batc
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

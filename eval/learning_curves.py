@@ -1,6 +1,6 @@
 """Learning curves of recipes' runs as one picture: a panel a figure, a line a run, against minutes.
 
-    python eval/learning_curves.py --runs warm=runs/scorer/warm tune=runs/scorer/tune \\
+    python eval/learning_curves.py --runs locked=runs/scorer/locked finetune=runs/scorer/finetune \\
         --figures image_to_text_r1 text_to_image_r1 --out docs/scorer_curve.svg
 
 A run is NAME=FOLDER, or FOLDER alone, with the log.jsonl that training writes. ``loss`` is what training
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from transformers import HfArgumentParser
+
+from magicap.extras import require
 
 SMOOTH = 5  # losses are logged every 20 steps
 
@@ -29,14 +30,15 @@ class Config:
 
 def main(config: Config) -> None:
     runs = {name: read_log(Path(folder)) for name, folder in map(split_name, config.runs)}
+    plt = require("matplotlib.pyplot")
     plt.rcParams["svg.hashsalt"] = "magicap"  # the same curves give the same file
     panels, axes = plt.subplots(
         1, len(config.figures), squeeze=False, figsize=(4.2 * len(config.figures), 3.2), layout="constrained"
     )
     for panel, figure in zip(axes[0], config.figures, strict=True):
-        drawn = [draw(panel, name, log, figure) for name, log in runs.items()]
-        if not any(drawn):
-            raise SystemExit(f"no run has logged {figure!r}; they have {', '.join(sorted(known(runs)))}")
+        has_points = [draw(panel, name, log, figure) for name, log in runs.items()]
+        if not any(has_points):
+            raise SystemExit(f"no run has logged {figure!r}; they have {', '.join(sorted(logged(runs)))}")
         panel.set_title(figure.replace("_", " "))
         panel.set_xlabel("minutes")
         panel.grid(alpha=0.3)
@@ -52,7 +54,7 @@ def split_name(run: str) -> tuple[str, str]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log; of a step that was taken again after a kill, only the later telling."""
+    """The rows of a run's log; of a step that was taken again after a kill, only the later row."""
     file = folder / "log.jsonl"
     if not file.is_file():
         raise SystemExit(
@@ -67,7 +69,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def known(runs: dict[str, list[dict[str, Any]]]) -> set[str]:
+def logged(runs: dict[str, list[dict[str, Any]]]) -> set[str]:
     return {"loss"} | {name for log in runs.values() for row in log for name in row.get("validation", ())}
 
 
@@ -92,4 +94,4 @@ def draw(panel: Any, name: str, log: list[dict[str, Any]], figure: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

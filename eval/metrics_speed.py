@@ -57,19 +57,21 @@ def ours(scored: Scored) -> None:
 def theirs(scored: Scored) -> None:
     with redirect_stdout(StringIO()):
         tokenizer = JavaTokenizer()
-        spoken = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(scored.candidates)})
-        heard = tokenizer.tokenize(
+        candidate_tokens = tokenizer.tokenize(
+            {i: [{"caption": text}] for i, text in enumerate(scored.candidates)}
+        )
+        reference_tokens = tokenizer.tokenize(
             {i: [{"caption": text} for text in texts] for i, texts in enumerate(scored.references)}
         )
         for metric in (Bleu(4), Rouge(), Cider()):
-            metric.compute_score(heard, spoken)
+            metric.compute_score(reference_tokens, candidate_tokens)
 
 
 def their_meteor(scored: Scored) -> None:
-    spoken = {i: [" ".join(PTB(text))] for i, text in enumerate(scored.candidates)}
-    heard = {i: [" ".join(PTB(text)) for text in texts] for i, texts in enumerate(scored.references)}
-    Meteor().compute_score(heard, spoken)
+    candidates = {i: [" ".join(PTB(text))] for i, text in enumerate(scored.candidates)}
+    references = {i: [" ".join(PTB(text)) for text in texts] for i, texts in enumerate(scored.references)}
+    Meteor().compute_score(references, candidates)
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

@@ -118,4 +118,4 @@ def _cell(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

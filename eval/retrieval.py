@@ -90,4 +90,4 @@ def line(name: str, similarity: Tensor, owner: Tensor, text_to_image: Tensor | N
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

@@ -1,16 +1,17 @@
-"""Where the time of magic search goes, and what each way of saving it brings; all in one run, same captions.
+"""Where the time of magic search goes, and how much each way of saving it brings; one run, same captions.
 
     python eval/speed.py --images $MAGICAP_DATA/flickr8k/images-test.tar
     python eval/speed.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 3
 
-First a ladder: the search as it was published (keys and values of the language model are kept, the scorer
-reads whole strings, one picture at a time), then one saving after the other. Times are medians of a picture;
-the rungs take turns, so that a noisy machine is noisy for all of them. Then, with ``--run``, one long run,
-whose cost a picture falls as prefixes are met again.
+First the variants: the search as it was published (keys and values of the language model are kept, the
+scorer reads whole strings, one picture at a time), then one saving after the other. Times are medians of a
+picture; the variants take turns, so that a noisy machine is noisy for all of them. Then, with ``--run``, one
+long run, whose cost a picture falls as prefixes are met again.
 
 ``--shape ViT-B-32`` and ``ViT-L-14`` stand for GPT-2 small beside CLIP of that size, with random weights. A
-random language model finds all words alike and a random scorer all texts, so nothing could be pruned; both
-are scaled until the best candidate of the first step is about as probable as trained models find theirs.
+random language model gives all words nearly the same probability and a random scorer all texts the same
+cosine, so nothing could be pruned; both are scaled until the best candidate of the first step is about as
+probable as that of trained models.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, HfArgum
 from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles
-from magicap.decoding.magic import magic_positions
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.magic import magic_time_steps
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
-from magicap.decoding.settings import to_dict
 from magicap.evaluation.tables import aligned
+from magicap.extras import require
 
 # Between what the embedded captioner gives its best candidate on average, 0.45 by its language model and 0.20
 # by its scorer (903 steps of 100 dev pictures, published settings).
@@ -53,15 +55,15 @@ class Config:
     alpha: float = field(default=0.1, metadata={"help": "weight of the degeneration penalty"})
     beta: float = field(default=2.0, metadata={"help": "weight of the picture"})
     max_new_tokens: int = field(default=15, metadata={"help": "longest caption, in tokens"})
-    count: int = field(default=16, metadata={"help": "pictures of the ladder"})
-    rounds: int = field(default=3, metadata={"help": "times that the rungs take turns"})
+    count: int = field(default=16, metadata={"help": "pictures that the variants caption"})
+    rounds: int = field(default=3, metadata={"help": "times that the variants take turns"})
     batch_size: int = field(default=16, metadata={"help": "pictures together, where they are"})
     run: int = field(default=0, metadata={"help": "pictures of the long run; 0: none"})
     plot: str | None = field(default=None, metadata={"help": "SVG of the long run"})
 
 
 @dataclass(frozen=True)
-class Rung:
+class Variant:
     """One way of searching; each adds a saving to the one before it."""
 
     name: str
@@ -71,14 +73,14 @@ class Rung:
     budget: int = DEFAULT_CACHE_BYTES
 
 
-LADDER = (
-    Rung(
+VARIANTS = (
+    Variant(
         "as published: scorer reads whole strings", cached_text=False, pruned=False, together=False, budget=0
     ),
-    Rung("+ the text tower keeps prefixes", pruned=False, together=False, budget=0),
-    Rung("+ hopeless candidates are dropped", together=False, budget=0),
-    Rung("+ pictures together", budget=0),
-    Rung("+ prefixes are kept between pictures"),
+    Variant("+ the text tower keeps prefixes", pruned=False, together=False, budget=0),
+    Variant("+ hopeless candidates are dropped", together=False, budget=0),
+    Variant("+ pictures together", budget=0),
+    Variant("+ prefixes are kept between pictures"),
 )
 
 
@@ -86,88 +88,105 @@ def main(config: Config) -> None:
     captioner = load(config)
     settings = MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
     peak = matrix_peak()
-    print(
-        f"{config.shape}, {to_dict(settings)}, {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s at best"
-    )
+    print(f"{config.shape}, {settings}, {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s at best")
     with ImageFiles(config.images) as images:
         names = list(images)
         pictures = [images.read(name) for name in names[: config.count]]
-        climb(config, captioner, settings, pictures, peak)
+        compare_variants(config, captioner, settings, pictures, peak)
         if config.run:
             long_run(config, captioner, settings, images, names[: config.run])
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
-def climb(
+@dataclass
+class Measurement:
+    """What one variant took."""
+
+    ids: list[list[int]]
+    """Token ids of its captions."""
+
+    operations: float
+    """Floating point operations of a picture."""
+
+    times: list[float] = field(default_factory=list)
+    """Seconds of every picture in every round."""
+
+    clock: Clock = field(default_factory=lambda: Clock())
+
+
+def compare_variants(
     config: Config, captioner: Captioner, settings: MagicSearch, pictures: Sequence[bytes], peak: float
 ) -> None:
-    """The ladder: time, its shares, and floating point operations."""
-    times: dict[Rung, list[float]] = defaultdict(list)
-    clocks = {rung: Clock() for rung in LADDER}
-    operations: dict[Rung, float] = {}
-    said: dict[Rung, list[list[int]]] = {}
+    """Time of each variant, its shares, and floating point operations."""
     pixels = torch.stack([captioner.scorer.pixels(picture) for picture in pictures])
-    tries = {rung: trie_of(captioner, rung) for rung in LADDER}
-    search(tries[LADDER[-1]], pixels[:1], settings, LADDER[-1])  # so that nothing is run for the first time
-    for rung in LADDER:
-        tries[rung].clear()
+    caches = {variant: cache_of(captioner, variant) for variant in VARIANTS}
+    search(
+        caches[VARIANTS[-1]], pixels[:1], settings, VARIANTS[-1]
+    )  # so that nothing is run for the first time
+    measurements = {}
+    for variant, cache in caches.items():
+        cache.clear()
         with FlopCounterMode(display=False) as counter:
-            said[rung] = search_all(config, tries[rung], pixels, settings, rung, [])
-        operations[rung] = counter.get_total_flops() / len(pictures)
-    for rung in LADDER * config.rounds:
-        tries[rung].clear()
-        with clocks[rung].watching(tries[rung]):
-            again = search_all(config, tries[rung], pixels, settings, rung, times[rung])
-        if not again == said[rung] == said[LADDER[0]]:
-            raise SystemExit(f"{rung.name!r} gives other captions than the ladder's first rung")
-    slow = statistics.median(times[LADDER[0]])
+            ids = search_all(config, cache, pixels, settings, variant, [])
+        measurements[variant] = Measurement(ids, counter.get_total_flops() / len(pictures))
+    first = measurements[VARIANTS[0]]
+    for variant in VARIANTS * config.rounds:
+        measurement, cache = measurements[variant], caches[variant]
+        cache.clear()
+        with measurement.clock.watching(cache):
+            ids = search_all(config, cache, pixels, settings, variant, measurement.times)
+        if not ids == measurement.ids == first.ids:
+            raise SystemExit(f"{variant.name!r} gives other captions than the first variant")
+    print_variants(measurements, peak)
+    print(f"{len(pictures)} pictures, the same captions by every variant")
+
+
+def print_variants(measurements: dict[Variant, Measurement], peak: float) -> None:
+    slowest = statistics.median(measurements[VARIANTS[0]].times)
     header = ("way", "median s/picture", "times faster", "GFLOP", "GFLOP/s", "of peak", *Clock.PARTS)
     rows = []
-    for rung in LADDER:
-        median = statistics.median(times[rung])
-        model = sum(clocks[rung].seconds[part] for part in Clock.MODELS) / len(times[rung])
-        rate = operations[rung] / 1e9 / model
-        shares = (f"{clocks[rung].seconds[part] / sum(times[rung]):.0%}" for part in Clock.PARTS)
-        rows.append(
-            (
-                rung.name,
-                f"{median:.3f}",
-                f"{slow / median:.1f}",
-                f"{operations[rung] / 1e9:.1f}",
-                f"{rate:.0f}",
-                f"{rate / peak:.0%}",
-                *shares,
-            )
-        )
+    for variant, measurement in measurements.items():
+        times, seconds = measurement.times, measurement.clock.seconds
+        median, gigaflops = statistics.median(times), measurement.operations / 1e9
+        rate = gigaflops / (sum(seconds[part] for part in Clock.MODELS) / len(times))
+        row = [variant.name, f"{median:.3f}", f"{slowest / median:.1f}", f"{gigaflops:.1f}"]
+        row += [f"{rate:.0f}", f"{rate / peak:.0%}"]
+        rows.append(row + [f"{seconds[part] / sum(times):.0%}" for part in Clock.PARTS])
     print(aligned(header, rows))
-    print(f"{len(pictures)} pictures, the same captions on every rung")
 
 
 def long_run(
     config: Config, captioner: Captioner, settings: MagicSearch, images: ImageFiles, names: Sequence[str]
 ) -> None:
-    """Cost a picture as the run grows, decoding of pictures included, and what is held in memory."""
-    captioner.cache.clear()
-    milestones = [n for n in (10, 100, 1000, 8000) if n < len(names)] + [len(names)]
-    header = ("pictures", "s/picture so far", "s/picture of the last half", "prefixes found", "trie MB", "GB")
+    """Cost a picture as the run grows, decoding of pictures included, and how much memory is in use."""
+    cache = captioner.cache
+    cache.clear()
+    milestones = [count for count in (10, 100, 1000, 8000) if count < len(names)] + [len(names)]
+    header = (
+        "pictures",
+        "s/picture so far",
+        "s/picture of the last half",
+        "prefixes found",
+        "cache MB",
+        "GB",
+    )
     rows = []
     seconds = [0.0]
     started = time.monotonic()
     captions = captioner.caption(
         (images.read(name) for name in names), settings, batch_size=config.batch_size
     )
-    for number, _ in enumerate(captions, start=1):
+    for count, _ in enumerate(captions, start=1):
         seconds.append(time.monotonic() - started)
-        if number in milestones:
-            half = (seconds[number] - seconds[number // 2]) / (number - number // 2)
-            trie = captioner.cache
+        if count in milestones:
+            last_half = (seconds[count] - seconds[count // 2]) / (count - count // 2)
             rows.append(
                 (
-                    f"{number}",
-                    f"{seconds[number] / number:.4f}",
-                    f"{half:.4f}",
-                    f"{trie.work.hit_rate:.0%}",
-                    f"{trie.nbytes / 1e6:.0f}",
+                    f"{count}",
+                    f"{seconds[count] / count:.4f}",
+                    f"{last_half:.4f}",
+                    f"{cache.stats.hit_rate:.0%}",
+                    f"{cache.nbytes / 1e6:.0f}",
                     f"{resident():.2f}",
                 )
             )
@@ -187,10 +206,10 @@ class Clock:
         self._inner = [0.0]
 
     @contextmanager
-    def watching(self, trie: PrefixCache) -> Iterator[None]:
-        model, scorer = trie.language_model, trie.scorer
-        texts: Any = trie._texts
-        watched = [
+    def watching(self, cache: PrefixCache) -> Iterator[None]:
+        model, scorer = cache.language_model, cache.scorer
+        texts: Any = cache._texts
+        methods = [
             (scorer, "encode_pixels", "pictures"),
             (model, "extend", "language model"),
             (model, "probabilities", "language model"),
@@ -199,14 +218,14 @@ class Clock:
             (texts, "_tokenize", "words"),
             (model, "texts", "words"),
         ]
-        before = [(owner, name, getattr(owner, name), name in vars(owner)) for owner, name, _ in watched]
-        for owner, name, part in watched:
+        before = [(owner, name, getattr(owner, name), name in vars(owner)) for owner, name, _ in methods]
+        for owner, name, part in methods:
             setattr(owner, name, self._timed(getattr(owner, name), part))
         try:
             yield
         finally:
-            for owner, name, method, own in before:
-                setattr(owner, name, method) if own else delattr(owner, name)
+            for owner, name, method, is_attribute in before:
+                setattr(owner, name, method) if is_attribute else delattr(owner, name)
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:
@@ -222,40 +241,41 @@ class Clock:
         return timed
 
 
-def trie_of(captioner: Captioner, rung: Rung) -> PrefixCache:
+def cache_of(captioner: Captioner, variant: Variant) -> PrefixCache:
     scorer = captioner.scorer
     tower = scorer.text_tower
-    scorer.text_tower = tower if rung.cached_text else None
-    trie = PrefixCache(captioner.language_model, scorer, rung.budget)
+    scorer.text_tower = tower if variant.cached_text else None
+    cache = PrefixCache(captioner.language_model, scorer, variant.budget)
     scorer.text_tower = tower
-    return trie
+    return cache
 
 
 def search_all(
     config: Config,
-    trie: PrefixCache,
+    cache: PrefixCache,
     pixels: torch.Tensor,
     settings: MagicSearch,
-    rung: Rung,
+    variant: Variant,
     times: list[float],
 ) -> list[list[int]]:
     """Token ids of all captions; appends the seconds of each picture."""
-    said = []
-    for part in pixels.split(config.batch_size if rung.together else 1):
+    ids = []
+    for batch in pixels.split(config.batch_size if variant.together else 1):
         started = time.monotonic()
-        said += search(trie, part, settings, rung)
-        times += [(time.monotonic() - started) / len(part)] * len(part)
-    return said
+        ids += search(cache, batch, settings, variant)
+        times += [(time.monotonic() - started) / len(batch)] * len(batch)
+    return ids
 
 
-def search(trie: PrefixCache, pixels: torch.Tensor, settings: MagicSearch, rung: Rung) -> list[list[int]]:
-    vectors = trie.scorer.encode_pixels(pixels)
-    places = 1 if rung.pruned else settings.top_k
-    said: list[list[int]] = [[] for _ in pixels]
-    for position in magic_positions(trie, vectors, settings, places=places):
-        for row, step in position.steps(trie.language_model):
-            said[row].append(step.token_id)
-    return said
+def search(
+    cache: PrefixCache, pixels: torch.Tensor, settings: MagicSearch, variant: Variant
+) -> list[list[int]]:
+    context = DecodingContext(cache, cache.scorer.encode_pixels(pixels))
+    ids: list[list[int]] = [[] for _ in pixels]
+    for time_step in magic_time_steps(context, settings, top_n=1 if variant.pruned else settings.top_k):
+        for row, step in time_step.steps(cache.language_model):
+            ids[row].append(step.token_id)
+    return ids
 
 
 def load(config: Config) -> Captioner:
@@ -285,10 +305,10 @@ def load(config: Config) -> Captioner:
 def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k: int) -> None:
     """Scale random models until the best first candidate has :data:`CONFIDENCE`."""
     norm: Any = language_model.model.base_model.ln_f
-    trie = PrefixCache(language_model, scorer)
-    while trie.root(top_k).probabilities[0] < CONFIDENCE:
+    cache = PrefixCache(language_model, scorer)
+    while cache.start(top_k).probabilities[0] < CONFIDENCE:
         norm.weight.mul_(1.1)
-        trie.clear()
+        cache.clear()
     texts = cache.candidate_vectors([cache.start(top_k)])[0]
     image = scorer.encode_pixels(torch.zeros(1, 3, scorer.side, scorer.side))[0]
     while torch.softmax(scorer.logit_scale * texts @ image, dim=0).max() < CONFIDENCE:
@@ -313,11 +333,8 @@ def resident() -> float:
 
 
 def draw(config: Config, seconds: Sequence[float]) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
+    require("matplotlib").use("svg")
+    pyplot = require("matplotlib.pyplot")
     numbers = range(config.batch_size, len(seconds))
     figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
     axes.plot(numbers, [1000 * seconds[n] / n for n in numbers])
@@ -333,4 +350,4 @@ def draw(config: Config, seconds: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

@@ -57,7 +57,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    paths = photographs()
+    paths = installed_photographs()
     captions = [load_captioner(preset).caption(paths) for preset in config.presets]
     print("| photograph | " + " | ".join(config.presets) + " |")
     print("|---" * (len(config.presets) + 1) + "|")
@@ -65,21 +65,21 @@ def main(config: Config) -> None:
         print(f"| {path.stem} | " + " | ".join(row) + " |")
 
 
-def photographs() -> list[Path]:
+def installed_photographs() -> list[Path]:
     """The files that are there; packages that are not are named on stderr."""
-    found = []
+    photographs = []
     for package, names in PHOTOGRAPHS.items():
         spec = find_spec(package)
         folder = Path(next(iter(spec.submodule_search_locations or ()))) if spec else None
-        there = [folder / name for name in names if folder and (folder / name).is_file()]
-        if len(there) < len(names):
-            print(f"{package}: {len(there)} of {len(names)} photographs are installed", file=sys.stderr)
-        found += there
-    return found
+        installed = [folder / name for name in names if folder and (folder / name).is_file()]
+        if len(installed) < len(names):
+            print(f"{package}: {len(installed)} of {len(names)} photographs are installed", file=sys.stderr)
+        photographs += installed
+    return photographs
 
 
 if __name__ == "__main__":
     try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+        main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())
     except MagicapError as error:
         sys.exit(f"stock_photographs.py: {error}")

@@ -1,8 +1,8 @@
 """Can a classifier that has read style text alone tell styled captions from factual ones?
 
 It is logistic regression on words and word pairs, trained on most rows of a file of JSON lines with a
-key of styled sentences and one of factual ones, and judged on sentences that it has not read. Then it judges
-a captioner's captions, which ``magicap caption --json`` or ``eval/compare.py --keep`` wrote.
+key of styled sentences and one of factual ones, and tested on the other rows. Then it classifies captions,
+which ``magicap caption --json`` or ``eval/compare.py --keep`` wrote.
 
     python eval/style.py --style $MAGICAP_DATA/style/flickrstyle10k.jsonl --key humorous \\
         --captions humorous=styled.jsonl plain=factual.jsonl
@@ -37,7 +37,7 @@ class Config:
     key: str = field(metadata={"help": "the key of the style's sentences"})
     factual: str = field(default="factual", metadata={"help": "the key of the others"})
     captions: list[str] = field(
-        default_factory=list, metadata={"help": "NAME=FILE, captions to judge (JSON lines)"}
+        default_factory=list, metadata={"help": "NAME=FILE, captions to classify (JSON lines)"}
     )
     held_out: float = field(default=0.2, metadata={"help": "share of rows that the classifier does not read"})
     seed: int = field(default=0, metadata={"help": "of what is held out"})
@@ -47,8 +47,8 @@ class StyleClassifier:
     """Logistic regression on which words and word pairs a sentence holds."""
 
     def __init__(self, styled: Sequence[str], factual: Sequence[str]) -> None:
-        seen = Counter(feature for text in (*styled, *factual) for feature in features(text))
-        kept = (feature for feature, count in seen.items() if count >= FEWEST)
+        counts = Counter(feature for text in (*styled, *factual) for feature in features(text))
+        kept = (feature for feature, count in counts.items() if count >= FEWEST)
         self._column = {feature: number for number, feature in enumerate(kept)}
         self._weights, self._bias = torch.zeros(len(self._column), requires_grad=True), torch.zeros(1)
         self._bias.requires_grad_()
@@ -68,13 +68,13 @@ class StyleClassifier:
         return self._logits(self._table(texts)) > 0
 
     def _table(self, texts: Sequence[str]) -> Tensor:
-        places = [
+        entries = [
             (row, self._column[feature])
             for row, text in enumerate(texts)
             for feature in features(text)
             if feature in self._column
         ]
-        index = torch.tensor(places).T if places else torch.zeros(2, 0, dtype=torch.long)
+        index = torch.tensor(entries).T if entries else torch.zeros(2, 0, dtype=torch.long)
         size = (len(texts), len(self._column))
         return torch.sparse_coo_tensor(
             index, torch.ones(index.shape[1]), size, check_invariants=True
@@ -95,12 +95,12 @@ def main(config: Config) -> None:
         raise SystemExit(f"{config.style}: no row has the keys {config.key!r} and {config.factual!r}")
     random.Random(config.seed).shuffle(rows)
     count = int(config.held_out * len(rows))
-    read, held_out = rows[count:], rows[:count]
-    classifier = StyleClassifier(sentences(read, config.key), sentences(read, config.factual))
+    training, held_out = rows[count:], rows[:count]
+    classifier = StyleClassifier(sentences(training, config.key), sentences(training, config.factual))
     styled, factual = sentences(held_out, config.key), sentences(held_out, config.factual)
-    found = classifier.is_styled(styled).float().mean(), 1 - classifier.is_styled(factual).float().mean()
-    print(f"{config.key}: {len(read)} rows read, {len(held_out)} held out, seed {config.seed}; it knows")
-    print(f"{100 * found[0]:.1f} % of styled and {100 * found[1]:.1f} % of factual sentences")
+    right = classifier.is_styled(styled).float().mean(), 1 - classifier.is_styled(factual).float().mean()
+    print(f"{config.key}: {len(training)} rows read, {len(held_out)} held out, seed {config.seed}; right for")
+    print(f"{100 * right[0]:.1f} % of styled and {100 * right[1]:.1f} % of factual sentences")
     for spec in config.captions:
         name, _, path = spec.partition("=")
         texts = [row["caption"] for row in json_lines(path) if "caption" in row]  # others failed
@@ -118,4 +118,4 @@ def sentences(rows: Sequence[dict[str, str | list[str]]], key: str) -> list[str]
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    main(*HfArgumentParser(Config, allow_abbrev=False).parse_args_into_dataclasses())

@@ -1,4 +1,4 @@
-"""The command line: captions on stdout, progress and complaints on stderr."""
+"""The command line: captions on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from magicap.commands import caption, evaluate, index, search
 from magicap.commands.shared import INTERRUPTED, SOME_FAILED
@@ -43,8 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and its commands' parsers, that take no option by its beginning alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="magicap", description="Captions for pictures.")
+    parser = _Parser(prog="magicap", description="Captions for pictures.")
     parser.add_argument("--version", action="version", version=f"magicap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -54,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _quieten_libraries() -> None:
-    """Advice of the model libraries, and bars in a log file, are of no use to who asked for a caption."""
+    """Advice of the model libraries, and bars in a log file, are of no use to who wants a caption."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -8,6 +8,7 @@ from typing import Any
 from magicap.errors import MissingPackage
 
 _EXTRAS = {
+    "accelerate": "train",
     "matplotlib": "eval",
     "pyarrow": "search",
     "pycocoevalcap": "eval",

@@ -3,8 +3,9 @@
     python recipes/adapt_domain.py --captions aerial.txt --images aerial_pictures/ --out runs/aerial
     magicap caption photo.jpg --preset runs/aerial
 
-Minutes on two cores. The language model is tuned and the memory filled anew, the settings of the search tuned on it;
-pictures without captions (--images) make that finer. A second run of the same command resumes.
+Minutes on two cores. The language model is tuned, the memory is filled anew, and the settings of the search
+are tuned on it; pictures without captions (--images) make that finer. A second run of the same command
+resumes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from cli import run
 from PIL.Image import Image
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from magicap import Captioner
 from magicap.adaptation.adapt import Adaptation, AdaptationSettings, adapt
 from magicap.adaptation.parts import Parts
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles, read_sentences
-from magicap.errors import BadImage, MagicapError
+from magicap.errors import BadData, BadImage, BadSettings
 from magicap.images.reader import open_image
 from magicap.training.checks import open_run_folder
 
@@ -43,32 +45,28 @@ class Config(AdaptationSettings):
     )
     base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
     out: str = field(default="runs/domain", metadata={"help": "folder of the new captioner"})
-    most_images: int = field(default=500, metadata={"help": "pictures that calibrate, the first of --images"})
+    most_images: int = field(
+        default=500, metadata={"help": "pictures that the search is tuned on, the first of --images"}
+    )
 
 
 def main(config: Config) -> None:
     if not config.captions:
-        raise SystemExit("give --captions FILE, sentences of the new domain, a caption a line")
+        raise BadSettings("give --captions FILE, sentences of the new domain, a caption a line")
     set_seed(config.seed)
     out = Path(config.out)
     texts = [text for path in config.captions for text in read_texts(path, config.key)]
-    pictures = None
-    if config.images:
-        files = ImageFiles(config.images)
-        pictures = [
-            picture for name in list(files)[: config.most_images] if (picture := readable(files, name))
-        ]
+    images = read_images(config) if config.images else None
     base = Captioner.from_pretrained(config.base)
     open_run_folder(out / "training", asdict(config), MAY_CHANGE)
-    settings = AdaptationSettings(
-        **{each.name: getattr(config, each.name) for each in fields(AdaptationSettings)}
-    )
     parts, report = adapt(
         base.parts,
         texts,
-        pictures,
+        images,
         folder=out / "training",
-        settings=settings,
+        settings=AdaptationSettings(
+            **{option.name: getattr(config, option.name) for option in fields(AdaptationSettings)}
+        ),
         on_message=lambda line: print(line, file=sys.stderr, flush=True),
     )
     adapted = Captioner(parts.language_model, parts.scorer, parts.decoding, parts.memory)
@@ -78,13 +76,15 @@ def main(config: Config) -> None:
     print(card)
 
 
-def readable(files: ImageFiles, name: str) -> Image | None:
-    """A picture, or nothing and a line that says why."""
-    try:
-        return open_image(files.read(name))
-    except BadImage as error:
-        print(f"{name} is left out: {error}", file=sys.stderr)
-        return None
+def read_images(config: Config) -> list[Image]:
+    """The first pictures of --images; those that cannot be read are left out, with a line on stderr."""
+    files, images = ImageFiles(config.images), []
+    for name in list(files)[: config.most_images]:
+        try:
+            images.append(open_image(files.read(name)))
+        except BadImage as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return images
 
 
 def read_texts(path: str, key: str | None) -> list[str]:
@@ -92,11 +92,11 @@ def read_texts(path: str, key: str | None) -> list[str]:
     if key is None:
         return read_sentences(path)
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
-    found = [row[key] for row in rows if key in row and row.get("split", "train") == "train"]
-    if not found:
+    values = [row[key] for row in rows if key in row and row.get("split", "train") == "train"]
+    if not values:
         keys = ", ".join(rows[0]) if rows else "no rows"
-        raise SystemExit(f"{path}: no row of its train split has the key {key!r}; found {keys}")
-    return [text for each in found for text in ([each] if isinstance(each, str) else each)]
+        raise BadData(f"{path}: expected rows of its train split with the key {key!r}, found {keys}")
+    return [text for value in values for text in ([value] if isinstance(value, str) else value)]
 
 
 def model_card(config: Config, parts: Parts, report: Adaptation) -> str:
@@ -105,7 +105,7 @@ def model_card(config: Config, parts: Parts, report: Adaptation) -> str:
         ("memory, CIDEr-D of what is selected for noised sentences (more is better)", "utility", 1),
     ]
     table = "\n".join(
-        f"| {name} | {_shown(report.before.get(key), digits)} | {_shown(report.after.get(key), digits)} |"
+        f"| {name} | {_rounded(report.before.get(key), digits)} | {_rounded(report.after.get(key), digits)} |"
         for name, key, digits in rows
     )
     return f"""# A captioner adapted to a domain
@@ -127,12 +127,9 @@ Origin and licence of the base hold on; those of the text are to be added by who
 """
 
 
-def _shown(value: float | None, digits: int) -> str:
+def _rounded(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":
-    try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
-    except MagicapError as error:
-        sys.exit(f"adapt_domain.py: {error}")
+    run(main, Config)

@@ -1,7 +1,7 @@
 """Put a tuned language model and a trained scorer into one captioner folder, ready for ``--preset FOLDER``.
 
     python recipes/assemble_captioner.py --language_model runs/language_model/best \\
-        --scorer runs/scorer/best --out magicap/embedded --dtype float16 --memory_drawn 100000
+        --scorer runs/scorer/best --out magicap/embedded --dtype float16 --memory_samples 100000
 
 A README.md that lies in the folder (the model card) is left as it is.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from cli import run
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, LanguageModel, MagicSearch
 from magicap.captioners.presets import DEFAULT
@@ -37,16 +37,15 @@ class Config:
     dtype: str = field(
         default="float16", metadata={"help": "of the stored weights: float16, bfloat16 or float32"}
     )
-    memory_drawn: int = field(
-        default=0, metadata={"help": "captions that the language model is to say, to be remembered"}
+    memory_samples: int = field(
+        default=0, metadata={"help": "captions of the memory that the language model is to sample"}
     )
-    memory_temperature: float = field(default=0.8, metadata={"help": "at which it says them"})
+    sampling_temperature: float = field(default=0.8, metadata={"help": "at which it samples them"})
     memory_text: list[str] = field(
-        default_factory=list, metadata={"help": "caption text to remember too (train split)"}
+        default_factory=list, metadata={"help": "caption text for the memory (train split)"}
     )
     memory_of: str | None = field(
-        default=None,
-        metadata={"help": "preset or captioner's folder whose remembered captions are taken too"},
+        default=None, metadata={"help": "preset or captioner's folder whose memory is taken too"}
     )
     memory_of_size: int | None = field(
         default=None, metadata={"help": "of these at most so many, its first; default: all"}
@@ -66,16 +65,17 @@ class Config:
         metadata={"help": "dimensions of the subspace that their vectors are reduced to; default: all"},
     )
     neighbours: int = field(
-        default=BeamMagicSearch.neighbours, metadata={"help": "remembered captions that are the evidence"}
+        default=BeamMagicSearch.neighbours, metadata={"help": "captions of the memory that are the evidence"}
     )
     temperature: float = field(
-        default=BeamMagicSearch.temperature, metadata={"help": "of their weights, in deviations of cosines"}
+        default=BeamMagicSearch.temperature,
+        metadata={"help": "of its weights, in standard deviations of cosines"},
     )
     ngram_weight: float = field(
         default=BeamMagicSearch.ngram_weight,
-        metadata={"help": "weight of the retrieval n-gram model of them while beams are written"},
+        metadata={"help": "interpolation weight of the retrieval n-gram model of the evidence"},
     )
-    seed: int = field(default=1, metadata={"help": "of what it says, and of the choice of text"})
+    seed: int = field(default=1, metadata={"help": "of the samples, and of the choice of text"})
     top_k: int = field(default=MagicSearch.top_k, metadata={"help": "candidates a step"})
     alpha: float = field(default=MagicSearch.alpha, metadata={"help": "weight of the degeneration penalty"})
     beta: float = field(default=MagicSearch.beta, metadata={"help": "weight of the picture"})
@@ -102,49 +102,50 @@ def main(config: Config) -> None:
 
 
 def language_model(config: Config) -> LanguageModel:
-    """The one asked for; a base's without its soft prompt, which knows the base's scorer alone."""
+    """That of the options; a base's without its soft prompt, which reads only the base's scorer."""
     if config.language_model is not None:
         return LanguageModel.from_pretrained(config.language_model)
-    taken = Captioner.from_pretrained(config.base).language_model
-    taken.soft_prompt = None
-    return taken
+    of_base = Captioner.from_pretrained(config.base).language_model
+    of_base.soft_prompt = None
+    return of_base
 
 
 def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
+    """The memory of the options; None where they name no captions."""
     texts = sentences(config)
     if config.memory_of is not None:
-        others = Captioner.from_pretrained(config.memory_of).memory
-        texts += [] if others is None else others.texts[: config.memory_of_size]
-    if config.memory_drawn:
-        with tqdm(total=config.memory_drawn, desc="drawing captions", disable=None) as bar:
+        other = Captioner.from_pretrained(config.memory_of).memory
+        texts += [] if other is None else other.texts[: config.memory_of_size]
+    if config.memory_samples:
+        with tqdm(total=config.memory_samples, desc="sampling captions", disable=None) as bar:
             texts += sample_captions(
                 captioner.language_model,
-                config.memory_drawn,
-                temperature=config.memory_temperature,
+                config.memory_samples,
+                temperature=config.sampling_temperature,
                 seed=config.seed,
                 on_progress=bar.update,
             )
     if not texts:
         return None
     with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
-        found = CaptionMemory.from_texts(captioner.scorer, texts, on_progress=bar.update)
-    whole = CaptionMemory(found.texts, found.vectors, bits=config.memory_bits)
-    return whole if config.memory_width is None else whole.reduced(config.memory_width)
+        encoded = CaptionMemory.from_texts(captioner.scorer, texts, on_progress=bar.update)
+    full = CaptionMemory(encoded.texts, encoded.vectors, bits=config.memory_bits)
+    return full if config.memory_width is None else full.reduced(config.memory_width)
 
 
 def sentences(config: Config) -> list[str]:
-    """The caption text that is to be remembered."""
+    """The caption text of the memory."""
     held_out = {
         text
         for path in config.memory_held_out
         for text in read_sentences(path, splits=("dev", "val", "test"), held_out=())
     }
     texts = dict.fromkeys(text for path in config.memory_text for text in read_sentences(path))
-    kept = [text for text in texts if text not in held_out]
-    if config.memory_size is not None and config.memory_size < len(kept):
-        kept = random.Random(config.seed).sample(kept, config.memory_size)
-    return kept
+    chosen = [text for text in texts if text not in held_out]
+    if config.memory_size is not None and config.memory_size < len(chosen):
+        chosen = random.Random(config.seed).sample(chosen, config.memory_size)
+    return chosen
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    run(main, Config)

@@ -1,10 +1,10 @@
 """Make a scorer of any timm classifier and any sentence encoder: captions without one captioned picture.
 
-The classifier knows kinds of things by sight, the sentence encoder knows their names, and the text tower of a
-scorer that was distilled from text (distill_text_tower.py) speaks of both. A picture's vector is its class
-vector (magicap/models/class_vector.py). No network is trained: class names are carried from the encoder's
-space into the tower's by a linear map that is fitted on sentences, and so are the class vector's matrix and
-the temperature of magic search's softmax.
+The classifier recognises kinds of things, the sentence encoder has vectors of their names, and the text
+tower of a scorer that was distilled from text (distill_text_tower.py) has vectors of captions. A picture's
+vector is its class vector (magicap/models/class_vector.py). No network is trained: a linear map from the
+encoder's space to the tower's is fitted on sentences, and so are the class vector's matrix and the
+temperature of magic search's softmax.
 
     pip install 'magicap[train]'
     python recipes/build_classifier_scorer.py --out runs/unpaired --base runs/text_tower/best \\
@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,17 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from cli import run
 from safetensors.torch import load_file
 from timm.data import infer_imagenet_subset
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
-from transformers import HfArgumentParser
 
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.captioners.zero_shot import load_scorer
+from magicap.checks import require_int
 from magicap.data import read_sentences
-from magicap.errors import BadData, BadModel, MagicapError
+from magicap.errors import BadData, BadModel, BadSettings
 from magicap.models.class_vector import TOP, ClassVector, attach_class_vector
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.fresh_scorer import with_image_tower
@@ -47,8 +47,10 @@ from magicap.training.losses import info_nce
 from magicap.training.teacher import apply_map, encode_with_teacher, linear_map
 
 SCALES = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0, 80.0, 100.0)
-CANDIDATES = 45  # sentences among which calibration chooses, as many as magic search has candidates
-SHARPNESS = 0.05  # temperature at which a sentence's pairwise_cider_d to class names is taken for a classifier's answer
+CANDIDATES = (
+    45  # sentences that compete while the temperature is fitted, as many as magic search has candidates
+)
+SHARPNESS = 0.05  # temperature of the softmax of a sentence's cosines to class names: a pseudo classification
 RIDGE = 0.1  # as a share of the class vectors' mean square
 FEWEST_SENTENCES = 500
 
@@ -78,16 +80,15 @@ class Config:
             "help": "sentence-transformers model, name or folder; default: all-MiniLM-L6-v2 as packaged"
         },
     )
-    template: str = field(default="a photo of a {}.", metadata={"help": "sentence that says a class name"})
+    template: str = field(default="a photo of a {}.", metadata={"help": "sentence with a class name"})
     top: int = field(default=TOP, metadata={"help": "how many of a picture's likeliest classes count"})
-    sentences: int = field(default=20_000, metadata={"help": "sentences of --text that are read at most"})
+    sentences: int = field(default=20_000, metadata={"help": "the most sentences of --text that are read"})
     seed: int = field(default=1, metadata={"help": "of the choice of sentences"})
 
     def __post_init__(self) -> None:
         if "{}" not in self.template:
-            raise SystemExit(f"--template must hold {{}} where the class name goes, found {self.template!r}")
-        if self.top < 1:
-            raise SystemExit(f"--top must be at least 1, found {self.top}")
+            raise BadSettings(f"--template must hold {{}} where the class name goes, found {self.template!r}")
+        require_int("--top", self.top)
 
 
 def main(config: Config) -> None:
@@ -98,18 +99,20 @@ def main(config: Config) -> None:
     if len(texts) < FEWEST_SENTENCES:
         raise BadData(
             f"{', '.join(config.text)}: expected at least {FEWEST_SENTENCES} different sentences to "
-            f"calibrate on, found {len(texts)}; give more text"
+            f"fit on, found {len(texts)}; give more text"
         )
     texts = random.Random(config.seed).sample(texts, min(config.sentences, len(texts)))
 
-    spoken = base.encode_texts(texts)
+    vectors = base.encode_texts(texts)
     encoded = encode_with_teacher(config.sentence_encoder, texts)
-    encoded_names = encode_with_teacher(config.sentence_encoder, [config.template.format(n) for n in names])
-    name_vectors = apply_map(encoded_names, linear_map(encoded, spoken))
+    encoded_names = encode_with_teacher(
+        config.sentence_encoder, [config.template.format(name) for name in names]
+    )
+    name_vectors = apply_map(encoded_names, linear_map(encoded, vectors))
 
     scorer = with_classifier(base, network, config.classifier)
     attach_class_vector(scorer.model, ClassVector(network.get_classifier(), name_vectors, config.top))
-    scale, loss = calibrate(scorer, spoken)
+    scale, loss = fit_class_vector(scorer, vectors)
     scorer.save_pretrained(config.out)
     print(
         json.dumps({"classes": len(names), "sentences": len(texts), "logit_scale": scale, "info_nce": loss})
@@ -117,6 +120,7 @@ def main(config: Config) -> None:
 
 
 def base_scorer(source: str) -> ImageTextScorer:
+    """The scorer of a preset, of a captioner's folder, or whatever open_clip loads."""
     if source in PRESETS or (Path(source) / "magicap.json").is_file():
         return load_scorer(source, device="cpu")
     return ImageTextScorer.from_pretrained(source)
@@ -140,28 +144,27 @@ def classifier(config: Config) -> Any:
 
 
 def class_names(config: Config, network: Any) -> list[str]:
-    """What the classes are called, from the file or from the classifier's own metadata."""
+    """Names of the classes, from the file or from the classifier's own metadata."""
     if config.class_names is not None:
         return [
             line.strip()
             for line in Path(config.class_names).read_text(encoding="utf-8").splitlines()
             if line.strip()
         ]
-    own = network.pretrained_cfg.get("label_names")
+    labels = network.pretrained_cfg.get("label_names")
     subset = infer_imagenet_subset(network)
-    if own is None and subset is None:
+    if labels is None and subset is None:
         raise BadModel(
-            f"{config.classifier} does not say what its {network.num_classes} classes are called: "
-            "give --class_names"
+            f"{config.classifier} has no names for its {network.num_classes} classes: give --class_names"
         )
-    described = own or [
+    described = labels or [
         ImageNetInfo(subset).index_to_description(number) for number in range(network.num_classes)
     ]
     return [name.split(",")[0].strip() for name in described]  # synonyms stand behind commas
 
 
 def with_classifier(base: ImageTextScorer, network: Any, name: str) -> ImageTextScorer:
-    """The text tower under test beside the classifier's trunk, whose projection says nothing yet."""
+    """The base's text tower beside the classifier's trunk, under a projection that is zero."""
     settings = timm.data.resolve_data_config({}, model=network)
     size = settings["input_size"][-1]
     vision = {
@@ -188,31 +191,31 @@ def with_classifier(base: ImageTextScorer, network: Any, name: str) -> ImageText
 
 
 @torch.no_grad()
-def calibrate(scorer: ImageTextScorer, spoken: Tensor) -> tuple[float, float]:
-    """Fit the class vector's matrix and the temperature on sentences that stand for pictures.
+def fit_class_vector(scorer: ImageTextScorer, vectors: Tensor) -> tuple[float, float]:
+    """Fit the class vector's matrix and the temperature on sentences in place of pictures.
 
-    A sentence's pairwise_cider_d to the class names stands for a classifier's answer to a picture. The matrix carries
-    the class vectors of such answers as near as it can to the sentences (ridge regression), which takes off
-    what names have in common and captions have not. The temperature is that with which the sentences then
-    find themselves best among as many as magic search has candidates.
+    A softmax of a sentence's cosines to the class names is in place of a picture's classification. The matrix
+    maps the class vectors of these as near as it can to the sentences (ridge regression), which removes what
+    names have in common and captions have not. The temperature is the one with the least InfoNCE loss of
+    these sentences, in groups of as many as magic search has candidates.
 
     Args:
         scorer: with a class vector; is changed.
-        spoken: (N, D) unit vectors of the sentences by the text tower.
+        vectors: (N, D) unit vectors of the sentences by the text tower.
 
     Returns:
         The factor on cosines, and the InfoNCE loss that it leaves, in nats.
     """
     class_vector = scorer.class_vector
     assert class_vector is not None
-    pairwise_cider_d = spoken @ F.normalize(class_vector.names, dim=1).T / SHARPNESS
-    answers = class_vector.name(pairwise_cider_d.softmax(dim=1))
-    gram = answers.T @ answers
-    gram += RIDGE * len(answers) * answers.square().mean() * torch.eye(len(gram))
-    class_vector.matrix.weight.copy_(torch.linalg.solve(gram, answers.T @ spoken).T)
-    pictures = F.normalize(class_vector.matrix(answers), dim=1)
+    cosines = vectors @ F.normalize(class_vector.names, dim=1).T  # (N, C)
+    named = class_vector.name((cosines / SHARPNESS).softmax(dim=1))  # (N, D)
+    gram = named.T @ named
+    gram += RIDGE * len(named) * named.square().mean() * torch.eye(len(gram))
+    class_vector.matrix.weight.copy_(torch.linalg.solve(gram, named.T @ vectors).T)
+    images = F.normalize(class_vector.matrix(named), dim=1)
 
-    groups = list(zip(pictures.split(CANDIDATES), spoken.split(CANDIDATES), strict=True))[:-1]
+    groups = list(zip(images.split(CANDIDATES), vectors.split(CANDIDATES), strict=True))[:-1]
     owner = torch.arange(CANDIDATES)
     losses = {s: sum(float(info_nce(*group, owner, s)) for group in groups) / len(groups) for s in SCALES}
     best = min(losses, key=losses.__getitem__)
@@ -221,7 +224,4 @@ def calibrate(scorer: ImageTextScorer, spoken: Tensor) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
-    except MagicapError as error:
-        sys.exit(f"build_classifier_scorer.py: {error}")
+    run(main, Config)

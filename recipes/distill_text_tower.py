@@ -1,9 +1,9 @@
 """Teach a causal text tower the space of a pretrained sentence encoder, from caption text alone.
 
-The encoder is the teacher: it knows from a billion sentences what things are called, but is no causal model,
-so it could not steer a search word by word. The student is a small open_clip text tower that learns to give
-every caption, however it is spelled, the teacher's vector, reduced to its principal axes. Beginnings of
-captions learn the vector of the whole caption.
+The encoder is the teacher: it was trained on a billion sentences, but is no causal model, so it could not
+steer a search word by word. The student is a small open_clip text tower that learns to give every caption,
+however it is spelled, the teacher's vector, reduced to its principal axes. Beginnings of captions learn the
+vector of the whole caption.
 
     pip install 'magicap[train]'
     python recipes/distill_text_tower.py --out runs/text_tower --tokenizer runs/tokenizer/scorer \\
@@ -19,7 +19,6 @@ command resumes.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,21 +26,21 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from cli import run
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import HfArgumentParser
 
-from magicap.data import normalise_caption, read_sentences
-from magicap.errors import MagicapError
+from magicap.checks import require_number
+from magicap.data import CaptionedImage, normalise_caption, read_sentences
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.contrastive import text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import distillation
-from magicap.training.pairs import captioned
+from magicap.training.pairs import read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respelled
+from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respell
 from magicap.training.validation import text_recall
 
 MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "workers", "cpu", "mixed_precision")
@@ -91,8 +90,7 @@ class Config:
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cut_share <= 1:
-            raise SystemExit(f"--cut_share must be between 0 and 1, found {self.cut_share}")
+        require_number("--cut_share", self.cut_share, lambda share: 0 <= share <= 1, "between 0 and 1")
 
 
 class Spellings(Dataset[Batch]):
@@ -105,57 +103,36 @@ class Spellings(Dataset[Batch]):
         return len(self.texts)
 
     def __getitem__(self, row: int) -> Batch:
-        chance = random.Random(f"{self.seed}-{row}")
-        change = cut_short if chance.random() < self.cut_share else respelled
-        return {"text": change(self.texts[row], chance), "row": row}
+        rng = random.Random(f"{self.seed}-{row}")
+        change = cut_short if rng.random() < self.cut_share else respell
+        return {"text": change(self.texts[row], rng), "row": row}
 
 
 def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
-    dev = [row for path in config.validation for row in captioned(path, ("dev", "val"), at_least=2)]
+    dev = [
+        row for path in config.validation for row in read_captioned_images(path, ("dev", "val"), at_least=2)
+    ]
     texts = [text for path in config.text for text in read_sentences(path)]
     require_rows(texts, ", ".join(config.text), ("train",))
     open_run_folder(out, asdict(config), MAY_CHANGE)
-    held_out = [normalise_caption(text) for row in dev for text in row.captions]
+    held_out = captions_of(dev)
     teacher = teacher_vectors(config, list(dict.fromkeys([*texts, *held_out])), out)
     train = list(dict.fromkeys(texts))
-    scorer = student(config)
+    scorer = fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
 
     def loss(_: nn.Module, batch: Batch) -> Tensor:
-        given = text_vectors(scorer, batch["texts"])
-        return distillation(given, batch["teacher"].to(given.device))
+        vectors = text_vectors(scorer, batch["texts"])
+        return distillation(vectors, batch["teacher"].to(vectors.device))
 
-    def validate(_: nn.Module) -> dict[str, float]:
-        cosine = (scorer.encode_texts(held_out).cpu() * teacher.of(held_out)[1]).sum(dim=1).mean()
-        return {"score": float(cosine)} | {
-            name: value for name, value in text_recall(scorer, dev).items() if name != "score"
-        }
-
-    def batch(rows: Sequence[Batch]) -> Batch:
-        _, vectors = teacher.of([train[row["row"]] for row in rows])
-        return {"texts": [row["text"] for row in rows], "teacher": vectors}
-
-    def loader(epoch: int) -> DataLoader[Any]:
-        return DataLoader(
-            Spellings(train, config.cut_share, config.seed + epoch),
-            config.batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(config.seed + epoch),
-            collate_fn=batch,
-            num_workers=config.workers,
-        )
-
+    text_tower = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
     fit(
         scorer.model,
-        split_by_decay(
-            [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")],
-            config.learning_rate,
-            config.weight_decay,
-        ),
-        loader=loader,
+        split_by_decay(text_tower, config.learning_rate, config.weight_decay),
+        loader=lambda epoch: batches(config, teacher, train, epoch),
         loss=loss,
-        validate=validate,
+        validate=lambda _: validation(scorer, teacher, dev),
         save_best=lambda _: scorer.save_pretrained(out / "best"),
         folder=out / "training",
         config=LoopConfig(
@@ -168,12 +145,39 @@ def main(config: Config) -> None:
     )
 
 
-def student(config: Config) -> ImageTextScorer:
-    return fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
+def batches(config: Config, teacher: TeacherVectors, train: Sequence[str], epoch: int) -> DataLoader[Any]:
+    """The texts of an epoch, each batch with the teacher's vectors of them, (B, D)."""
+
+    def collate(rows: Sequence[Batch]) -> Batch:
+        _, vectors = teacher.of([train[row["row"]] for row in rows])
+        return {"texts": [row["text"] for row in rows], "teacher": vectors}
+
+    return DataLoader(
+        Spellings(train, config.cut_share, config.seed + epoch),
+        config.batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(config.seed + epoch),
+        collate_fn=collate,
+        num_workers=config.workers,
+    )
+
+
+def validation(
+    scorer: ImageTextScorer, teacher: TeacherVectors, dev: Sequence[CaptionedImage]
+) -> dict[str, float]:
+    """``score``, the mean cosine of student and teacher on held-out captions, and the student's recall."""
+    held_out = captions_of(dev)
+    cosine = (scorer.encode_texts(held_out).cpu() * teacher.of(held_out)[1]).sum(dim=1).mean()
+    return text_recall(scorer, dev) | {"score": float(cosine)}
+
+
+def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
+    """All captions, as scorers read them."""
+    return [normalise_caption(text) for row in rows for text in row.captions]
 
 
 def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> TeacherVectors:
-    """What the teacher says of all texts, computed once and kept in the folder of the run."""
+    """The teacher's vectors of all texts, computed once and kept in the folder of the run."""
     if not TeacherVectors.is_saved(folder):
         encoded = encode_with_teacher(
             config.teacher,
@@ -186,7 +190,4 @@ def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> Teach
 
 
 if __name__ == "__main__":
-    try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
-    except MagicapError as error:
-        sys.exit(f"distill_text_tower.py: {error}")
+    run(main, Config)

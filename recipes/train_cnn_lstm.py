@@ -3,10 +3,11 @@
 Three stages, each of which keeps the checkpoint whose greedy captions have the best CIDEr-D on the dev split,
 and hands it to the next:
 
-1. *teach*: the encoder rests, and the decoder learns the captions word by word from a few views of each
-   picture, whose features are computed once;
-2. *tune*: the upper encoder learns with it, on augmented pictures;
-3. *pay*: the encoder rests again, and the decoder is paid for the CIDEr-D of captions of its own (SCST).
+1. *xe*: cross-entropy. The encoder is frozen, and the decoder learns the captions word by word from a few
+   views of each picture, whose features are computed once;
+2. *finetune*: the upper encoder learns with it, on augmented pictures;
+3. *scst*: self-critical sequence training. The encoder is frozen again, and the reward is the CIDEr-D of
+   captions that the decoder samples.
 
 The decoder is one of ``--decoder soft`` (Show, Attend and Tell), ``hard``, ``none`` (Show and Tell) and
 ``transformer``; the encoder is any timm network. The data set may be of any form that
@@ -31,13 +32,15 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from cli import run
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from magicap.captioners.supervised import SupervisedCaptioner
+from magicap.checks import require_int
 from magicap.data import CaptionedImage, ImageFiles
+from magicap.errors import BadSettings
 from magicap.images.reader import open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.supervised.decoder import DecoderConfig
@@ -45,25 +48,25 @@ from magicap.supervised.grid import GridConfig, load_backbone
 from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
-from magicap.training.captioning import paid_loss, teaching_loss, validation
+from magicap.training.captioning import cross_entropy_loss, self_critical_loss, validation
 from magicap.training.checks import open_run_folder
 from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Pairs, augmentation, cached, captioned
+from magicap.training.pairs import Pairs, augmentation, load_or_compute, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.rewards import CiderReward
 
-TEACH, TUNE, PAY = "teach", "tune", "pay"
+XE, FINETUNE, SCST = "xe", "finetune", "scst"
 MAY_CHANGE = (
     "out",
     "features",
-    "teach_epochs",
-    "tune_epochs",
-    "pay_epochs",
+    "xe_epochs",
+    "finetune_epochs",
+    "scst_epochs",
     "max_steps",
-    "teach_rate",
-    "tune_rate",
+    "xe_rate",
+    "finetune_rate",
     "encoder_rate",
-    "pay_rate",
+    "scst_rate",
     "beam_size",
     "length_penalty",
     "dtype",
@@ -90,7 +93,9 @@ class Config:
     decoder: str = field(default="soft", metadata={"help": "soft, hard, none or transformer"})
     width: int = field(default=512, metadata={"help": "of the decoder's hidden state"})
     embedding: int = field(default=256, metadata={"help": "of a word"})
-    attention: int = field(default=256, metadata={"help": "of the space where state and places meet"})
+    attention: int = field(
+        default=256, metadata={"help": "of the space where state and locations are compared"}
+    )
     layers: int = field(default=3, metadata={"help": "blocks of a Transformer"})
     heads: int = field(default=8, metadata={"help": "attention heads of a Transformer"})
     dropout: float = field(default=0.5, metadata={"help": "while learning word by word"})
@@ -103,54 +108,50 @@ class Config:
         default=3, metadata={"help": "of a picture, kept as features; the first is the picture"}
     )
     batch_size: int = field(default=32, metadata={"help": "pictures a step"})
-    captions_per_image: int = field(
-        default=5, metadata={"help": "captions of a picture that are taught a step"}
-    )
+    captions_per_image: int = field(default=5, metadata={"help": "captions of a picture a step"})
     smoothing: float = field(default=0.1, metadata={"help": "of labels"})
     coverage: float = field(default=1.0, metadata={"help": "weight of doubly stochastic attention"})
-    teach_epochs: int = field(default=12, metadata={"help": "passes with the encoder at rest"})
-    teach_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of that"})
-    tune_epochs: int = field(default=0, metadata={"help": "passes with the upper encoder awake"})
-    tune_rate: float = field(default=3e-4, metadata={"help": "peak learning rate of the decoder then"})
+    xe_epochs: int = field(default=12, metadata={"help": "passes of cross-entropy, encoder frozen"})
+    xe_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of that"})
+    finetune_epochs: int = field(default=0, metadata={"help": "passes with the upper encoder trainable"})
+    finetune_rate: float = field(default=3e-4, metadata={"help": "peak learning rate of the decoder then"})
     encoder_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of the encoder"})
-    resting: list[str] = field(
+    frozen: list[str] = field(
         default_factory=lambda: ["conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2."],
-        metadata={"help": "parts of the encoder, by the beginning of their names, that rest even then"},
+        metadata={"help": "parts of the encoder, by the beginning of their names, that are frozen even then"},
     )
-    pay_epochs: int = field(default=8, metadata={"help": "passes of self-critical training"})
-    pay_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of that"})
-    pay_samples: int = field(default=5, metadata={"help": "captions drawn of a picture"})
+    scst_epochs: int = field(default=8, metadata={"help": "passes of self-critical training"})
+    scst_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of that"})
+    scst_samples: int = field(default=5, metadata={"help": "captions sampled of a picture"})
     weight_average: float = field(default=0.995, metadata={"help": "decay of the running average of weights"})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices only"})
     beam_size: int = field(default=3, metadata={"help": "of the captioner that is written"})
     length_penalty: float = field(default=1.0, metadata={"help": "of the captioner that is written"})
     dtype: str = field(default="float32", metadata={"help": "of the weights in <out>/best: or float16"})
     max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order, augmentation and draws"})
+    seed: int = field(default=1, metadata={"help": "of weights, order, augmentation and samples"})
     workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
     def __post_init__(self) -> None:
-        if self.views < 1:
-            raise SystemExit(f"--views must be at least 1, found {self.views}")
-        if self.pay_samples < 2:
-            raise SystemExit(f"--pay_samples must be at least 2, found {self.pay_samples}")
-        if not self.teach_epochs + self.tune_epochs + self.pay_epochs:
-            raise SystemExit("nothing to train: give --teach_epochs, --tune_epochs or --pay_epochs")
-        if bad := [option for option in self.image_options if "=" not in option]:
-            raise SystemExit(f"--image_options are written NAME=VALUE, found {bad[0]!r}")
+        require_int("--views", self.views)
+        require_int("--scst_samples", self.scst_samples, least=2)
+        if not self.xe_epochs + self.finetune_epochs + self.scst_epochs:
+            raise BadSettings("nothing to train: give --xe_epochs, --finetune_epochs or --scst_epochs")
+        if malformed := [option for option in self.image_options if "=" not in option]:
+            raise BadSettings(f"--image_options are written NAME=VALUE, found {malformed[0]!r}")
 
 
 def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
-    train = captioned(config.captions, ("train",))
-    dev = captioned(config.captions, ("dev", "val"))
+    train = read_captioned_images(config.captions, ("train",))
+    dev = read_captioned_images(config.captions, ("dev", "val"))
     network = start_network(config, train)
     stages = {
-        TEACH: (config.teach_epochs, teach),
-        TUNE: (config.tune_epochs, tune),
-        PAY: (config.pay_epochs, pay),
+        XE: (config.xe_epochs, cross_entropy_stage),
+        FINETUNE: (config.finetune_epochs, finetune_stage),
+        SCST: (config.scst_epochs, self_critical_stage),
     }
     with ImageFiles(config.images) as images:
         open_run_folder(out, asdict(config), MAY_CHANGE)
@@ -188,7 +189,7 @@ def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNet
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures of both splits, as the stages read them."""
+    """Pictures of both splits, as pixels (3, H, W) or as grids (L, D)."""
 
     config: Config
     network: CaptionNetwork
@@ -221,7 +222,7 @@ class Data:
     def grids(
         self, rows: Sequence[CaptionedImage], view: Callable[[CaptionedImage], Tensor], seed: int = 0
     ) -> Tensor:
-        """(N, L, D) features of the resting encoder, in half precision."""
+        """(N, L, D) features of the frozen encoder, in half precision."""
         self.network.eval()
         pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
         parts = []
@@ -241,35 +242,35 @@ class Data:
         encoder, seed = self.network.encoder, self.config.seed + seed
         source = f"{fingerprint(encoder)} {encoder.config} {seed} {[row.image for row in rows]}"
         path = folder / f"{name}-{blake2b(source.encode(), digest_size=6).hexdigest()}.pt"
-        return cached(path, lambda: self.grids(rows, view, seed))
+        return load_or_compute(path, lambda: self.grids(rows, view, seed))
 
 
-def teach(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
-    """Encoder at rest: the decoder learns captions word by word."""
+def cross_entropy_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
+    """Encoder frozen: the decoder learns captions word by word."""
     views = data.views()
 
     def loader(epoch: int) -> Any:
         pairs = Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
         return pairs.loader(config.batch_size)
 
-    run(
+    train_stage(
         network,
-        split_by_decay(network.decoder.parameters(), config.teach_rate, config.weight_decay),
+        split_by_decay(network.decoder.parameters(), config.xe_rate, config.weight_decay),
         loader=loader,
-        loss=lambda batch: taught(config, network, batch["images"].float(), batch),
+        loss=lambda batch: batch_loss(config, network, batch["images"].float(), batch),
         dev_grids=data.dev_grids,
         data=data,
         folder=folder,
-        epochs=config.teach_epochs,
+        epochs=config.xe_epochs,
     )
 
 
-def tune(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
-    """Upper encoder awake: it learns with the decoder, on augmented pictures."""
-    awake = [
-        p
-        for name, p in network.encoder.network.named_parameters()
-        if not name.startswith(tuple(config.resting))
+def finetune_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
+    """Upper encoder trainable: it learns with the decoder, on augmented pictures."""
+    trainable = [
+        parameter
+        for name, parameter in network.encoder.network.named_parameters()
+        if not name.startswith(tuple(config.frozen))
     ]
 
     def loader(epoch: int) -> Any:
@@ -281,21 +282,21 @@ def tune(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> N
         )
         return pairs.loader(config.batch_size, config.workers)
 
-    run(
+    train_stage(
         network,
-        split_by_decay(network.decoder.parameters(), config.tune_rate, config.weight_decay)
-        + split_by_decay(awake, config.encoder_rate, config.weight_decay),
+        split_by_decay(network.decoder.parameters(), config.finetune_rate, config.weight_decay)
+        + split_by_decay(trainable, config.encoder_rate, config.weight_decay),
         loader=loader,
-        loss=lambda batch: taught(config, network, network(batch["images"]), batch),
+        loss=lambda batch: batch_loss(config, network, network(batch["images"]), batch),
         dev_grids=data.new_dev_grids,
         data=data,
         folder=folder,
-        epochs=config.tune_epochs,
+        epochs=config.finetune_epochs,
     )
 
 
-def pay(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
-    """Encoder at rest: the decoder is paid for captions of its own (self-critical sequence training)."""
+def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
+    """Encoder frozen: the decoder learns from the rewards of captions that it samples."""
     views = data.views()
     reward = CiderReward([[caption_words(text) for text in row.captions] for row in data.train])
 
@@ -307,29 +308,29 @@ def pay(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> No
         references: list[list[str]] = [[] for _ in batch["images"]]
         for text, owner in zip(batch["texts"], batch["owner"].tolist(), strict=True):
             references[owner].append(text)
-        return paid_loss(
+        return self_critical_loss(
             network.decoder,
             batch["images"].float(),
             references,
             network.vocabulary,
             reward,
-            captions=config.pay_samples,
+            captions=config.scst_samples,
             max_new_tokens=config.max_words,
         )
 
-    run(
+    train_stage(
         network,
-        split_by_decay(network.decoder.parameters(), config.pay_rate, config.weight_decay),
+        split_by_decay(network.decoder.parameters(), config.scst_rate, config.weight_decay),
         loader=loader,
         loss=loss,
         dev_grids=data.dev_grids,
         data=data,
         folder=folder,
-        epochs=config.pay_epochs,
+        epochs=config.scst_epochs,
     )
 
 
-def run(
+def train_stage(
     network: CaptionNetwork,
     groups: list[dict[str, Any]],
     *,
@@ -340,10 +341,10 @@ def run(
     folder: Path,
     epochs: int,
 ) -> None:
-    """One stage: what stands in no group rests."""
-    learning = {id(p) for group in groups for p in group["params"]}
+    """One stage: weights in no group are frozen."""
+    trainable = {id(parameter) for group in groups for parameter in group["params"]}
     for parameter in network.parameters():
-        parameter.requires_grad_(id(parameter) in learning)
+        parameter.requires_grad_(id(parameter) in trainable)
     config = data.config
     set_seed(config.seed)  # whether or not the stages before ran just now
 
@@ -365,14 +366,16 @@ def run(
     )
 
 
-def taught(config: Config, network: CaptionNetwork, grid: Tensor, batch: Batch) -> Tensor:
+def batch_loss(config: Config, network: CaptionNetwork, grid: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of a batch's captions, given the grids (B, L, D) of its pictures."""
     ids = network.vocabulary.batch(batch["texts"], batch["owner"].tolist(), config.max_words)
-    return teaching_loss(
+    return cross_entropy_loss(
         network.decoder, grid, ids.to(grid.device), smoothing=config.smoothing, coverage=config.coverage
     )
 
 
 def one_of(views: Sequence[Tensor]) -> Callable[[int, CaptionedImage], Tensor]:
+    """From a picture's number to its grid (L, D) in a random view."""
     return lambda number, _: views[torch.randint(len(views), ())][number]
 
 
@@ -382,4 +385,4 @@ def save(config: Config, network: CaptionNetwork, folder: Path, dtype: str = "fl
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    run(main, Config)

@@ -1,7 +1,7 @@
 """Train the local projections of a fine-grained scorer: words that find their patches, to re-rank with.
 
-Both towers of a trained scorer rest. What they know of patches and words is computed once and kept on disk in
-float16 (115 MB for the patches of 6,000 pictures, 170 MB for the words of their captions). Two small
+Both towers of a trained scorer are frozen. Their states of patches and words are computed once and kept on
+disk in float16 (115 MB for the patches of 6,000 pictures, 170 MB for the words of their captions). Two small
 projections then learn by a symmetric contrastive loss whose logits are late-interaction scores, and the dev
 split chooses the checkpoint and the weight of the local score beside the global cosine; 0 where re-ranking
 does not help.
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from cli import run
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from magicap.captioners.folder import as_dtype
 from magicap.data import CaptionedImage, ImageFiles, normalise_caption
@@ -42,7 +42,7 @@ from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import open_run_folder
 from magicap.training.loop import Batch, LoopConfig, fit
 from magicap.training.losses import info_nce
-from magicap.training.pairs import Pairs, cached, captioned
+from magicap.training.pairs import Pairs, load_or_compute, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 
 MAY_CHANGE = ("out", "epochs", "max_steps", "rate", "cpu")
@@ -68,7 +68,7 @@ class Config:
     text_block: int = field(
         default=FineGrainedSettings.text_block, metadata={"help": "whose states words have; -1 the last"}
     )
-    captions_per_image: int = field(default=3, metadata={"help": "captions drawn for a picture each time"})
+    captions_per_image: int = field(default=3, metadata={"help": "captions sampled of a picture a pass"})
     epochs: int = field(default=12, metadata={"help": "passes over the pictures"})
     batch_size: int = field(default=128, metadata={"help": "pictures a step"})
     rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
@@ -88,7 +88,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the image tower knows of N pictures."""
+    """The image tower's vectors and states of N pictures."""
 
     vectors: Tensor
     """(N, D) global unit vectors."""
@@ -100,6 +100,8 @@ class Pictures:
     def read(
         cls, fine: FineGrainedScorer, images: ImageFiles, rows: Sequence[CaptionedImage], file: Path
     ) -> Pictures:
+        """Those of data set rows, computed once and kept in a file."""
+
         def compute() -> tuple[Tensor, ...]:
             parts = []
             for start in tqdm(range(0, len(rows), 32), desc=f"pictures, {file.stem}", disable=None):
@@ -108,7 +110,7 @@ class Pictures:
                 parts.append((vectors.cpu(), states.cpu().half()))
             return tuple(map(torch.cat, zip(*parts, strict=True)))
 
-        return cls(*cached(file, compute))
+        return cls(*load_or_compute(file, compute))
 
     def local(self, heads: LocalHeads) -> LocalImages:
         device = heads.logit_scale.device
@@ -118,7 +120,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Captions:
-    """What the text tower knows of M captions."""
+    """The text tower's vectors and states of M captions."""
 
     vectors: Tensor
     """(M, D) global unit vectors."""
@@ -131,11 +133,13 @@ class Captions:
 
     @classmethod
     def read(cls, fine: FineGrainedScorer, texts: Sequence[str], file: Path) -> Captions:
+        """Those of texts, computed once and kept in a file."""
+
         def compute() -> tuple[Tensor, ...]:
             vectors, states, counts = fine.states.of_texts(texts)
             return vectors.cpu(), states.cpu().half(), counts.cpu()
 
-        return cls(*cached(file, compute))
+        return cls(*load_or_compute(file, compute))
 
     def local(self, heads: LocalHeads) -> LocalTexts:
         device = heads.logit_scale.device
@@ -147,15 +151,15 @@ def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
     fine = FineGrainedScorer(ImageTextScorer.from_pretrained(config.scorer, config.tag), config.settings())
-    train = captioned(config.captions, ("train",))[: config.limit]
-    dev = captioned(config.captions, ("dev", "val"))
+    train = read_captioned_images(config.captions, ("train",))[: config.limit]
+    dev = read_captioned_images(config.captions, ("dev", "val"))
     open_run_folder(out, asdict(config) | {"fingerprint": fine.scorer.fingerprint}, MAY_CHANGE)
     with ImageFiles(config.images) as images:
         pictures = Pictures.read(fine, images, train, out / "train_pictures.pt")
         dev_pictures = Pictures.read(fine, images, dev, out / "dev_pictures.pt")
-    texts = sorted(set(written(train)))
+    texts = sorted(set(captions_of(train)))
     captions = Captions.read(fine, texts, out / "train_captions.pt")
-    dev_captions = Captions.read(fine, written(dev), out / "dev_captions.pt")
+    dev_captions = Captions.read(fine, captions_of(dev), out / "dev_captions.pt")
     owner = torch.tensor([number for number, row in enumerate(dev) for _ in row.captions])
 
     def pairs(epoch: int) -> Pairs:
@@ -164,8 +168,8 @@ def main(config: Config) -> None:
         )
 
     def validate(heads: LocalHeads) -> dict[str, float]:
-        found = fine.candidates(dev_pictures.local(heads), dev_captions.local(heads), config.top)
-        figures = weighed(found, owner)
+        candidates = fine.candidates(dev_pictures.local(heads), dev_captions.local(heads), config.top)
+        figures = with_best_weight(candidates, owner)
         fine.settings = replace(fine.settings, weight=figures["weight"])
         return figures
 
@@ -173,7 +177,7 @@ def main(config: Config) -> None:
         fine.heads,
         split_by_decay(fine.heads.parameters(), config.rate, config.weight_decay),
         loader=lambda epoch: pairs(epoch).loader(config.batch_size),
-        loss=contrast(captions, texts),
+        loss=contrastive_loss(captions, texts),
         validate=validate,
         save_best=lambda _: fine.save_pretrained(out / "best", dtype=as_dtype(config.dtype)),
         folder=out,
@@ -181,12 +185,12 @@ def main(config: Config) -> None:
     )
 
 
-def written(rows: Sequence[CaptionedImage]) -> list[str]:
-    """All captions, as a scorer is used to reading them."""
+def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
+    """All captions, as scorers read them."""
     return [normalise_caption(text) for row in rows for text in row.captions]
 
 
-def contrast(captions: Captions, texts: Sequence[str]) -> Callable[[LocalHeads, Batch], Tensor]:
+def contrastive_loss(captions: Captions, texts: Sequence[str]) -> Callable[[LocalHeads, Batch], Tensor]:
     """Symmetric contrastive loss of late-interaction scores; a picture's captions never count as wrong."""
     number = {text: n for n, text in enumerate(texts)}
     starts = (captions.counts.cumsum(0) - captions.counts).tolist()
@@ -194,9 +198,9 @@ def contrast(captions: Captions, texts: Sequence[str]) -> Callable[[LocalHeads, 
     def loss(heads: LocalHeads, batch: Batch) -> Tensor:
         numbers = [number[text] for text in batch["texts"]]
         counts = captions.counts[numbers]
-        places = [p for n in numbers for p in range(starts[n], starts[n] + int(captions.counts[n]))]
+        rows = [row for n in numbers for row in range(starts[n], starts[n] + int(captions.counts[n]))]
         device = heads.logit_scale.device
-        words, mask = padded(heads.words(captions.states[places].to(device)), counts.to(device))
+        words, mask = padded(heads.words(captions.states[rows].to(device)), counts.to(device))
         patches = heads.patches(batch["images"].flatten(2).transpose(1, 2))
         scores = late_interaction(patches, words, mask)
         # With unit vectors as pictures and rows of scores as texts, their products are the scores.
@@ -207,13 +211,13 @@ def contrast(captions: Captions, texts: Sequence[str]) -> Callable[[LocalHeads, 
     return loss
 
 
-def weighed(found: Candidates, owner: Tensor) -> dict[str, float]:
-    """Recall after re-ranking with the weight that serves it best, and without, where it is 0."""
-    owner = owner.to(found.cosines.device)
-    before = retrieval_recall(found.cosines, owner)
+def with_best_weight(candidates: Candidates, owner: Tensor) -> dict[str, float]:
+    """Recall after re-ranking with the weight that is best, which is 0 where re-ranking does not help."""
+    owner = owner.to(candidates.cosines.device)
+    before = retrieval_recall(candidates.cosines, owner)
     best = {"score": r1(before), "weight": 0.0, **before}
     for weight in WEIGHTS:
-        texts, images = found.ranked(weight)
+        texts, images = candidates.ranked(weight)
         figures = retrieval_recall(texts, owner, text_to_image=images)
         if r1(figures) > best["score"]:
             best = {"score": r1(figures), "weight": weight, **figures}
@@ -221,8 +225,9 @@ def weighed(found: Candidates, owner: Tensor) -> dict[str, float]:
 
 
 def r1(figures: dict[str, float]) -> float:
+    """Recall at 1 both ways, added up."""
     return figures["image_to_text_r1"] + figures["text_to_image_r1"]
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    run(main, Config)

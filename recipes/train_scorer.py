@@ -2,14 +2,14 @@
 
 Two stages, each of which keeps the checkpoint that validates best and hands it to the next:
 
-1. *align*: the image trunk rests, and projection and text tower meet its pooled features, computed once for
-   a few views of each picture;
-2. *tune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in all
-   but the last passes (FLIP, Li et al. 2023), with a running average of the weights.
+1. *locked*: the image trunk is frozen, and projection and text tower learn on its pooled features, computed
+   once for a few views of each picture (locked-image tuning, Zhai et al. 2022);
+2. *finetune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in
+   all but the last passes (FLIP, Li et al. 2023), with a running average of the weights.
 
 Starts from an ImageNet trunk (``--image_weights``, timm's names) or from any scorer (``--base``, ``--tag``);
 a tower without a trunk apart from its projection, such as CLIP's own, skips the first stage. A base with a
-class vector, as build_classifier_scorer.py makes one, keeps what its classifier knows (``--class_weight``),
+class vector, as build_classifier_scorer.py makes one, keeps its classifier's answers (``--class_weight``),
 and a text tower that was distilled stays near its teacher (``--teacher``, ``--teacher_weight``). Data sets
 may be of any form that ``magicap.data.read_captions`` knows; each can have a fixed share of every batch.
 
@@ -33,30 +33,33 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
+from cli import run
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
+from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, ImageFiles
+from magicap.errors import BadSettings
 from magicap.images.reader import open_image
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import open_run_folder
 from magicap.training.contrastive import pair_loss, text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Domains, Pairs, augmentation, cached, captioned
+from magicap.training.pairs import Domains, Pairs, augmentation, load_or_compute, read_captioned_images
 from magicap.training.parameter_groups import layerwise, split_by_decay
 from magicap.training.teacher import TeacherVectors
 from magicap.training.validation import recall
 
+LOCKED, FINETUNE = "locked", "finetune"
 MAY_CHANGE = (
     "out",
-    "align_epochs",
-    "tune_epochs",
+    "locked_epochs",
+    "finetune_epochs",
     "max_steps",
-    "align_rate",
-    "tune_rate",
+    "locked_rate",
+    "finetune_rate",
     "trunk_rate",
     "workers",
     "cpu",
@@ -119,16 +122,16 @@ class Config:
     loss: str = field(
         default="infonce", metadata={"help": "infonce, or vse++ for the hardest-negative hinge"}
     )
-    captions_per_image: int = field(default=3, metadata={"help": "captions drawn for a picture each time"})
-    align_epochs: int = field(default=12, metadata={"help": "passes with the trunk at rest"})
-    align_views: int = field(
+    captions_per_image: int = field(default=3, metadata={"help": "captions sampled of a picture a pass"})
+    locked_epochs: int = field(default=12, metadata={"help": "passes with the trunk frozen"})
+    locked_views: int = field(
         default=2,
         metadata={"help": "views of a picture whose features are kept; the first is the picture"},
     )
-    align_batch_size: int = field(default=256, metadata={"help": "pictures a step, trunk at rest"})
-    align_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, trunk at rest"})
-    tune_epochs: int = field(default=10, metadata={"help": "passes with the upper trunk awake"})
-    tune_validations: float = field(
+    locked_batch_size: int = field(default=256, metadata={"help": "pictures a step, trunk frozen"})
+    locked_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, trunk frozen"})
+    finetune_epochs: int = field(default=10, metadata={"help": "passes with the upper trunk trainable"})
+    finetune_validations: float = field(
         default=0.5, metadata={"help": "validations a pass of that; 0.5 for every other one"}
     )
     whole_epochs: int = field(default=1, metadata={"help": "the last of them, that see whole pictures"})
@@ -136,8 +139,8 @@ class Config:
         default=0.5, metadata={"help": "share of a picture's patches left out in the others"}
     )
     weight_average: float = field(default=0.99, metadata={"help": "decay of the running average of weights"})
-    tune_batch_size: int = field(default=96, metadata={"help": "pictures a step, trunk awake"})
-    tune_rate: float = field(
+    finetune_batch_size: int = field(default=96, metadata={"help": "pictures a step, trunk trainable"})
+    finetune_rate: float = field(
         default=2e-4, metadata={"help": "peak learning rate of text tower and projection"}
     )
     trunk_rate: float = field(default=1.5e-4, metadata={"help": "peak rate of the trunk's last block"})
@@ -152,47 +155,53 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.loss not in ("infonce", "vse++"):
-            raise SystemExit(f"--loss must be infonce or vse++, found {self.loss!r}")
-        if not 0 <= self.patch_dropout < 1:
-            raise SystemExit(f"--patch_dropout must be at least 0 and below 1, found {self.patch_dropout}")
+            raise BadSettings(f"--loss must be infonce or vse++, found {self.loss!r}")
+        require_number(
+            "--patch_dropout", self.patch_dropout, lambda share: 0 <= share < 1, "at least 0 and below 1"
+        )
         if self.shares and (len(self.shares) != len(self.captions) or abs(sum(self.shares) - 1) > 1e-6):
-            raise SystemExit(
+            raise BadSettings(
                 f"--shares must name one share a data set, 1 together, found {self.shares} for "
                 f"{len(self.captions)} data sets"
             )
-        if self.align_views < 1:
-            raise SystemExit(f"--align_views must be at least 1, found {self.align_views}")
+        require_int("--locked_views", self.locked_views)
 
 
 def main(config: Config) -> None:
     set_seed(config.seed)
     out = Path(config.out)
-    sets = [captioned(path, ("train",)) for path in config.captions]
+    sets = [read_captioned_images(path, ("train",)) for path in config.captions]
     train = [row for rows in sets for row in rows]
-    dev = [row for path in config.validation or config.captions for row in captioned(path, ("dev", "val"))]
+    dev = [
+        row
+        for path in config.validation or config.captions
+        for row in read_captioned_images(path, ("dev", "val"))
+    ]
     scorer = start_scorer(config)
-    aligned = config.align_epochs > 0 and hasattr(scorer.model.visual, "trunk")
-    if not aligned and not config.tune_epochs:
-        raise SystemExit("nothing to train: give --tune_epochs, or --align_epochs and a tower with a trunk")
+    has_locked_stage = config.locked_epochs > 0 and hasattr(scorer.model.visual, "trunk")
+    if not has_locked_stage and not config.finetune_epochs:
+        raise BadSettings(
+            "nothing to train: give --finetune_epochs, or --locked_epochs and a tower with a trunk"
+        )
     with ImageFiles(config.images) as images:
         open_run_folder(out, asdict(config), MAY_CHANGE)
         data = Data(config, scorer, images, train, dev, domains(config, sets))
-        if aligned:
-            align(config, scorer, data, out / "align")
-            reload(scorer, out / "align" / "best")
-        if config.tune_epochs:
-            tune(config, scorer, data, out / "tune")
-    best = out / ("tune" if config.tune_epochs else "align") / "best"
+        if has_locked_stage:
+            locked_stage(config, scorer, data, out / LOCKED)
+            reload(scorer, out / LOCKED / "best")
+        if config.finetune_epochs:
+            finetune_stage(config, scorer, data, out / FINETUNE)
+    best = out / (FINETUNE if config.finetune_epochs else LOCKED) / "best"
     reload(scorer, best).save_pretrained(out / "best")
 
 
 def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
-    """The data sets' shares of a batch; None where pictures are drawn evenly."""
+    """The data sets' shares of a batch; None where pictures are sampled evenly."""
     return Domains([len(rows) for rows in sets], config.shares) if config.shares else None
 
 
 class Data:
-    """What the stages that see pictures learn from and are held against."""
+    """Pictures of both splits, as pixels (3, H, W) or pooled features (F), and the loss of a batch."""
 
     def __init__(
         self,
@@ -226,9 +235,10 @@ class Data:
         return self.features("train-0", self.train, self.plain)
 
     def features(self, name: str, rows: Sequence[CaptionedImage], view: Picture, seed: int = 0) -> Tensor:
-        """(N, F) pooled features of the resting trunk, computed once and kept in a file of that name."""
+        """(N, F) pooled features of the frozen trunk, computed once and kept in a file of that name."""
         pairs = Pairs(rows, view, 1, self.config.seed + seed)
-        return cached(Path(self.config.out) / "features" / f"{name}.pt", lambda: self._features(pairs))
+        file = Path(self.config.out) / "features" / f"{name}.pt"
+        return load_or_compute(file, lambda: self._features(pairs))
 
     @torch.no_grad()
     def _features(self, pairs: Pairs) -> Tensor:
@@ -243,24 +253,24 @@ class Data:
         return torch.cat(parts)
 
     def loss(self, pooled: Tensor, batch: Batch, plain: Tensor | None) -> Tensor:
-        """What a batch costs, given the trunk's pooled features (B, F) of its views.
+        """The loss of a batch, given the trunk's pooled features (B, F) of its views.
 
         Args:
             plain: (N, F) features of all whole pictures by the trunk as it was; None: no classes to keep.
         """
         vectors = self.scorer.model.visual.head(pooled)
         with torch.set_grad_enabled(not self.config.lock_text):
-            texts = text_vectors(self.scorer, batch["spelled"])
+            texts = text_vectors(self.scorer, batch["respelled"])
         total = pair_loss(self.scorer, vectors, texts, batch["owner"], self.config.loss)
         if self.teacher is not None and not self.config.lock_text:
-            rows, wanted = self.teacher.of(batch["texts"])
-            cosine = (texts[rows.to(texts.device)] * wanted.to(texts.device)).sum(dim=1)
+            rows, targets = self.teacher.of(batch["texts"])
+            cosine = (texts[rows.to(texts.device)] * targets.to(texts.device)).sum(dim=1)
             total = total + self.config.teacher_weight * (1 - cosine).mean()
         if self.classifier is not None and plain is not None:
             answers = self.scorer.class_vector.classifier(pooled).float().log_softmax(dim=1)
             before = self.classifier(plain[batch["rows"].cpu()].to(pooled.device)).float().log_softmax(dim=1)
-            kept = F.kl_div(answers, before, log_target=True, reduction="batchmean")
-            total = total + self.config.class_weight * kept
+            divergence = F.kl_div(answers, before, log_target=True, reduction="batchmean")
+            total = total + self.config.class_weight * divergence
         return total
 
     def recall(self, vectors: Tensor) -> dict[str, float]:
@@ -268,13 +278,13 @@ class Data:
         return recall(self.scorer, vectors, self.dev)
 
 
-def align(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
-    """Trunk at rest: projection and text tower learn on features that are computed once."""
+def locked_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
+    """Trunk frozen: projection and text tower learn on features that are computed once."""
     dev_features = data.features("dev", data.dev, data.plain)
     plain = data.plain_features()
     others = [
         data.features(f"train-{number}", data.train, data.augmented, number)
-        for number in range(1, config.align_views)
+        for number in range(1, config.locked_views)
     ]
     views = torch.stack([plain, *others])
 
@@ -291,14 +301,14 @@ def align(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> 
     head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
     fit(
         scorer.model,
-        split_by_decay(head, config.align_rate, config.weight_decay),
-        loader=lambda epoch: pairs(epoch).loader(config.align_batch_size, domains=data.domains),
+        split_by_decay(head, config.locked_rate, config.weight_decay),
+        loader=lambda epoch: pairs(epoch).loader(config.locked_batch_size, domains=data.domains),
         loss=lambda _, batch: data.loss(batch["images"], batch, plain),
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(
-            epochs=config.align_epochs,
+            epochs=config.locked_epochs,
             max_steps=config.max_steps,
             mixed_precision=config.mixed_precision,
             cpu=config.cpu,
@@ -306,19 +316,19 @@ def align(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> 
     )
 
 
-def tune(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
-    """Upper trunk awake: everything above the resting blocks learns, on augmented pictures."""
-    first_whole = config.tune_epochs - config.whole_epochs
+def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
+    """Upper trunk trainable: everything above the frozen blocks learns, on augmented pictures."""
+    first_whole = config.finetune_epochs - config.whole_epochs
     visual = scorer.model.visual
     dropout = patch_dropout(visual)
-    apart = hasattr(visual, "trunk")
+    has_trunk = hasattr(visual, "trunk")
     plain = data.plain_features() if data.classifier is not None else None
 
     def loss(_: nn.Module, batch: Batch) -> Tensor:
         dropout.prob = config.patch_dropout if batch["epoch"] < first_whole else 0.0
-        if apart:
+        if has_trunk:
             return data.loss(visual.trunk(batch["images"]), batch, plain)
-        texts = text_vectors(scorer, batch["spelled"])
+        texts = text_vectors(scorer, batch["respelled"])
         return pair_loss(scorer, visual(batch["images"]), texts, batch["owner"], config.loss)
 
     def validate(_: nn.Module) -> dict[str, float]:
@@ -331,20 +341,20 @@ def tune(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> N
         scorer.model,
         layerwise(
             scorer.model,
-            rate=config.tune_rate,
+            rate=config.finetune_rate,
             trunk_rate=config.trunk_rate,
             trunk_decay=config.trunk_decay,
             trunk_blocks=config.trunk_blocks,
             decay=config.weight_decay,
         ),
-        loader=lambda epoch: pairs(epoch).loader(config.tune_batch_size, config.workers, data.domains),
+        loader=lambda epoch: pairs(epoch).loader(config.finetune_batch_size, config.workers, data.domains),
         loss=loss,
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
         config=LoopConfig(
-            epochs=config.tune_epochs,
-            validations_per_epoch=config.tune_validations,
+            epochs=config.finetune_epochs,
+            validations_per_epoch=config.finetune_validations,
             average=config.weight_average,
             max_steps=config.max_steps,
             mixed_precision=config.mixed_precision,
@@ -354,7 +364,7 @@ def tune(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> N
 
 
 def patch_dropout(visual: Any) -> PatchDropout:
-    """The image trunk's patch dropout, put in at rate 0; one that nobody asks where a trunk takes none."""
+    """The image trunk's patch dropout, put in at rate 0; one without use where a trunk takes none."""
     trunk = getattr(visual, "trunk", None)
     dropout = PatchDropout(0.0, num_prefix_tokens=getattr(trunk, "num_prefix_tokens", 1))
     if hasattr(trunk, "patch_drop"):
@@ -363,10 +373,11 @@ def patch_dropout(visual: Any) -> PatchDropout:
 
 
 def start_scorer(config: Config) -> ImageTextScorer:
+    """The base, or a fresh scorer of the shape that the options give."""
     if config.base is not None:
         return ImageTextScorer.from_pretrained(config.base, config.tag)
     if config.tokenizer is None:
-        raise SystemExit("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
+        raise BadSettings("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
     return fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
 
 
@@ -377,4 +388,4 @@ def reload(scorer: ImageTextScorer, folder: Path) -> ImageTextScorer:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    run(main, Config)

@@ -13,8 +13,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli import run
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import HfArgumentParser, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from magicap.data import read_sentences
 from magicap.models.language_model import END_TOKEN, PAD_TOKEN, START_TOKEN
@@ -31,9 +32,9 @@ class Config:
 def main(config: Config) -> None:
     sentences: list[str] = []
     for path in config.text:
-        found = read_sentences(path, splits=("train",))
-        require_rows(found, path, ("train",))
-        sentences += found
+        texts = read_sentences(path, splits=("train",))
+        require_rows(texts, path, ("train",))
+        sentences += texts
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -61,4 +62,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    run(main, Config)

@@ -23,10 +23,12 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from cli import run
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, HfArgumentParser
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from magicap.data import read_sentences
+from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
 from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.loop import Batch, LoopConfig, fit
@@ -58,7 +60,7 @@ class Config:
     positions: int = field(default=64, metadata={"help": "longest sentence of a fresh model, in tokens"})
     epochs: int = field(default=1, metadata={"help": "passes over all of the text"})
     domain_text: list[str] = field(
-        default_factory=list, metadata={"help": "those of --text, or others, that are read last: the domain"}
+        default_factory=list, metadata={"help": "text of the domain, of --text or other, that is read last"}
     )
     domain_epochs: int = field(default=2, metadata={"help": "passes over --domain_text after those"})
     batch_size: int = field(default=128, metadata={"help": "sentences a step"})
@@ -78,7 +80,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.base is None and self.positions < self.max_tokens:
-            raise SystemExit(
+            raise BadSettings(
                 f"--positions must be at least --max_tokens, found {self.positions} and {self.max_tokens}; "
                 "give the model more positions or cut sentences earlier"
             )
@@ -90,36 +92,19 @@ def main(config: Config) -> None:
     texts = {path: read_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
     every = reduce(add, [texts[path] for path in config.text])
     domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
-    validation = [
-        text
-        for path in config.validation_text
-        for text in read_sentences(path, splits=("dev", "val"), held_out=())
-    ]
-    require_rows(validation, ", ".join(config.validation_text), ("dev", "val"))
-    held_out = Sentences.of(language_model, validation, config.max_tokens)
+    held_out = read_validation(language_model, config)
 
     def epoch_batches(epoch: int) -> DataLoader[int]:
         train = every if epoch < config.epochs or domain is None else domain
         return train.batches(config.batch_size, shuffle=config.seed + epoch)
 
-    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        output = model(
-            batch["ids"], attention_mask=batch["mask"], output_hidden_states=config.contrastive > 0
-        )
-        value = next_token_cross_entropy(output.logits, batch["ids"], batch["mask"])
-        if config.contrastive > 0:
-            value = value + config.contrastive * simctg_contrastive(
-                output.hidden_states[-1], batch["mask"], config.margin
-            )
-        return value
-
     out = Path(config.out)
     open_run_folder(out, asdict(config), MAY_CHANGE)
-    progress = fit(
+    state = fit(
         language_model.model,
         split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),
         loader=epoch_batches,
-        loss=loss,
+        loss=lambda model, batch: simctg_loss(model, batch, config),
         validate=lambda model: evaluate_text(model, held_out, config.batch_size),
         save_best=lambda _: language_model.save_pretrained(out / "best"),
         folder=out,
@@ -131,16 +116,27 @@ def main(config: Config) -> None:
             cpu=config.cpu,
         ),
     )
-    print(json.dumps({"sentences": len(every), **progress.state_dict()}))
+    print(json.dumps({"sentences": len(every), **state.state_dict()}))
+
+
+def simctg_loss(model: torch.nn.Module, batch: Batch, config: Config) -> torch.Tensor:
+    """Cross-entropy of the next token, in nats, and the contrastive term of SimCTG where it has a weight."""
+    output = model(batch["ids"], attention_mask=batch["mask"], output_hidden_states=config.contrastive > 0)
+    loss = next_token_cross_entropy(output.logits, batch["ids"], batch["mask"])
+    if config.contrastive > 0:
+        hidden = output.hidden_states[-1]
+        loss = loss + config.contrastive * simctg_contrastive(hidden, batch["mask"], config.margin)
+    return loss
 
 
 def start_model(config: Config) -> LanguageModel:
+    """The base without its soft prompt, or a GPT-2 with random weights."""
     if config.base is not None:
         language_model = LanguageModel.from_pretrained(config.base)
-        language_model.soft_prompt = None  # sentences are learned unconditioned; tune_prompted.py teaches it anew
+        language_model.soft_prompt = None  # learned here unconditioned; tune_prompted.py trains a new one
         return language_model
     if config.tokenizer is None:
-        raise SystemExit("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
+        raise BadSettings("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     shape = GPT2Config(
         vocab_size=len(tokenizer),
@@ -160,10 +156,21 @@ def start_model(config: Config) -> LanguageModel:
 
 def read_file(language_model: LanguageModel, path: str, config: Config) -> Sentences:
     """The train split of a data set, or a text file."""
-    sentences = read_sentences(path, splits=("train",))
-    require_rows(sentences, path, ("train",))
-    return Sentences.of(language_model, sentences, config.max_tokens)
+    texts = read_sentences(path, splits=("train",))
+    require_rows(texts, path, ("train",))
+    return Sentences.of(language_model, texts, config.max_tokens)
+
+
+def read_validation(language_model: LanguageModel, config: Config) -> Sentences:
+    """The dev or val splits of data sets, or text files."""
+    texts = [
+        text
+        for path in config.validation_text
+        for text in read_sentences(path, splits=("dev", "val"), held_out=())
+    ]
+    require_rows(texts, ", ".join(config.validation_text), ("dev", "val"))
+    return Sentences.of(language_model, texts, config.max_tokens)
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(Config).parse_args_into_dataclasses())
+    run(main, Config)

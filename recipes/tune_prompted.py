@@ -1,31 +1,32 @@
-"""Teach a captioner's language model to be told of pictures, from caption text alone.
+"""Train a soft prompt that conditions a captioner's language model on pictures, from caption text alone.
 
     python recipes/tune_prompted.py --out runs/prompted \\
         --text $MAGICAP_DATA/flickr8k/captions.jsonl $MAGICAP_DATA/text/flickr30k.jsonl \\
         --validation_text $MAGICAP_DATA/flickr8k/captions.jsonl
     magicap caption photo.jpg --preset runs/prompted
 
-Every sentence is told by its own vector, with noise that stands for what separates a picture from what is
-said of it, and by what the captioner's memory holds near that. The checkpoint is chosen on validation text. A
-second run of the same command resumes.
+Every sentence is conditioned on its own vector, with noise in place of the modality gap, and on what the
+captioner's memory holds near that. The checkpoint is chosen on validation text. A second run of the same
+command resumes.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from accelerate.utils import set_seed
+from cli import run
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
-from magicap import BeamMagicSearch, Captioner, CaptionMemory, LanguageModel
+from magicap import Captioner, CaptionMemory, LanguageModel
 from magicap.captioners.presets import DEFAULT
+from magicap.checks import require_int
 from magicap.data import read_sentences
-from magicap.errors import MagicapError
+from magicap.decoding.searches import as_beam_magic
+from magicap.errors import BadSettings
 from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.loop import LoopConfig, TrainingState, fit
 from magicap.training.parameter_groups import split_by_decay
@@ -38,6 +39,7 @@ from magicap.training.soft_prompts import (
 )
 
 MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "mixed_precision", "cpu")
+BEST = Path("training", "best")
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,15 @@ class Config:
     out: str = field(metadata={"help": "folder of the new captioner; training goes to <out>/training"})
     base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
     least_noise: float = field(
-        default=NOISE[0], metadata={"help": "of what stands for the gap, in standard deviations of captions"}
+        default=NOISE[0],
+        metadata={"help": "least length of the noise, in standard deviations of captions' vectors"},
     )
-    greatest_noise: float = field(default=NOISE[1], metadata={"help": "each sentence's is drawn up to this"})
-    remember: int = field(
+    greatest_noise: float = field(
+        default=NOISE[1], metadata={"help": "greatest; each sentence's is sampled between the two"}
+    )
+    memory_samples: int = field(
         default=20_000,
-        metadata={"help": "captions that the language model says, to be remembered by a base without memory"},
+        metadata={"help": "captions that the language model samples as the memory of a base without one"},
     )
     epochs: int = field(default=1, metadata={"help": "passes over the text"})
     batch_size: int = field(default=64, metadata={"help": "sentences a step"})
@@ -73,10 +78,9 @@ class Config:
     cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
 
     def __post_init__(self) -> None:
-        if self.remember < 1:
-            raise SystemExit(f"--remember must be at least 1, found {self.remember}")
+        require_int("--memory_samples", self.memory_samples)
         if not 0 <= self.least_noise <= self.greatest_noise:
-            raise SystemExit(
+            raise BadSettings(
                 "--least_noise must be between 0 and --greatest_noise, found "
                 f"{self.least_noise} and {self.greatest_noise}"
             )
@@ -87,28 +91,39 @@ def main(config: Config) -> None:
     out = Path(config.out)
     captioner = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
     open_run_folder(out / "training", asdict(config), MAY_CHANGE)
-    memory = captioner.memory or drawn_memory(captioner, config)
-    train = [text for path in config.text for text in read_texts(path, ("train",))]
+    memory = captioner.memory or sampled_memory(captioner, config)
+    texts = [text for path in config.text for text in read_texts(path, ("train",))]
     held_out = [
         text for path in config.validation_text for text in read_texts(path, ("dev", "val"), held_out=())
     ]
-    sentences = encoded(captioner, memory, list(dict.fromkeys(train)), config)
-    check = encoded(captioner, memory, held_out, config)
+    sentences = encoded(captioner, memory, list(dict.fromkeys(texts)), config)
+    state = train(config, captioner, memory, sentences, encoded(captioner, memory, held_out, config))
+    decoding = replace(as_beam_magic(captioner.decoding), soft_prompt=True)
+    language_model = LanguageModel.from_pretrained(out / BEST, device=captioner.device)
+    conditioned = Captioner(language_model, captioner.scorer, decoding, memory)
+    conditioned.save_pretrained(out, dtype="float16")
+    (out / "README.md").write_text(model_card(config, len(sentences), state), encoding="utf-8")
+    print(json.dumps({"sentences": len(sentences), **state.state_dict()}))
 
+
+def train(
+    config: Config, captioner: Captioner, memory: CaptionMemory, sentences: Sentences, held_out: Sentences
+) -> TrainingState:
+    """Tune language model and soft prompt; the best of both goes to <out>/training/best."""
+    out = Path(config.out)
     captioner.language_model.require_room(config.max_tokens - 1)
-    learner = captioner.language_model.to_train()
-    prompted = SoftPromptObjective(learner, memory, (config.least_noise, config.greatest_noise))
-    best = out / "training" / "best"
-    state = fit(
-        prompted,
+    language_model = captioner.language_model.to_train()
+    objective = SoftPromptObjective(language_model, memory, (config.least_noise, config.greatest_noise))
+    return fit(
+        objective,
         [
-            *split_by_decay(prompted.model.parameters(), config.learning_rate, config.weight_decay),
-            *split_by_decay(prompted.prompt.parameters(), config.prompt_rate, config.weight_decay),
+            *split_by_decay(objective.model.parameters(), config.learning_rate, config.weight_decay),
+            *split_by_decay(objective.prompt.parameters(), config.prompt_rate, config.weight_decay),
         ],
         loader=lambda epoch: sentences.batches(config.batch_size, shuffle=config.seed + epoch),
         loss=lambda model, batch: model(batch),
-        validate=lambda model: evaluate_conditioned_text(model, check, config.batch_size, config.seed),
-        save_best=lambda _: learner.save_pretrained(best),
+        validate=lambda model: evaluate_conditioned_text(model, held_out, config.batch_size, config.seed),
+        save_best=lambda _: language_model.save_pretrained(out / BEST),
         folder=out / "training",
         config=LoopConfig(
             epochs=config.epochs,
@@ -118,13 +133,6 @@ def main(config: Config) -> None:
             cpu=config.cpu,
         ),
     )
-    own = captioner.decoding
-    decoding = replace(own if isinstance(own, BeamMagicSearch) else BeamMagicSearch(), soft_prompt=True)
-    learned = LanguageModel.from_pretrained(best, device=captioner.device)
-    told = Captioner(learned, captioner.scorer, decoding, memory)
-    told.save_pretrained(out, dtype="float16")
-    (out / "README.md").write_text(model_card(config, len(sentences), state), encoding="utf-8")
-    print(json.dumps({"sentences": len(sentences), **state.state_dict()}))
 
 
 def read_texts(path: str, splits: tuple[str, ...], held_out: tuple[str, ...] = ("dev", "test")) -> list[str]:
@@ -134,19 +142,20 @@ def read_texts(path: str, splits: tuple[str, ...], held_out: tuple[str, ...] = (
     return sentences
 
 
-def drawn_memory(captioner: Captioner, config: Config) -> CaptionMemory:
-    """What the language model says when it is left alone, for a captioner that remembers nothing."""
-    with tqdm(total=2 * config.remember, desc="drawing and encoding a memory", disable=None) as bar:
+def sampled_memory(captioner: Captioner, config: Config) -> CaptionMemory:
+    """Captions that the language model samples unconditioned, for a captioner without a memory."""
+    with tqdm(total=2 * config.memory_samples, desc="sampling and encoding a memory", disable=None) as bar:
         return CaptionMemory.from_language_model(
             captioner.language_model,
             captioner.scorer,
-            config.remember,
+            config.memory_samples,
             seed=config.seed,
             on_progress=bar.update,
         )
 
 
 def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config) -> Sentences:
+    """Sentences with their vectors and their positions in the memory."""
     with tqdm(total=len(texts), desc="encoding sentences", disable=None) as bar:
         return conditioned_sentences(
             captioner.language_model, captioner.scorer, memory, texts, config.max_tokens, bar.update
@@ -154,7 +163,7 @@ def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], c
 
 
 def model_card(config: Config, sentences: int, state: TrainingState) -> str:
-    return f"""# A captioner whose language model is told of pictures
+    return f"""# A captioner whose language model has a soft prompt
 
 Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone: {", ".join(config.text)}
 ({sentences} different sentences, {state.step} steps of {config.batch_size}, seed {config.seed}).
@@ -166,7 +175,4 @@ Origin and licence of the base hold on; those of the text are to be added by who
 
 
 if __name__ == "__main__":
-    try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
-    except MagicapError as error:
-        sys.exit(f"tune_prompted.py: {error}")
+    run(main, Config)

@@ -1,7 +1,7 @@
 """Beam search written straight from its definition: one picture, lists of words, whole prefixes, no states.
 
-The slow judge of ``magicap.supervised.search``. Of the library it takes the numbers of the tokens, and a
-decoder's logits for whole captions.
+The reference implementation of ``magicap.supervised.search``. Of the library it takes the numbers of the
+tokens, and a decoder's logits for whole captions.
 """
 
 from __future__ import annotations

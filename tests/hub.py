@@ -29,10 +29,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         path = self.path.split("?")[0].strip("/")
         if path.startswith("api/models/"):
-            _, _, owner, name, *rest = path.split("/")
-            return self._describe(f"{owner}/{name}", tree=rest[:1] == ["tree"], below=rest[2:])
-        repository, _, rest = path.partition("/resolve/")
-        file = self.root / repository / rest.partition("/")[2]
+            _, _, owner, name, *tree = path.split("/")
+            return self._describe(f"{owner}/{name}", tree=tree[:1] == ["tree"], below=tree[2:])
+        repository, _, revision_and_file = path.partition("/resolve/")
+        file = self.root / repository / revision_and_file.partition("/")[2]
         if not file.is_file():
             return self._missing("EntryNotFound" if (self.root / repository).is_dir() else "RepoNotFound")
         if with_body:

@@ -10,12 +10,12 @@ GPU = torch.device("cuda")
 
 
 def reports(*memories):
-    """A GPU that has told its state once before the first batch, and tells these after the batches."""
+    """A GPU that is measured once before the first batch, and has this memory after the batches."""
     states = iter([GpuMemory(0, 0), *memories])
     return lambda device: next(states)
 
 
-def test_a_given_size_is_kept_and_memory_never_asked():
+def test_a_fixed_size_is_kept_and_no_memory_is_measured():
     size = BatchSize(GPU, 5, reports())
     size.measured(5)
     assert size.now == 5
@@ -28,7 +28,7 @@ def test_a_processor_takes_one_size():
 
 
 def test_a_gpu_takes_what_half_of_its_memory_holds_doubling_on_the_way():
-    size = BatchSize(GPU, memory=reports(*[GpuMemory(1000, 80), GpuMemory(1000, 160), GpuMemory(1000, 320)]))
+    size = BatchSize(GPU, measure=reports(*[GpuMemory(1000, 80), GpuMemory(1000, 160), GpuMemory(1000, 320)]))
     seen = []
     for _ in range(3):
         seen.append(size.now)
@@ -38,13 +38,13 @@ def test_a_gpu_takes_what_half_of_its_memory_holds_doubling_on_the_way():
 
 @pytest.mark.parametrize(("memory", "expected"), [(GpuMemory(10, 800), 1), (GpuMemory(10**12, 0), 16)])
 def test_it_is_at_least_one_and_at_most_twice_the_last(memory, expected):
-    size = BatchSize(GPU, memory=reports(memory))
+    size = BatchSize(GPU, measure=reports(memory))
     size.measured(FIRST_ON_GPU)
     assert size.now == expected
 
 
 def test_it_ends_somewhere():
-    size = BatchSize(GPU, memory=lambda device: GpuMemory(10**15, 1))
+    size = BatchSize(GPU, measure=lambda device: GpuMemory(10**15, 1))
     for _ in range(20):
         size.measured(size.now)
     assert size.now == MOST_ON_GPU

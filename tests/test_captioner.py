@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import io
 import json
@@ -10,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,8 @@ from magicap import (
     NearestCaption,
     TopK,
 )
+from magicap.decoding.settings import DECODINGS
+from magicap.settings_io import from_dict, to_dict
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +146,10 @@ def test_a_source_that_breaks_loses_nothing_that_came_before(captioner, batch_si
         yield from pictures
         raise ConnectionError("the camera is gone")
 
-    found = []
+    captions = []
     with pytest.raises(ConnectionError, match="the camera is gone"):
-        found.extend(captioner.caption(source(), batch_size=batch_size))
-    assert found == captioner.caption(pictures)
+        captions.extend(captioner.caption(source(), batch_size=batch_size))
+    assert captions == captioner.caption(pictures)
 
 
 def test_a_batch_that_memory_cannot_hold_is_captioned_in_halves(captioner, monkeypatch):
@@ -202,8 +206,8 @@ def test_in_fewer_bits_it_captions_much_the_same(captioner, tmp_path, dtype):
         low.scorer.encode_images(pictures), captioner.scorer.encode_images(pictures)
     )
     assert close.min() > 0.99
-    for said, exact in zip(low.caption(pictures), captioner.caption(pictures), strict=True):
-        assert said.steps[0].confidence == pytest.approx(exact.steps[0].confidence, abs=0.2)
+    for caption, exact in zip(low.caption(pictures), captioner.caption(pictures), strict=True):
+        assert caption.steps[0].model_confidence == pytest.approx(exact.steps[0].model_confidence, abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["nosuchpreset", "./no/such/folder"])
@@ -221,7 +225,13 @@ def test_a_folder_that_is_no_captioner_says_what_is_missing(captioner, tmp_path)
     for broken, message in [
         ("{", "settings"),
         ('{"format": 99, "decoding": {}}', "update magicap"),
+        ('{"format": 3, "parts": []}', "of format 3, this version reads 1 and 2; update magicap"),
+        ('{"format": [2]}', "update magicap"),
         ("[]", "settings"),
+        ('{"format": 2, "decoding": {}, "parts": ["scorer"]}', "settings"),
+        ('{"format": 2, "decoding": {}, "parts": {"scorer": {"path": "scorer"}}}', "settings"),
+        ('{"format": 2, "decoding": {}, "parts": {"scorer": {"path": "../x", "fingerprint": ""}}}', "inside"),
+        ('{"format": 2, "decoding": {}}', "names no part language_model"),
         ('{"format": 1, "decoding": ["magic"]}', "decoding as an object"),
         ('{"format": 1, "decoding": {"kind": ["magic"]}}', "kind"),
         ('{"format": 1, "decoding": {"kind": "magic", "top_k": "45"}}', "top_k"),
@@ -266,7 +276,7 @@ def test_a_model_that_does_not_work_as_gpt2_does_is_refused():
         LanguageModel(BertLMHeadModel(config), tokenizer)
 
 
-def test_what_the_scorer_cannot_be_is_told_apart(monkeypatch):
+def test_each_way_in_which_a_scorer_cannot_be_loaded_has_its_error():
     with pytest.raises(BadModel, match="nosuch"):
         ImageTextScorer.from_pretrained("ViT-B-32", "nosuch")
     with pytest.raises(BadModel, match="NoSuchModel"):
@@ -369,7 +379,7 @@ def test_a_language_model_without_an_end_is_refused():
 
 def test_importing_magicap_loads_no_torch():
     program = (
-        "import sys, magicap; from magicap import MagicSearch, Caption, BadImage, TopK; import magicap.cli; "
+        "import sys, magicap; from magicap import MagicSearch, Hypothesis, BadImage; import magicap.cli; "
         "assert 'caption' in dir(magicap); "
         "heavy = {'torch', 'transformers', 'open_clip', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
@@ -384,11 +394,23 @@ def test_names_that_do_not_exist_are_attribute_errors():
     assert callable(magicap.caption)
 
 
-def test_settings_survive_as_json():
-    from magicap.decoding.settings import DECODINGS
-from magicap.settings_io import from_dict, to_dict
+def test_every_public_name_of_the_stub_is_there():
+    """``__init__.pyi`` is the one list: what type checkers read is what can be imported."""
+    import magicap
 
+    stub = ast.parse(Path(magicap.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [statement for statement in stub.body if isinstance(statement, ast.ImportFrom)]
+    names = [alias for statement in imports for alias in statement.names]
+    assert all(alias.asname == alias.name for alias in names)  # or it is not public to a type checker
+    assert sorted(alias.name for alias in names) == magicap.__all__
+    assert {"Captioner", "DecodingContext", "Hypothesis", "caption"} <= {*magicap.__all__} <= {*dir(magicap)}
+    for name in magicap.__all__:
+        assert getattr(magicap, name).__name__ == name
+    assert magicap.__version__
+
+
+def test_settings_survive_as_json():
     for decoding in (MagicSearch(3, 0.5, 1.5, 7), TopK(9, 0.7, 5)):
-        assert from_dict(json.loads(json.dumps(to_dict(decoding)))) == decoding
-    with pytest.raises(BadSettings, match="magic, contrastive"):
-        from_dict({"kind": "beam"})
+        assert from_dict(json.loads(json.dumps(to_dict(decoding, DECODINGS))), DECODINGS) == decoding
+    with pytest.raises(BadSettings, match="magic, beam-magic, contrastive"):
+        from_dict({"kind": "beam"}, DECODINGS)

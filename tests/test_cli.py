@@ -25,6 +25,11 @@ def album(tmp_path):
     return folder
 
 
+def decoding_of(line):
+    """The settings in a JSON row."""
+    return json.loads(json.loads(line)["decoding"])
+
+
 def test_one_picture_prints_its_caption_alone(preset, album, capsys):
     assert main(["caption", str(album / "1.png"), "--preset", preset]) == 0
     out, err = capsys.readouterr()
@@ -46,7 +51,7 @@ def test_a_folder_prints_a_line_a_picture_in_natural_order(preset, album, capsys
     assert all(set(row) == keys for row in rows)
 
 
-def test_failures_are_told_and_the_rest_is_done(preset, album, capsys):
+def test_failures_are_reported_and_the_others_are_captioned(preset, album, capsys):
     (album / "2.png").write_text("<html>404</html>")
     missing = str(album / "nowhere.png")
     assert main(["caption", str(album), missing, "--preset", preset, "--json", "--batch-size", "2"]) == 2
@@ -80,8 +85,7 @@ def test_another_search_can_be_named(preset, album, capsys):
     photo = str(album / "10.png")
     arguments = ["caption", photo, "--preset", preset, "--decoding"]
     assert main([*arguments, "greedy", "--max-new-tokens", "5", "--json"]) == 0
-    greedy = json.loads(capsys.readouterr().out)
-    assert "Greedy" in json.dumps(greedy)
+    assert decoding_of(capsys.readouterr().out) == {"kind": "greedy", "max_new_tokens": 5}
     assert (
         main([*arguments, "beam-magic", "--max-new-tokens", "6", "--exclude", "dog", "--exclude", "man"]) == 0
     )
@@ -90,14 +94,66 @@ def test_another_search_can_be_named(preset, album, capsys):
     assert "single words" in capsys.readouterr().err
 
 
-def test_the_language_model_is_told_of_the_picture_where_it_can_be(preset, album, tmp_path, capsys):
-    tiny.prompted(0).save_pretrained(tmp_path / "told")
-    base = ["caption", str(album / "10.png"), "--json", "--preset"]
-    for option, value in (("--prompted", "soft_prompt=True"), ("--no-prompted", "soft_prompt=False")):
-        assert main([*base, str(tmp_path / "told"), option]) == 0
-        assert value in capsys.readouterr().out
-    assert main([*base, preset, "--prompted"]) == 2
-    assert "recipes/tune_prompted.py" in capsys.readouterr().err
+@pytest.fixture(scope="module")
+def conditioned(tmp_path_factory):
+    """The folder of a tiny captioner whose language model has a soft prompt."""
+    folder = tmp_path_factory.mktemp("conditioned")
+    tiny.with_soft_prompt(0).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_language_model_is_conditioned_on_the_picture_where_it_can_be(conditioned, album, capsys, value):
+    option = "--soft-prompt" if value else "--no-soft-prompt"
+    assert main(["caption", str(album / "10.png"), "--json", "--preset", conditioned, option]) == 0
+    out, err = capsys.readouterr()
+    assert decoding_of(out)["soft_prompt"] is value
+    assert err == ""
+
+
+def test_without_a_soft_prompt_nothing_is_conditioned(preset, album, capsys):
+    assert main(["caption", str(album / "10.png"), "--preset", preset, "--soft-prompt"]) == 2
+    assert "recipes/tune_" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("former", "now", "setting", "value"),
+    [
+        (["--prompted"], "--soft-prompt", "soft_prompt", True),
+        (["--no-prompted"], "--no-soft-prompt", "soft_prompt", False),
+        (["--memory-weight", "0.125"], "--ngram-weight", "ngram_weight", 0.125),
+        (["--fit-weight", "0.25"], "--rerank-weight", "rerank_weight", 0.25),
+        (["--finished", "7"], "--num-finished", "num_finished", 7),
+    ],
+)
+def test_a_renamed_option_is_taken_with_a_notice(conditioned, album, capsys, former, now, setting, value):
+    base = ["caption", str(album / "10.png"), "--json", "--preset", conditioned, "--decoding", "beam-magic"]
+    assert main([*base, "--max-new-tokens", "4", *former]) == 0
+    out, err = capsys.readouterr()
+    assert decoding_of(out)[setting] == value
+    assert err == f"magicap: {former[0]} is now {now}; the old name goes with the next release\n"
+
+
+def test_former_options_are_hidden_and_wrong_values_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["caption", "--help"])
+    shown = capsys.readouterr().out
+    assert "--rerank-weight" in shown
+    assert "--fit-weight" not in shown
+    assert "--prompted" not in shown
+    with pytest.raises(SystemExit) as leaving:
+        main(["caption", "a.png", "--fit-weight", "much"])
+    assert leaving.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["caption", "a.png", "--pre", "x"], ["index", ".", "--spl", "dev"], ["--vers"]]
+)
+def test_no_option_is_taken_by_its_beginning(arguments, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code == 2
+    assert "magicap" in capsys.readouterr().err
 
 
 def test_a_supervised_captioner_has_one_search(supervised, album, capsys):
@@ -110,22 +166,21 @@ def test_a_supervised_captioner_is_used_as_any_other(supervised, album, capsys):
     assert main([*base, "--beam-size", "3", "--length-penalty", "0.5", "--max-new-tokens", "4"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 4
-    assert {row["decoding"] for row in rows} == {
-        "BeamSearch(beam_size=3, length_penalty=0.5, max_new_tokens=4)"
-    }
+    changed = {"kind": "beam", "beam_size": 3, "length_penalty": 0.5, "max_new_tokens": 4}
+    assert all(changed.items() <= decoding_of(json.dumps(row)).items() for row in rows)
     assert all("caption" in row and row["score"] < 0 for row in rows)
 
 
 def test_options_that_the_decoding_lacks_are_named_with_those_it_has(supervised, preset, album, capsys):
     picture = str(album / "1.png")
     assert main(["caption", picture, "--preset", supervised, "--alpha", "0.1", "--top-k", "3"]) == 2
-    said = capsys.readouterr().err
-    assert "--top-k, --alpha: this captioner's decoding is BeamSearch" in said
-    assert "--beam-size, --length-penalty, --max-new-tokens" in said
+    message = capsys.readouterr().err
+    assert "--top-k, --alpha: this captioner's decoding is BeamSearch" in message
+    assert "--beam-size, --length-penalty, --max-new-tokens" in message
     assert main(["caption", picture, "--preset", preset, "--beam-size", "3"]) == 2
-    said = capsys.readouterr().err
-    assert "--beam-size: this captioner's decoding is MagicSearch" in said
-    assert "--top-k, --alpha, --beta, --max-new-tokens" in said
+    message = capsys.readouterr().err
+    assert "--beam-size: this captioner's decoding is MagicSearch" in message
+    assert "--top-k, --alpha, --beta, --max-new-tokens" in message
 
 
 def test_a_supervised_captioner_has_no_scorer_to_lend(supervised, album, capsys):
@@ -153,7 +208,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(preset, album, capsys, argu
     assert word in err
 
 
-def test_an_empty_folder_is_told_before_any_model_is_loaded(tmp_path, capsys):
+def test_an_empty_folder_is_refused_before_any_model_is_loaded(tmp_path, capsys):
     assert main(["caption", str(tmp_path), "--preset", "nosuch"]) == 2
     assert "no pictures found" in capsys.readouterr().err
 
@@ -204,9 +259,65 @@ def test_a_reader_that_leaves_early_is_no_error(preset, album):
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_help_is_quick_and_version_is_told(capsys):
+def test_help_is_quick_and_version_is_shown(capsys):
     for arguments, word in [(["--version"], "magicap "), (["caption", "--help"], "Su et al. 2022")]:
         with pytest.raises(SystemExit) as leaving:
             main(arguments)
         assert leaving.value.code == 0
         assert word in capsys.readouterr().out
+
+
+@pytest.fixture
+def no_java(monkeypatch, tmp_path):
+    """A PATH without Java, and the number of pictures that are encoded from here on."""
+    from magicap.models.scorer import ImageTextScorer
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    encoded = []
+    encode = ImageTextScorer.encode_pixels
+    monkeypatch.setattr(
+        ImageTextScorer,
+        "encode_pixels",
+        lambda scorer, pixels: (encoded.append(len(pixels)), encode(scorer, pixels))[1],
+    )
+    return encoded
+
+
+@pytest.fixture
+def eval_call(album, preset, tmp_path):
+    rows = [
+        {"image_name": name, "captions": ["A dog."], "prediction": "A cat."} for name in ("1.png", "2.png")
+    ]
+    (tmp_path / "predictions.json").write_text(json.dumps(rows))
+    return ["eval", str(tmp_path / "predictions.json"), "--images", str(album), "--clipscore-model", preset]
+
+
+def test_a_metric_that_lacks_java_is_refused_before_pictures_are_encoded(eval_call, no_java, capsys):
+    assert main([*eval_call, "--metrics", "bleu,meteor,clipscore"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, no_java) == ("", [])
+    assert err.startswith("magicap: there is no 'java' on the PATH for METEOR: ")
+    assert main([*eval_call, "--metrics", "bleu,clipscore"]) == 0
+    assert sum(no_java) == 2
+    assert "java" not in capsys.readouterr().err
+
+
+def test_where_all_metrics_are_computed_missing_java_is_noticed_before_pictures_are_encoded(
+    eval_call, no_java, capsys, monkeypatch
+):
+    from magicap.commands import evaluate
+
+    load, noticed = evaluate.load_scorer, []
+    monkeypatch.setattr(
+        evaluate, "load_scorer", lambda *names: (noticed.append(capsys.readouterr().err), load(*names))[1]
+    )
+    assert main(eval_call) == 0
+    notice = "magicap: there is no 'java' on the PATH for METEOR and SPICE; the other metrics are computed\n"
+    assert noticed == [notice]
+    assert "CLIPScore" in capsys.readouterr().out
+
+
+def test_the_former_name_of_the_clipscore_model_is_taken_with_a_notice(eval_call, no_java, capsys):
+    call = ["--judge" if word == "--clipscore-model" else word for word in eval_call]
+    assert main([*call, "--metrics", "clipscore"]) == 0
+    assert "--judge is now --clipscore-model" in capsys.readouterr().err

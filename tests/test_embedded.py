@@ -36,24 +36,24 @@ def test_pictures(data_dir) -> list[bytes]:
 
 
 def test_it_captions_the_sample_photograph_out_of_the_box():
-    said = caption(SAMPLE)
-    assert said.finished
-    assert len(said.split()) >= 4
-    assert said[0].isupper()
-    assert said.endswith(".")
-    assert caption([SAMPLE, "nowhere.jpg"])[0] == said
+    text = caption(SAMPLE)
+    assert text.finished
+    assert len(text.split()) >= 4
+    assert text[0].isupper()
+    assert text.endswith(".")
+    assert caption([SAMPLE, "nowhere.jpg"])[0] == text
 
 
-def test_the_supervised_one_is_a_preset_and_shows_where_it_looks():
+def test_the_supervised_one_is_a_preset_and_shows_its_attention():
     supervised = load_captioner("cnn-lstm")
     explanation = supervised.explain(SAMPLE)
     assert explanation.caption == supervised.caption(SAMPLE)
     assert explanation.caption.finished
     assert len(explanation.caption.split()) >= 4
-    looked = explanation.attention
-    assert len(looked) == len(explanation.caption.steps)
-    assert looked.reshape(len(looked), -1).sum(axis=1) == pytest.approx(1, abs=1e-4)
-    assert not np.allclose(looked[0], looked[1])
+    attention = explanation.attention
+    assert len(attention) == len(explanation.caption.steps)
+    assert attention.reshape(len(attention), -1).sum(axis=1) == pytest.approx(1, abs=1e-4)
+    assert not np.allclose(attention[0], attention[1])
 
 
 @pytest.mark.parametrize(("folder", "count"), [(EMBEDDED, 7), (UNPAIRED_FOLDER, 4), (BASELINE, 1)])
@@ -65,8 +65,8 @@ def test_weights_are_half_precision_safetensors_or_less(folder, count):
 
     for path in weights:
         with safe_open(path, "pt") as file:
-            found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-        assert found <= {"F16", "I64", "I32", "I8", "U8"}
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        assert types <= {"F16", "I64", "I32", "I8", "U8"}
 
 
 def test_what_ships_is_small_together():
@@ -105,19 +105,19 @@ def test_magic_search_equals_the_slow_reference_on_two_hundred_pictures(captione
 
 def _equals_the_reference(captioner: Captioner, pictures: list[bytes]) -> None:
     magic = MagicSearch(top_k=20, alpha=0.1, beta=0.6, max_new_tokens=20)
-    for picture, said in zip(pictures, captioner.caption(pictures, magic), strict=True):
-        assert [step.token_id for step in said.steps] == reference_caption(captioner, picture, magic)
+    for picture, text in zip(pictures, captioner.caption(pictures, magic), strict=True):
+        assert [step.token_id for step in text.steps] == reference_caption(captioner, picture, magic)
 
 
-def test_it_remembers_no_caption_of_the_pictures_it_is_judged_on(captioner, data_dir):
+def test_its_memory_holds_no_caption_of_the_pictures_it_is_tested_on(captioner, data_dir):
     """But for commonplaces, which people write of one picture as of another."""
     for folder, split in (("coco", "val"), ("coco_more", "dev"), ("flickr8k", "test")):
-        judged = set(read_sentences(data_dir / folder / "captions.jsonl", (split,), held_out=()))
+        references = set(read_sentences(data_dir / folder / "captions.jsonl", (split,), held_out=()))
         for memory in (captioner.memory, Captioner.from_pretrained(UNPAIRED).memory):
-            assert sum(text in judged for text in memory.texts) < 0.03 * len(judged)
+            assert sum(text in references for text in memory.texts) < 0.03 * len(references)
 
 
-def test_the_unpaired_one_shares_the_language_model_and_names_what_it_sees(captioner):
+def test_the_unpaired_one_shares_the_language_model_and_names_classes(captioner):
     unpaired = Captioner.from_pretrained(UNPAIRED)
     assert unpaired.caption(SAMPLE).finished
     classes = unpaired.scorer.class_vector
@@ -129,12 +129,12 @@ def test_the_unpaired_one_shares_the_language_model_and_names_what_it_sees(capti
     assert "cat" in captioner.caption(cat).lower()
 
 
-def test_words_can_be_asked_for_and_banned(captioner):
-    own = captioner.decoding
-    banned = captioner.caption(SAMPLE).lower().rstrip(".").split()[1]
-    assert banned not in captioner.caption(SAMPLE, replace(own, exclude=(banned,))).lower().split()
-    assert "tree" in captioner.caption(SAMPLE, replace(own, include=("tree",))).lower()
-    assert len(captioner.caption(SAMPLE, replace(own, max_words=6)).split()) <= 6
+def test_words_can_be_included_and_excluded(captioner):
+    decoding = captioner.decoding
+    excluded = captioner.caption(SAMPLE).lower().rstrip(".").split()[1]
+    assert excluded not in captioner.caption(SAMPLE, replace(decoding, exclude=(excluded,))).lower().split()
+    assert "tree" in captioner.caption(SAMPLE, replace(decoding, include=("tree",))).lower()
+    assert len(captioner.caption(SAMPLE, replace(decoding, max_words=6)).split()) <= 6
 
 
 def test_a_batch_gives_each_picture_what_it_gets_alone(captioner, test_pictures):
@@ -148,15 +148,15 @@ def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, d
     scorer = captioner.scorer
     cache = scorer.incremental_text_encoder()
     words = [text.split() for text in texts]
-    known, captions = [EncodedText()] * len(texts), [""] * len(texts)
+    prefixes, captions = [EncodedText()] * len(texts), [""] * len(texts)
     with torch.no_grad():
         for length in (2, 4, 6):
             pieces = [[" ".join(row[:length]), " ".join(row[: length - 1])] for row in words]
-            extension = cache.extend(known, captions, pieces)
+            extension = cache.extend(prefixes, captions, pieces)
             flat = [piece for row in pieces for piece in row]
             whole = torch.nn.functional.normalize(scorer.model.encode_text(scorer.tokenizer(flat)), dim=1)
             assert (torch.cat(extension.vectors) - whole).abs().max() < 1e-5
-            known, captions = list(extension.prefixes), [row[0] for row in pieces]
+            prefixes, captions = list(extension.prefixes), [row[0] for row in pieces]
 
 
 def test_pictures_find_their_captions(captioner, data_dir):

@@ -32,8 +32,10 @@ def test_invented_persons_are_counted_where_no_reference_names_one(tmp_path, cap
         ("4.jpg", ["Children play."], "Kids play football."),
     ]
     file = tmp_path / "captions.json"
-    said = [{"image_name": n, "captions": references, "prediction": text} for n, references, text in rows]
-    file.write_text(json.dumps(said))
+    predictions = [
+        {"image_name": name, "captions": references, "prediction": text} for name, references, text in rows
+    ]
+    file.write_text(json.dumps(predictions))
     persons = script("invented_persons")
     persons.main(persons.Config(captions=[f"ours={file}"]))
     assert "| ours | 2 | 50.0 % | 2 | 50.0 % |" in capsys.readouterr().out
@@ -64,7 +66,7 @@ def test_stock_photographs_are_captioned_side_by_side(tmp_path, capsys, monkeypa
     )
     tiny.captioner().save_pretrained(tmp_path)
     stock.main(stock.Config(presets=[str(tmp_path), str(tmp_path)]))
-    out, complaint = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert out.startswith("| photograph |")
     assert "| grace_hopper | " in out
-    assert "no_such: 0 of 1" in complaint
+    assert "no_such: 0 of 1" in err

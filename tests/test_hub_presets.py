@@ -103,26 +103,26 @@ def test_the_published_preset_at_its_full_size(tmp_path, bpe):
     """GPT-2 small and CLIP ViT-B/32 with random weights, in the repositories the preset names."""
     hub, home = tmp_path / "hub", tmp_path / "home"
     torch.manual_seed(0)
-    words = GPT2LMHeadModel(GPT2Config(vocab_size=50259)).half()
-    save_published_language_model(hub / "cambridgeltl" / "magic_mscoco", words, bpe)
-    del words
-    eyes = open_clip.create_model("ViT-B-32", force_quick_gelu=True).half()
+    language_model = GPT2LMHeadModel(GPT2Config(vocab_size=50259)).half()
+    save_published_language_model(hub / "cambridgeltl" / "magic_mscoco", language_model, bpe)
+    del language_model
+    scorer = open_clip.create_model("ViT-B-32", force_quick_gelu=True).half()
     folder = hub / "timm" / "vit_base_patch32_clip_224.openai"
     folder.mkdir(parents=True)
     from safetensors.torch import save_file
 
-    save_file(eyes.state_dict(), folder / "open_clip_model.safetensors")
-    del eyes
+    save_file(scorer.state_dict(), folder / "open_clip_model.safetensors")
+    del scorer
     with stand_in_hub(hub) as (address, served):
         done = run(CAPTION, "coco", home=home, HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "cambridgeltl/magic_mscoco/pytorch_model.bin" in served
     assert "timm/vit_base_patch32_clip_224.openai/open_clip_model.safetensors" in served
-    told = json.loads(done.stdout)
-    assert told["quick_gelu"]
-    assert told["cached_tower"]
-    assert told["decoding"] == [45, 15]
-    assert 1 <= len(told["ids"]) <= 15
+    result = json.loads(done.stdout)
+    assert result["quick_gelu"]
+    assert result["cached_tower"]
+    assert result["decoding"] == [45, 15]
+    assert 1 <= len(result["ids"]) <= 15
 
 
 def test_offline_and_uncached_one_sentence_says_what_to_download(tmp_path):

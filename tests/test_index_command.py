@@ -71,7 +71,7 @@ def encoded(monkeypatch):
     return seen
 
 
-def found(out):
+def rows_of(out):
     return [json.loads(line) for line in out.splitlines()]
 
 
@@ -95,20 +95,20 @@ def test_all_directions_agree_with_the_scorer(indexed, preset, run):
     sentences = ["A dog runs.", "A red car.", "Two children on a beach."]
     cosine = scorer.similarity(paths, sentences)
 
-    rows = found(run("search", "A red car.", "--index", "album", "--json")[0])
+    rows = rows_of(run("search", "A red car.", "--index", "album", "--json")[0])
     assert [row["image"] for row in rows] == [paths[i] for i in cosine[:, 1].argsort(descending=True)]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["cosine"] == pytest.approx(float(cosine[:, 1].max()), abs=1e-4)
     assert rows[0]["query"] == "A red car."
 
-    rows = found(run("search", "album/10.png", "--index", "album", "--json", "--top", 2)[0])
+    rows = rows_of(run("search", "album/10.png", "--index", "album", "--json", "--top", 2)[0])
     assert rows[0]["image"] == "album/10.png"
     assert rows[0]["cosine"] == pytest.approx(1, abs=1e-5)
     assert len(rows) == 2
 
     out, _ = run("index", "sentences.txt", "--preset", preset)
     assert out == "sentences.txt.magicap-index: 3 sentences (3 new, 0 unchanged, 0 dropped)\n"
-    rows = found(run("search", "album/2.png", "--index", "sentences.txt", "--json")[0])
+    rows = rows_of(run("search", "album/2.png", "--index", "sentences.txt", "--json")[0])
     assert [row["text"] for row in rows] == [sentences[i] for i in cosine[1].argsort(descending=True)]
 
 
@@ -116,8 +116,8 @@ def test_a_sentence_is_found_however_it_is_spaced_and_ended(album, preset, run):
     run("index", "sentences.txt", "--preset", preset)
     first = Path("sentences.txt").read_text(encoding="utf-8").splitlines()[0]
     for query in (first, first.rstrip(".") + " .", "  " + first.rstrip(".")):
-        found_first = found(run("search", query, "--index", "sentences.txt", "--json")[0])[0]
-        assert found_first["cosine"] == pytest.approx(1, abs=1e-5)
+        best = rows_of(run("search", query, "--index", "sentences.txt", "--json")[0])[0]
+        assert best["cosine"] == pytest.approx(1, abs=1e-5)
 
 
 def test_the_table_has_rank_cosine_and_a_path_that_opens_from_here(indexed, run, monkeypatch):
@@ -133,34 +133,34 @@ def test_the_table_has_rank_cosine_and_a_path_that_opens_from_here(indexed, run,
 def test_paths_open_from_within_an_index_too(indexed, run, monkeypatch):
     monkeypatch.chdir(indexed / ".magicap-index")
     for index in (".", "../.magicap-index", ".."):
-        rows = found(run("search", "a dog", "--index", index, "--json")[0])
+        rows = rows_of(run("search", "a dog", "--index", index, "--json")[0])
         assert all(os.path.isfile(row["image"]) and "missing" not in row for row in rows)
 
 
 def test_pictures_may_have_an_index_json_of_their_own(album, preset, run):
     (album / "index.json").write_text("{}")
     assert "album/.magicap-index: 4 pictures" in run("index", "album", "--preset", preset)[0]
-    assert len(found(run("search", "a dog", "--index", "album", "--json")[0])) == 4
+    assert len(rows_of(run("search", "a dog", "--index", "album", "--json")[0])) == 4
     os.mkdir("site")
     shutil.copy(album / "index.json", "site")
-    for more in ([], ["--rebuild"]):
-        assert "found 'index.json' in it" in run("index", "album", "--out", "site", *more, code=2)[1]
+    for rebuild in ([], ["--rebuild"]):
+        assert "found 'index.json' in it" in run("index", "album", "--out", "site", *rebuild, code=2)[1]
 
 
-def test_a_query_is_a_picture_if_it_is_one_unless_told_otherwise(indexed, run):
+def test_a_query_is_a_picture_if_it_is_one_unless_an_option_decides(indexed, run):
     shutil.copy("album/1.png", "a dog")  # a picture by its content
-    picture = found(run("search", "a dog", "--index", "album", "--json")[0])
-    words = found(run("search", "a dog", "--text", "--index", "album", "--json")[0])
+    picture = rows_of(run("search", "a dog", "--index", "album", "--json")[0])
+    words = rows_of(run("search", "a dog", "--text", "--index", "album", "--json")[0])
     assert picture[0]["cosine"] == pytest.approx(1, abs=1e-5)
     assert words[0]["cosine"] < 0.999
     with open("a dog", "w") as file:
         file.write("words")
-    assert found(run("search", "a dog", "--index", "album", "--json")[0]) == words
+    assert rows_of(run("search", "a dog", "--index", "album", "--json")[0]) == words
     assert "found text" in run("search", "a dog", "--image", "--index", "album", code=2)[1]
     assert "--text" in run("search", "album/5.png", "--index", "album", code=2)[1]
 
 
-def test_failures_are_told_and_the_rest_is_indexed(album, preset, run):
+def test_failures_are_reported_and_the_others_are_indexed(album, preset, run):
     (album / "2.png").write_text("<html>404</html>")
     out, err = run("index", "album", "album/none.png", "nowhere", "--preset", preset, code=2)
     assert out == ".magicap-index: 3 pictures (3 new, 0 unchanged, 0 dropped)\n"
@@ -168,7 +168,7 @@ def test_failures_are_told_and_the_rest_is_indexed(album, preset, run):
     assert len(lines) == 3
     for name in ("2.png", "none.png", "nowhere"):
         assert sum(f"{name}: " in line for line in lines) == 1
-    assert len(found(run("search", "a dog", "--json")[0])) == 3
+    assert len(rows_of(run("search", "a dog", "--json")[0])) == 3
 
 
 def test_the_index_is_not_indexed_wherever_it_is(album, preset, run):
@@ -195,7 +195,7 @@ def test_the_index_is_not_indexed_wherever_it_is(album, preset, run):
         (["search", "broken.png"], "broken.png: expected a picture, found no bytes"),
     ],
 )
-def test_a_wrong_call_is_told_before_any_model_is_loaded(album, run, arguments, words, monkeypatch):
+def test_a_wrong_call_is_refused_before_any_model_is_loaded(album, run, arguments, words, monkeypatch):
     monkeypatch.setattr(ImageTextScorer, "__init__", None)
     os.mkdir("empty")
     for name in ("blank.txt", "broken.png"):
@@ -254,7 +254,7 @@ def test_interrupted_it_keeps_what_is_encoded_and_the_next_run_goes_on(
 def test_pictures_that_are_gone_are_marked(indexed, run):
     (indexed / "10.png").unlink()
     out, err = run("search", "a dog", "--index", "album", "--json", "--html", "sheet.html")
-    assert [row["image"] for row in found(out) if row.get("missing")] == ["album/10.png"]
+    assert [row["image"] for row in rows_of(out) if row.get("missing")] == ["album/10.png"]
     assert "no longer there: 1 of these pictures" in err
     page = Path("sheet.html").read_text(encoding="utf-8")
     assert "no file at that path" in page
@@ -276,7 +276,7 @@ def test_a_data_set_gives_its_sentences_whole_or_one_split(album, preset, run):
     assert "2 sentences" in run("index", "set/captions.jsonl", "--preset", preset)[0]
     out, _ = run("index", "set", "--sentences", "--split", "test", "--preset", preset)
     assert out.startswith("set/.magicap-index: 1 sentence (")
-    assert found(run("search", "a dog", "--index", "set", "--json")[0])[0]["text"] == "A cat."
+    assert rows_of(run("search", "a dog", "--index", "set", "--json")[0])[0]["text"] == "A cat."
     shutil.copy("album/1.png", "set")
     assert "expected an index of pictures, found one of sentences" in run("index", "set", code=2)[1]
 
@@ -328,8 +328,8 @@ def test_the_page_is_whole_and_nothing_in_it_is_markup_that_should_not_be(sheets
         assert "$" not in page.text.replace("${1} $query", "")
     texts = Page(Path("t0.html").read_text(encoding="utf-8")).text
     assert "<script>" in texts
-    asked = Page(Path("picture.html").read_text(encoding="utf-8"))
-    assert sum(tag == "img" for tag, _ in asked.tags) == 8
+    of_picture = Page(Path("picture.html").read_text(encoding="utf-8"))
+    assert sum(tag == "img" for tag, _ in of_picture.tags) == 8
 
 
 def test_a_browser_runs_nothing_of_it(sheets, tmp_path):

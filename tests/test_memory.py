@@ -1,7 +1,8 @@
-"""A captioner's memory: drawn from its language model, kept on disk, tune_decoding by itself."""
+"""A captioner's memory: sampled from its language model, kept on disk, tuned on; a captioner adapted."""
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -11,9 +12,9 @@ from safetensors.torch import load_file
 
 from magicap import BadData, BadModel, BadSettings, BeamMagicSearch, CaptionMemory
 from magicap.adaptation.adapt import AdaptationSettings, adapt
-from magicap.adaptation.tuning import NEIGHBOURS, TEMPERATURES, pseudo_images, tune_decoding
-from magicap.decoding.constraints import Constraints
+from magicap.adaptation.tuning import NEIGHBOURS, TEMPERATURES, tune_decoding
 from magicap.retrieval.caption_memory import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
+from magicap.retrieval.modality_gap import pseudo_images
 from magicap.retrieval.sampled_captions import sample_captions
 
 NOUNS = ["dog", "man", "child", "biker", "wall", "beach"]
@@ -30,6 +31,10 @@ def memory(captioner):
     return CaptionMemory.from_texts(captioner.scorer, DOMAIN)
 
 
+def part_with(memory, word):
+    return memory.where(lambda text: word in text, key=word, asked=f"holds {word!r}")
+
+
 @pytest.fixture(scope="module")
 def talker():
     """A random language model that ends its sentences: one of the tokens that it likes is its end."""
@@ -39,15 +44,15 @@ def talker():
     return language_model
 
 
-def test_drawn_captions_differ_and_are_the_same_again(talker):
-    told = []
-    drawn = sample_captions(talker, 40, seed=3, on_progress=told.append)
-    assert len(set(drawn)) == len(drawn) == sum(told) == 40
-    assert drawn == sample_captions(talker, 40, seed=3)
-    assert drawn != sample_captions(talker, 40, seed=4)
+def test_sampled_captions_differ_and_are_the_same_again(talker):
+    counts = []
+    samples = sample_captions(talker, 40, seed=3, on_progress=counts.append)
+    assert len(set(samples)) == len(samples) == sum(counts) == 40
+    assert samples == sample_captions(talker, 40, seed=3)
+    assert samples != sample_captions(talker, 40, seed=4)
 
 
-def test_a_model_that_repeats_itself_is_not_asked_for_ever(talker):
+def test_a_model_that_repeats_itself_is_not_sampled_for_ever(talker):
     assert len(sample_captions(talker, 10**6, max_new_tokens=2, temperature=0.01)) < 500
 
 
@@ -62,9 +67,8 @@ def test_saved_and_read_it_is_nearly_the_same(memory, tmp_path):
     again = CaptionMemory.from_pretrained(tmp_path / "memory")
     assert again.texts == memory.texts
     assert (again.vectors * memory.vectors).sum(dim=1).min() > 0.9999
-    assert again.document_frequencies(memory.document_frequencies.numbers) == pytest.approx(
-        memory.document_frequencies(memory.document_frequencies.numbers)
-    )
+    numbers = memory.document_frequencies.numbers
+    assert again.document_frequencies.idf(numbers) == pytest.approx(memory.document_frequencies.idf(numbers))
     again.save_pretrained(tmp_path / "twice")
     for name in (VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE):
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
@@ -103,7 +107,7 @@ def test_a_reduced_one_lies_in_a_subspace_and_comes_back_from_disk(memory, capti
     assert len(more) == len(memory) + 1
     assert more.coordinates.shape[1] == 12
     assert more.coordinates[-1].norm() == pytest.approx(1, abs=1e-5)
-    part = again.where(Constraints(include=("biker",)))
+    part = part_with(again, "biker")
     assert torch.equal(
         part.cosines(queries),
         again.cosines(queries)[:, [n for n, t in enumerate(again.texts) if "biker" in t]],
@@ -142,13 +146,12 @@ def test_a_damaged_one_is_named(memory, tmp_path, name, content):
 
 
 def test_a_part_of_it(memory):
-    part = memory.where(Constraints(include=("biker",)))
+    part = part_with(memory, "biker")
     assert part.texts == [text for text in DOMAIN if "biker" in text]
-    assert part is memory.where(Constraints(include=("biker",)))
+    assert part is part_with(memory, "biker")
     assert part.document_frequencies is memory.document_frequencies  # what is rare is rare among all
-    assert memory.where(Constraints()) is memory
-    with pytest.raises(BadSettings, match="none of the 108 captions"):
-        memory.where(Constraints(include=("giraffe",)))
+    with pytest.raises(BadSettings, match="none of the 108 captions of the memory holds 'giraffe'"):
+        part_with(memory, "giraffe")
 
 
 def test_the_nearest_are_the_nearest_of_all(memory, captioner):
@@ -159,12 +162,21 @@ def test_the_nearest_are_the_nearest_of_all(memory, captioner):
     assert memory.nearest(queries, 10**6)[0].shape == (3, len(memory))
 
 
-def test_calibration_chooses_among_what_it_tried(memory, captioner):
-    found = tune_decoding(BeamMagicSearch(top_k=9), memory, seed=1)
-    assert found.neighbours in NEIGHBOURS
-    assert found.temperature in TEMPERATURES
-    assert found.top_k == 9
-    assert found == tune_decoding(BeamMagicSearch(top_k=9), memory, seed=1)
+def test_of_equals_the_earlier_comes_first():
+    axes = torch.eye(3)
+    memory = CaptionMemory(["b", "a", "a again", "a once more"], axes[[1, 0, 0, 0]])
+    cosines, positions = memory.nearest(axes[:1], 4)
+    assert positions.tolist() == [[1, 2, 3, 0]]
+    assert cosines.tolist() == [[1, 1, 1, 0]]
+    assert memory.nearest(axes[:1])[1].shape == (1, 1)
+
+
+def test_a_decoding_is_tuned_among_settings_that_are_compared(memory, captioner):
+    tuned = tune_decoding(BeamMagicSearch(top_k=9), memory, seed=1)
+    assert tuned.neighbours in NEIGHBOURS
+    assert tuned.temperature in TEMPERATURES
+    assert tuned.top_k == 9
+    assert tuned == tune_decoding(BeamMagicSearch(top_k=9), memory, seed=1)
     images = captioner.scorer.encode_images(tiny.pictures(4))
     assert tune_decoding(BeamMagicSearch(), memory, images).neighbours in NEIGHBOURS
 
@@ -180,28 +192,41 @@ def test_noise_is_as_loud_as_pictures_are_far():
         assert low < (queries * vectors[:50]).sum(dim=1).mean() < high
 
 
-def test_adapting_teaches_the_language_model_and_fills_the_memory(captioner, tmp_path):
-    settings = AdaptationSettings(epochs=3, learning_rate=3e-3, batch_size=8, max_tokens=20, drawn=0)
+SETTINGS = AdaptationSettings(epochs=3, learning_rate=3e-3, batch_size=8, max_tokens=20, samples=0)
+
+
+def test_adapting_tunes_the_language_model_and_fills_the_memory(captioner, tmp_path):
     before = captioner.language_model.model.lm_head.weight.clone()
-    said = []
-    adaptation = adapt(captioner, [*DOMAIN, *DOMAIN], folder=tmp_path, settings=settings, say=said.append)
-    assert adaptation.learned + adaptation.held_out == len(DOMAIN)
-    assert adaptation.after["bits_per_character"] < adaptation.before["bits_per_character"]
-    adapted = adaptation.captioner
+    lines = []
+    adapted, report = adapt(
+        captioner.parts, [*DOMAIN, *DOMAIN], folder=tmp_path, settings=SETTINGS, on_message=lines.append
+    )
+    assert report.learned + report.held_out == len(DOMAIN)
+    assert report.after["bits_per_character"] < report.before["bits_per_character"]
+    assert set(report.before) == {"bits_per_character"}  # there was no memory
+    assert 0 <= report.after["utility"] <= 100
     assert set(adapted.memory.texts) < set(DOMAIN)
     assert isinstance(adapted.decoding, BeamMagicSearch)
+    assert adapted.scorer is captioner.scorer
     assert torch.equal(before, captioner.language_model.model.lm_head.weight)
-    assert said
-    picture = tiny.pictures(1)[0]
+    assert lines
+    # A finished run is not run again.
+    _, again = adapt(captioner.parts, DOMAIN, folder=tmp_path, settings=SETTINGS)
+    assert again.after == pytest.approx(report.after, abs=1e-5)
+
+
+def test_an_adapted_captioner_captions_and_keeps_the_report(captioner):
+    adapted = captioner.adapt(DOMAIN, settings=replace(SETTINGS, epochs=1))
+    assert captioner.adaptation is None
+    assert adapted.adaptation.learned + adapted.adaptation.held_out == len(DOMAIN)
+    assert adapted.adaptation.after["bits_per_character"] > 0
     quick = BeamMagicSearch(max_new_tokens=10, beam_size=2)
-    assert adapted.caption(picture, quick)
-    again = adapt(captioner, DOMAIN, folder=tmp_path, settings=settings)  # a finished run is not run again
-    assert again.after == pytest.approx(adaptation.after, abs=1e-5)
+    assert adapted.caption(tiny.pictures(1)[0], quick)
 
 
 def test_too_few_sentences_are_refused(captioner, tmp_path):
     with pytest.raises(BadData, match="at least 20 different sentences"):
-        adapt(captioner, ["A dog.", "a dog"] * 50, folder=tmp_path)
+        adapt(captioner.parts, ["A dog.", "a dog"] * 50, folder=tmp_path)
     with pytest.raises(BadData, match="at least 20"):
         captioner.adapt([])
     with pytest.raises(BadData, match="found one text"):

@@ -78,7 +78,7 @@ def data_set(desk) -> Path:
 @pytest.mark.slow
 def test_every_recipe_of_the_readme_explains_itself():
     recipes = [words for words in commands("python recipes/") if "--help" in words]
-    assert len(recipes) == len(list((ROOT / "recipes").glob("*.py")))
+    assert len(recipes) == len(list((ROOT / "recipes").glob("*_*.py")))
     running = [
         subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for words in recipes
@@ -99,7 +99,7 @@ def test_moving_to_a_domain_as_in_the_readme_gives_a_captioner(desk):
     moves = [words for words in commands("python recipes/adapt_domain") if "--help" not in words]
     assert len(moves) == 3
     for words in moves[:2]:
-        run([sys.executable, str(ROOT / words[1]), *words[2:], "--max_steps", "2", "--drawn", "250"])
+        run([sys.executable, str(ROOT / words[1]), *words[2:], "--max_steps", "2", "--samples", "250"])
         assert "26 different sentences learned, 1 held out" in Path(words[-1], "README.md").read_text()
         assert Captioner.from_pretrained(words[-1]).caption("photo.jpg")
 
@@ -118,7 +118,7 @@ def test_a_classifier_becomes_a_captioner_as_in_the_readme(desk):
         for words in commands("python recipes/")
         if "about_plants.txt" in words and "--help" not in words
     )
-    for words in (build, assemble, [*adapt, "--max_steps", "2", "--drawn", "0"]):
+    for words in (build, assemble, [*adapt, "--max_steps", "2", "--samples", "0"]):
         run([sys.executable, str(ROOT / words[1]), *words[2:]])
     assert Captioner.from_pretrained("plant-captioner").caption("photo.jpg")
 

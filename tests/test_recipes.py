@@ -18,12 +18,16 @@ import tiny
 from PIL import Image
 from tiny import SENTENCES
 
-from magicap import BeamMagicSearch, Captioner, ImageTextScorer, MagicSearch
+from magicap import BadData, BadSettings, BeamMagicSearch, Captioner, ImageTextScorer, MagicSearch
+from magicap.training.contrastive import inverse_temperature
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def recipe(name: str) -> ModuleType:
+    """A recipe as its file, which may import what lies beside it, as it does when it is run."""
+    if str(RECIPES) not in sys.path:
+        sys.path.insert(0, str(RECIPES))
     spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -35,11 +39,11 @@ def recipe(name: str) -> ModuleType:
 def data(tmp_path_factory) -> Path:
     """Twelve captioned pictures: eight to train on, four to validate with."""
     folder = tmp_path_factory.mktemp("data")
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with tarfile.open(folder / "images.tar", "w") as tar, open(folder / "captions.jsonl", "w") as captions:
         for number in range(12):
             encoded = io.BytesIO()
-            Image.fromarray(chance.integers(0, 256, (64, 80, 3), np.uint8)).save(encoded, "JPEG")
+            Image.fromarray(rng.integers(0, 256, (64, 80, 3), np.uint8)).save(encoded, "JPEG")
             member = tarfile.TarInfo(f"{number}.jpg")
             member.size = encoded.tell()
             encoded.seek(0)
@@ -89,10 +93,10 @@ def scorer_settings(data: Path, tokenizer: Path) -> dict[str, Any]:
         "width": 16,
         "text_layers": 1,
         "text_heads": 2,
-        "align_epochs": 1,
-        "tune_epochs": 2,
-        "align_batch_size": 4,
-        "tune_batch_size": 4,
+        "locked_epochs": 1,
+        "finetune_epochs": 2,
+        "locked_batch_size": 4,
+        "finetune_batch_size": 4,
         "max_steps": 2,
         "cpu": True,
     }
@@ -122,9 +126,9 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
 ):
     assemble, move = recipe("assemble_captioner"), recipe("adapt_domain")
     parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
-    remembered = tmp_path / "remembered.txt"
-    remembered.write_text("\n".join(SENTENCES))
-    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
+    memory_file = tmp_path / "memory.txt"
+    memory_file.write_text("\n".join(SENTENCES))
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(memory_file)]))
     base = Captioner.from_pretrained(tmp_path / "base")
     assert len(base.memory) == len(SENTENCES)
     assert isinstance(base.decoding, BeamMagicSearch)
@@ -138,7 +142,7 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
         out=str(tmp_path / "domain"),
         max_steps=2,
         batch_size=4,
-        drawn=250,
+        samples=250,
     )
     move.main(config)
     card = (tmp_path / "domain" / "README.md").read_text()
@@ -148,67 +152,71 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
     assert len(adapted.memory) >= 26
     assert adapted.caption(np.zeros((30, 40, 3), np.uint8))
     move.main(config)  # what is done is not done again
-    with pytest.raises(SystemExit, match="choose another --out"):
+    with pytest.raises(BadSettings, match="choose another --out"):
         move.main(replace(config, epochs=9))
-    with pytest.raises(SystemExit, match="--captions FILE"):
+    with pytest.raises(BadSettings, match="--captions FILE"):
         move.main(replace(config, captions=[]))
 
 
 def test_a_memory_is_chosen_from_text_and_from_another_memory(language_model, scorer, data, tmp_path):
     assemble = recipe("assemble_captioner")
     parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
-    remembered, more = tmp_path / "remembered.txt", tmp_path / "more.txt"
-    remembered.write_text("A red bus.\nA blue bus.")
-    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
+    memory_file, more = tmp_path / "memory.txt", tmp_path / "more.txt"
+    memory_file.write_text("A red bus.\nA blue bus.")
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(memory_file)]))
     more.write_text("\n".join([*(f"A cat sits on chair {number}." for number in range(30)), *SENTENCES]))
     chosen = {"memory_text": [str(more)], "memory_of": str(tmp_path / "base"), "memory_bits": 4}
     held_out = {"memory_held_out": [str(data / "captions.jsonl")], "memory_size": 20}
-    beam = {"neighbours": 17, "temperature": 1.5, "memory_weight": 0.3}
+    beam = {"neighbours": 17, "temperature": 1.5, "ngram_weight": 0.3}
     assemble.main(assemble.Config(**parts, **chosen, **held_out, **beam, out=str(tmp_path / "it")))
     made = Captioner.from_pretrained(tmp_path / "it")
     assert len(made.memory) == 22
     assert {"A red bus.", "A blue bus."} < set(made.memory.texts)
     assert not set(made.memory.texts) & set(SENTENCES)  # captions of the dev split, word for word
     assert made.memory.bits == 4
-    assert (made.decoding.neighbours, made.decoding.temperature, made.decoding.memory_weight) == (
+    assert (made.decoding.neighbours, made.decoding.temperature, made.decoding.ngram_weight) == (
         17,
         1.5,
         0.3,
     )
 
 
-def test_a_language_model_learns_to_be_told_of_pictures(language_model, scorer, data, tmp_path):
-    assemble, teach = recipe("assemble_captioner"), recipe("tune_prompted")
+def test_a_language_model_learns_a_soft_prompt(language_model, scorer, data, tmp_path):
+    assemble, tune = recipe("assemble_captioner"), recipe("tune_prompted")
     parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
-    remembered = tmp_path / "remembered.txt"
-    remembered.write_text("\n".join(SENTENCES))
-    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(remembered)]))
-    config = teach.Config(
+    memory_file = tmp_path / "memory.txt"
+    memory_file.write_text("\n".join(SENTENCES))
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base"), memory_text=[str(memory_file)]))
+    config = tune.Config(
         text=[str(data / "captions.jsonl")],
         validation_text=[str(data / "captions.jsonl")],
         base=str(tmp_path / "base"),
-        out=str(tmp_path / "told"),
+        out=str(tmp_path / "conditioned"),
         batch_size=2,
         max_steps=2,
         cpu=True,
     )
-    teach.main(config)
-    told = Captioner.from_pretrained(tmp_path / "told")
-    assert told.decoding.prompted
-    assert told.caption(np.zeros((30, 40, 3), np.uint8))
-    assert "2 steps of 2" in (tmp_path / "told" / "README.md").read_text()
-    weights = told.language_model.soft_prompt.picture[0].weight
-    teach.main(config)  # what is done is not done again
-    again = Captioner.from_pretrained(tmp_path / "told").language_model.soft_prompt.picture[0].weight
+    tune.main(config)
+    conditioned = Captioner.from_pretrained(tmp_path / "conditioned")
+    assert conditioned.decoding.soft_prompt
+    assert conditioned.caption(np.zeros((30, 40, 3), np.uint8))
+    assert "2 steps of 2" in (tmp_path / "conditioned" / "README.md").read_text()
+    weights = conditioned.language_model.soft_prompt.image_projection[0].weight
+    tune.main(config)  # what is done is not done again
+    again = (
+        Captioner.from_pretrained(tmp_path / "conditioned")
+        .language_model.soft_prompt.image_projection[0]
+        .weight
+    )
     assert weights.equal(again)
-    with pytest.raises(SystemExit, match="choose another --out"):
-        teach.main(replace(config, greatest_noise=3.0))
-    with pytest.raises(SystemExit, match="least_noise"):
+    with pytest.raises(BadSettings, match="choose another --out"):
+        tune.main(replace(config, greatest_noise=3.0))
+    with pytest.raises(BadSettings, match="least_noise"):
         replace(config, least_noise=2.0)
 
 
 def test_logs_hold_loss_and_validation(language_model, scorer):
-    for log in (language_model, *(scorer / stage for stage in ("align", "tune"))):
+    for log in (language_model, *(scorer / stage for stage in ("locked", "finetune"))):
         rows = [json.loads(line) for line in (log / "log.jsonl").read_text().splitlines()]
         assert rows[-1]["step"] == 2
         assert "score" in rows[-1]["validation"]
@@ -226,7 +234,7 @@ def test_a_folder_begun_with_other_settings_is_refused(language_model, scorer):
     for name, out in (("tune_language_model", language_model), ("train_scorer", scorer)):
         module = recipe(name)
         settings = json.loads((out / "config.json").read_text())
-        with pytest.raises(SystemExit, match=r"seed to be 1 .* found 2; choose another --out"):
+        with pytest.raises(BadSettings, match=r"seed to be 1 .* found 2; choose another --out"):
             module.main(module.Config(**settings | {"seed": 2}))
         assert json.loads((out / "config.json").read_text()) == settings
 
@@ -238,19 +246,18 @@ def test_the_temperature_learns_under_either_loss(scorer):
 
 
 def test_the_temperature_stays_within_its_bound():
-    train = recipe("train_scorer")
     hot = tiny.scorer()
     hot.model.logit_scale.data.fill_(9.0)
-    assert train.inverse_temperature(hot).item() == pytest.approx(100)
+    assert inverse_temperature(hot).item() == pytest.approx(100)
     assert hot.logit_scale == pytest.approx(100)
 
 
 def test_fewer_pictures_than_a_batch_and_a_trunk_without_blocks_still_train(data, tokenizer, tmp_path):
     train = recipe("train_scorer")
     settings = scorer_settings(data, tokenizer) | {"image_model": "test_resnet", "pool": "avg"}
-    settings |= {"align_batch_size": 99, "tune_batch_size": 99, "tune_epochs": 1}
+    settings |= {"locked_batch_size": 99, "finetune_batch_size": 99, "finetune_epochs": 1}
     train.main(train.Config(**settings, out=str(tmp_path)))
-    log = [json.loads(line) for line in (tmp_path / "tune" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "finetune" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 1
 
 
@@ -262,13 +269,13 @@ def test_an_empty_split_is_named(data, tokenizer, tmp_path):
     for file, split in (("train.jsonl", "dev or val"), ("dev.jsonl", "train")):
         path, message = str(tmp_path / file), rf"{file}: .* split {split}, found none"
         settings = scorer_settings(data, tokenizer) | {"captions": [path], "out": str(tmp_path / "out")}
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(BadData, match=message):
             score.main(score.Config(**settings))
-        with pytest.raises(SystemExit, match=message):
+        with pytest.raises(BadData, match=message):
             tune.main(
                 tune.Config([path], [path], settings["out"], tokenizer=str(tokenizer / "language_model"))
             )
-    with pytest.raises(SystemExit, match=r"dev.jsonl: .* split train"):
+    with pytest.raises(BadData, match=r"dev.jsonl: .* split train"):
         tokens.main(tokens.Config([str(tmp_path / "dev.jsonl")], settings["out"]))
     assert not (tmp_path / "out").exists()
 
@@ -295,7 +302,11 @@ def test_recipes_read_other_forms_of_data_sets_too(data, tokenizer, tmp_path):
     texts = {"text": [str(karpathy)], "validation_text": [str(karpathy)], "out": str(tmp_path / "text")}
     shape = {"layers": 1, "width": 16, "heads": 2, "max_steps": 1, "cpu": True}
     tune.main(tune.Config(**texts, **shape, tokenizer=str(tokenizer / "language_model")))
-    pictures = {"captions": [str(tmp_path / "metadata.jsonl")], "images": [str(tmp_path)], "tune_epochs": 0}
+    pictures = {
+        "captions": [str(tmp_path / "metadata.jsonl")],
+        "images": [str(tmp_path)],
+        "finetune_epochs": 0,
+    }
     score.main(score.Config(**scorer_settings(data, tokenizer) | pictures, out=str(tmp_path / "pairs")))
     assert (tmp_path / "text" / "best").is_dir()
     assert (tmp_path / "pairs" / "best").is_dir()
@@ -303,7 +314,7 @@ def test_recipes_read_other_forms_of_data_sets_too(data, tokenizer, tmp_path):
 
 def test_a_fresh_model_needs_a_position_for_every_token():
     tune = recipe("tune_language_model")
-    with pytest.raises(SystemExit, match="found 20 and 40"):
+    with pytest.raises(BadSettings, match="found 20 and 40"):
         tune.Config(["text"], ["text"], "out", positions=20)
     tune.Config(["text"], ["text"], "out", positions=20, base="gpt2")
 
@@ -334,10 +345,10 @@ def test_the_scorer_recipe_starts_from_a_clip_just_as_well(data, tmp_path):
     pictures = {"captions": [str(data / "captions.jsonl")], "images": [str(data / "images.tar")]}
     out = tmp_path / "out"
     config = train.Config(
-        **pictures, out=str(out), base=str(tmp_path / "clip"), tune_batch_size=4, max_steps=2, cpu=True
+        **pictures, out=str(out), base=str(tmp_path / "clip"), finetune_batch_size=4, max_steps=2, cpu=True
     )
     train.main(config)
-    assert not (out / "align").exists()
+    assert not (out / "locked").exists()
     before, after = (ImageTextScorer.from_pretrained(folder) for folder in (tmp_path / "clip", out / "best"))
     assert (before.encode_texts(SENTENCES) - after.encode_texts(SENTENCES)).abs().max() > 1e-4
 
@@ -353,13 +364,17 @@ def test_only_the_last_passes_see_whole_pictures(data, tokenizer, tmp_path, monk
         return forward(dropout, tokens)
 
     monkeypatch.setattr(train.PatchDropout, "forward", spy)
-    settings = scorer_settings(data, tokenizer) | {"align_epochs": 0, "tune_epochs": 3, "max_steps": None}
+    settings = scorer_settings(data, tokenizer) | {
+        "locked_epochs": 0,
+        "finetune_epochs": 3,
+        "max_steps": None,
+    }
     train.main(train.Config(**settings | {"patch_dropout": 0.25}, out=str(tmp_path)))
     assert rates == [0.25, 0.25, 0.25, 0.25, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("setting", [{"patch_dropout": 1.0}, {"align_views": 0}, {"loss": "l2"}])
+@pytest.mark.parametrize("setting", [{"patch_dropout": 1.0}, {"locked_views": 0}, {"loss": "l2"}])
 def test_settings_that_cannot_be_are_refused(setting):
     name = next(iter(setting))
-    with pytest.raises(SystemExit, match=rf"--{name} must be .*found"):
+    with pytest.raises(BadSettings, match=rf"--{name} must be .*found"):
         recipe("train_scorer").Config("captions", ["images"], "out", **setting)

@@ -15,7 +15,7 @@ from tiny import SENTENCES
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from magicap import BeamMagicSearch, Captioner, ImageTextScorer
-from magicap.errors import BadData, BadModel
+from magicap.errors import BadData, BadModel, BadSettings
 from magicap.training.teacher import TeacherVectors
 
 NAMES = ["dog", "child, kid", "red shirt", "café wall", "mountain bike"]
@@ -103,7 +103,7 @@ def unpaired(encoder, sentences, text_tower, tmp_path_factory) -> Path:
     return folder / "scorer"
 
 
-def test_the_student_is_held_against_its_teacher(text_tower):
+def test_the_student_is_compared_with_its_teacher(text_tower):
     rows = [json.loads(line) for line in (text_tower / "training" / "log.jsonl").read_text().splitlines()]
     assert -1 <= rows[-1]["validation"]["score"] <= 1
     teacher = TeacherVectors.load(text_tower)
@@ -121,7 +121,7 @@ def test_a_classifier_becomes_a_scorer_and_a_captioner(unpaired, text_tower, sen
     assert not scorer.model.visual.head.projection(pooled).any()  # until it learns from pairs
 
 
-def test_names_are_asked_for_where_the_classifier_has_none(encoder, sentences, text_tower, tmp_path):
+def test_names_are_required_where_the_classifier_has_none(encoder, sentences, text_tower, tmp_path):
     build = recipe("build_classifier_scorer")
     save_file(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "seven.safetensors")
     settings = {
@@ -158,10 +158,10 @@ def test_training_on_pairs_starts_from_it(unpaired, text_tower, data, tmp_path):
         "images": [str(data / "images.tar")],
         "base": str(unpaired),
         "teacher": str(text_tower),
-        "align_epochs": 1,
-        "tune_epochs": 1,
-        "align_batch_size": 4,
-        "tune_batch_size": 4,
+        "locked_epochs": 1,
+        "finetune_epochs": 1,
+        "locked_batch_size": 4,
+        "finetune_batch_size": 4,
         "max_steps": 2,
         "cpu": True,
     }
@@ -169,7 +169,7 @@ def test_training_on_pairs_starts_from_it(unpaired, text_tower, data, tmp_path):
     trained = ImageTextScorer.from_pretrained(tmp_path / "scorer" / "best")
     assert trained.class_vector is not None
     assert trained.fingerprint != ImageTextScorer.from_pretrained(unpaired).fingerprint
-    with pytest.raises(SystemExit, match="--shares must name one share a data set"):
+    with pytest.raises(BadSettings, match="--shares must name one share a data set"):
         train.Config(**settings | {"shares": [0.5]}, out="x")
 
 

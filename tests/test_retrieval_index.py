@@ -48,14 +48,14 @@ def names(matches):
 
 def nearest_by_loop(queries, vectors, count):
     """The definition: every cosine in double precision, the largest first, of equals the earlier."""
-    found = []
+    positions = []
     for query in queries.double().tolist():
         cosines = [
             np.float32(sum(q * x for q, x in zip(query, vector, strict=True)))
             for vector in vectors.double().tolist()
         ]
-        found.append(sorted(range(len(cosines)), key=lambda i: (-cosines[i], i))[:count])
-    return found
+        positions.append(sorted(range(len(cosines)), key=lambda i: (-cosines[i], i))[:count])
+    return positions
 
 
 def unit(rows):
@@ -183,7 +183,7 @@ def test_an_update_encodes_what_is_new_or_changed_and_drops_what_is_gone(scorer,
     torch.testing.assert_close(index.vectors, scorer.encode_images(files(album)), atol=1e-6, rtol=0)
 
 
-def test_a_broken_picture_is_told_and_tried_again(scorer, album, encoded):
+def test_a_broken_picture_is_reported_and_tried_again(scorer, album, encoded):
     (album / "2.png").write_bytes(b"")
     index = RetrievalIndex(scorer)
     with pytest.raises(BadImage, match=r"2\.png"):
@@ -199,17 +199,19 @@ def test_a_broken_picture_is_told_and_tried_again(scorer, album, encoded):
 
 
 def test_interrupted_it_keeps_what_is_encoded(scorer, album, encoded):
-    def stop(items):
-        yield from items[:3]
-        raise KeyboardInterrupt
+    def stop(count):
+        if count:
+            raise KeyboardInterrupt
 
     index = RetrievalIndex(scorer)
     with pytest.raises(KeyboardInterrupt):
-        index.update_images(files(album), batch_size=2, progress=stop)
+        index.update_images(files(album), batch_size=2, on_progress=stop)
     assert [os.path.basename(item.path) for item in index.items] == ["0.png", "1.png"]
     encoded.clear()
-    assert index.update_images(files(album)).kept == 2
+    counts = []
+    assert index.update_images(files(album), batch_size=2, on_progress=counts.append).kept == 2
     assert encoded == ["2.png", "3.png", "4.png"]
+    assert counts == [2, 2, 1]
 
 
 @pytest.fixture
@@ -309,12 +311,12 @@ def test_damaged_files_are_one_sentence_or_still_the_same_index(data, scorer, wh
         place = data.draw(st.integers(0, len(content) - 1))
         content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    told = ""
+    message = ""
     try:
         assert len(RetrievalIndex.load(folder, scorer).search_texts(["A dog."], top_k=9)[0]) == 5
     except BadIndex as error:
-        told = str(error)
-    assert len(told.splitlines()) <= 1
+        message = str(error)
+    assert len(message.splitlines()) <= 1
 
 
 @pytest.fixture(scope="module")

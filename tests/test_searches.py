@@ -23,7 +23,7 @@ CAPTIONS = [f"A {who} {does}." for who in ("dog", "man", "child") for does in ("
 
 @pytest.fixture
 def captioner() -> Captioner:
-    made = tiny.prompted(1)
+    made = tiny.with_soft_prompt(1)
     memory = CaptionMemory.from_texts(made.scorer, CAPTIONS)
     decoding = BeamMagicSearch(top_k=6, beam_size=3, neighbours=7, max_new_tokens=6, soft_prompt=True)
     return Captioner(made.language_model, made.scorer, decoding, memory)

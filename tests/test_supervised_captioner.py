@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 import magicap
 from magicap import BadImage, BadModel, BadSettings, BeamSearch, Captioner, Greedy, ModelNotFound, Sampling
 from magicap.captioners.supervised import SupervisedCaptioner
+from magicap.models.fingerprint import fingerprint
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.network import DECODERS, CaptionNetwork
 from magicap.supervised.vocabulary import (
@@ -29,6 +32,15 @@ from magicap.supervised.vocabulary import (
 )
 
 KINDS = sorted(DECODERS)
+FIRST_NAMES = {
+    "none": ["picture", "words", "cell", "output"],
+    "soft": (
+        "annotate initial words place query energy selector cell told_by_state told_by_context output".split()
+    ),
+    "transformer": ["positions", "annotate", "words", "blocks", "norm", "output"],
+}
+FIRST_NAMES["hard"] = ["baseline", *FIRST_NAMES["soft"]]
+FIRST_BLOCK_NAMES = ["norms", "own", "own_out", "query", "look", "look_out", "think"]
 
 
 def lively(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:
@@ -41,7 +53,7 @@ def lively(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:
                 parameter.copy_(torch.randn_like(parameter) * 2 / parameter.shape[-1] ** 0.5)
         encoder, decoder = captioner.network.encoder, captioner.network.decoder
         grid = encoder(torch.stack([encoder.pixels(picture) for picture in tiny.pictures(8)])).flatten(0, 1)
-        reads = decoder.picture if kind == "none" else decoder.annotate[0]
+        reads = decoder.image_projection if kind == "none" else decoder.project[0]
         reads.weight.div_(grid.std(dim=0).mean())
         reads.bias.copy_(-reads.weight @ grid.mean(dim=0))
     return captioner
@@ -93,7 +105,7 @@ def test_bad_pictures_become_rows_with_errors_and_the_rest_go_on():
         captioner.caption(broken)
 
 
-def test_draws_follow_from_seed_and_place():
+def test_samples_follow_from_seed_and_place():
     captioner, pictures = lively(), tiny.pictures(5)
     decoding = Sampling(captions=2, temperature=1.5, max_new_tokens=6)
     together = captioner.caption(pictures, decoding, seed=7, batch_size=2)
@@ -113,9 +125,9 @@ def test_steps_tell_the_caption_and_its_score(kind):
             assert caption.text == caption.steps[-1].text
             assert "".join(step.token for step in caption.steps) == caption
             assert caption.text == captioner.network.vocabulary.text(ids(caption))
-            log_p = [np.log(step.confidence) for step in caption.steps]
+            log_p = [np.log(step.model_confidence) for step in caption.steps]
             assert caption.score == pytest.approx(np.mean(log_p), abs=1e-4)
-            assert all(step.score == step.confidence for step in caption.steps)
+            assert all(step.score == step.model_confidence for step in caption.steps)
             assert [step.last for step in caption.steps] == [step.token_id == END for step in caption.steps]
             assert caption.finished == (ids(caption)[-1] == END)
             assert caption.text.endswith(".") == (caption.finished and len(caption.steps) > 1)
@@ -176,6 +188,37 @@ def test_half_precision_on_disk_takes_half_the_room_and_says_the_same(tmp_path):
     assert all(caption.error is None for caption in computed.caption(pictures))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_keep_the_names_they_were_first_saved_under(kind, tmp_path):
+    """Attributes have been renamed since; files, fingerprints and the order of weights have not changed."""
+    network = tiny.supervised(kind).network
+    decoder = [name.removeprefix("decoder.") for name in network.state_dict() if name.startswith("decoder.")]
+    assert list(dict.fromkeys(name.split(".")[0] for name in decoder)) == FIRST_NAMES[kind]
+    if kind == "transformer":
+        block = [name.removeprefix("blocks.0.") for name in decoder if name.startswith("blocks.0.")]
+        assert list(dict.fromkeys(name.split(".")[0] for name in block)) == FIRST_BLOCK_NAMES
+    network.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "network.safetensors", "pt") as file:
+        assert set(file.keys()) == set(network.state_dict())
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    copied.load_state_dict(network.state_dict())
+    assert fingerprint(copied) == fingerprint(network)
+    assert list(copied.state_dict()) == list(network.state_dict())
+    weights = dict(network.state_dict())
+    weights["decoder.nosuch.weight"] = weights.pop("decoder.output.weight")
+    with pytest.raises(
+        RuntimeError, match=r"Missing key.*output\.weight[\s\S]*Unexpected key.*nosuch\.weight"
+    ):
+        copied.load_state_dict(weights)
+
+
+def test_the_shipped_weights_load_under_the_fingerprint_they_had():
+    assert SupervisedCaptioner.from_pretrained(device="cpu").fingerprint == "36c5fe248178"
+
+
 def test_the_fingerprint_changes_with_any_weight():
     captioner, other = lively(), lively()
     with torch.no_grad():
@@ -222,7 +265,7 @@ def test_the_other_kinds_loader_is_named(preset, supervised):
     [
         ("magicap.json", None, BadModel),
         ("magicap.json", "{", BadModel),
-        ("magicap.json", '{"format": 2, "kind": "supervised", "decoding": {}}', BadModel),
+        ("magicap.json", '{"format": 3, "kind": "supervised", "decoding": {}}', BadModel),
         (
             "magicap.json",
             '{"format": 1, "kind": "supervised", "decoding": {"kind": "greedy"}}',

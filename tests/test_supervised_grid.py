@@ -64,23 +64,23 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
 def test_networks_give_grids_in_reading_order(layout):
-    config, places, width = LAYOUTS[layout]
+    config, extent, width = LAYOUTS[layout]
     encoder = GridEncoder(config)
-    assert encoder.extent == places
-    assert encoder.places == places[0] * places[1]
+    assert encoder.extent == extent
+    assert encoder.locations == extent[0] * extent[1]
     assert encoder.width == encoder.network.num_features
     assert width in (None, encoder.width)
     pixels = torch.stack([encoder.pixels(picture) for picture in tiny.pictures(3)])
     assert pixels.shape == (3, 3, config.size, config.size)
     found, features = encoder(pixels), encoder.network.forward_features(pixels)
-    assert found.shape == (3, encoder.places, encoder.width)
-    for row in range(places[0]):
-        for column in range(places[1]):
+    assert found.shape == (3, encoder.locations, encoder.width)
+    for row in range(extent[0]):
+        for column in range(extent[1]):
             if features.ndim == 3:
-                expected = features[:, 1 + places[1] * row + column]
+                expected = features[:, 1 + extent[1] * row + column]
             else:
                 expected = features[:, row, column] if "last" in layout else features[:, :, row, column]
-            assert torch.allclose(found[:, places[1] * row + column], expected, atol=1e-5)
+            assert torch.allclose(found[:, extent[1] * row + column], expected, atol=1e-5)
 
 
 @torch.no_grad()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -18,12 +16,13 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import HfArgumentParser
+from test_recipes import recipe as load_recipe
+from test_recipes_cli import parse
 
-from magicap import BadModel, BadSettings, BeamSearch, SupervisedCaptioner
+from magicap import BadData, BadModel, BadSettings, BeamSearch, SupervisedCaptioner
 from magicap.training.loop import LoopConfig
 
-STAGES = ("teach", "tune", "pay")
+STAGES = ("xe", "finetune", "scst")
 CAPTIONS = [
     ["A dog runs.", "The dog runs on grass."],
     ["Two children play.", "Children play on a beach."],
@@ -33,23 +32,18 @@ CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    path = Path(__file__).parent.parent / "recipes" / "train_cnn_lstm.py"
-    spec = importlib.util.spec_from_file_location("recipe_train_cnn_lstm", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("train_cnn_lstm")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Twelve pictures of three kinds: eight to train on, four to validate with."""
     folder = tmp_path_factory.mktemp("data")
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with tarfile.open(folder / "images.tar", "w") as tar, open(folder / "captions.jsonl", "w") as captions:
         for number in range(12):
             encoded = io.BytesIO()
-            Image.fromarray(chance.integers(0, 256, (64, 80, 3), np.uint8)).save(encoded, "JPEG")
+            Image.fromarray(rng.integers(0, 256, (64, 80, 3), np.uint8)).save(encoded, "JPEG")
             member = tarfile.TarInfo(f"{number}.jpg")
             member.size = encoded.tell()
             encoded.seek(0)
@@ -78,10 +72,10 @@ def settings(data) -> dict[str, Any]:
         "views": 2,
         "batch_size": 4,
         "captions_per_image": 2,
-        "teach_epochs": 1,
-        "tune_epochs": 1,
-        "pay_epochs": 1,
-        "pay_samples": 3,
+        "xe_epochs": 1,
+        "finetune_epochs": 1,
+        "scst_epochs": 1,
+        "scst_samples": 3,
         "cpu": True,
     }
 
@@ -124,21 +118,23 @@ def test_every_stage_is_logged_and_hands_its_best_on(trained):
         assert last["step"] == 2
         assert set(last["validation"]) == {"score", "ended"}
         assert 0 <= last["validation"]["ended"] <= 1
-    assert not changed(weights(trained / "best"), weights(trained / "pay" / "best"))
+    assert not changed(weights(trained / "best"), weights(trained / "scst" / "best"))
 
 
 def test_each_stage_changes_what_it_says_it_does(trained):
-    taught, tuned, paid = (weights(trained / stage / "best") for stage in STAGES)
-    by_tuning = changed(taught, tuned)
-    awake = {name for name in by_tuning if name.startswith("encoder.")}
-    assert any("conv_head" in name for name in awake)
-    resting = ("conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2.")
-    assert not [name for name in awake if name.startswith(tuple(f"encoder.network.{r}" for r in resting))]
-    assert not [name for name in awake if "running_" in name]
-    assert any(name.startswith("decoder.") for name in by_tuning)
-    by_paying = changed(tuned, paid)
-    assert by_paying
-    assert all(name.startswith("decoder.") for name in by_paying)
+    xe, finetuned, scst = (weights(trained / stage / "best") for stage in STAGES)
+    by_finetuning = changed(xe, finetuned)
+    trainable = {name for name in by_finetuning if name.startswith("encoder.")}
+    assert any("conv_head" in name for name in trainable)
+    frozen = ("conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2.")
+    assert not [
+        name for name in trainable if name.startswith(tuple(f"encoder.network.{part}" for part in frozen))
+    ]
+    assert not [name for name in trainable if "running_" in name]
+    assert any(name.startswith("decoder.") for name in by_finetuning)
+    by_scst = changed(finetuned, scst)
+    assert by_scst
+    assert all(name.startswith("decoder.") for name in by_scst)
 
 
 def test_a_recipe_that_is_done_does_nothing_more(recipe, trained):
@@ -171,8 +167,8 @@ def losses_of(recipe, config, stop_at: int | None = None) -> list[float]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "LoopConfig", functools.partial(LoopConfig, checkpoint_minutes=0))
-        patch.setattr(recipe, "teaching_loss", noted(recipe.teaching_loss))
-        patch.setattr(recipe, "paid_loss", noted(recipe.paid_loss))
+        patch.setattr(recipe, "cross_entropy_loss", noted(recipe.cross_entropy_loss))
+        patch.setattr(recipe, "self_critical_loss", noted(recipe.self_critical_loss))
         recipe.main(config)
     return losses
 
@@ -197,10 +193,10 @@ def whole(recipe, settings, tmp_path_factory) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["none", "hard", "transformer"])
 def test_every_decoder_resumes_on_the_same_curve(recipe, settings, tmp_path, decoder):
-    longer = settings | {"teach_epochs": 2, "pay_epochs": 2, "decoder": decoder}
+    longer = settings | {"xe_epochs": 2, "scst_epochs": 2, "decoder": decoder}
     expected = losses_of(recipe, recipe.Config(**longer, out=str(tmp_path / "whole")))
     config, found = recipe.Config(**longer, out=str(tmp_path / "killed")), 0
-    for stop_at in (3, 2, 3):  # in the second epoch of teach, in tune, in the second epoch of pay
+    for stop_at in (3, 2, 3):  # in the second epoch of xe, in finetune, in the second epoch of scst
         with pytest.raises(Interrupted):
             losses_of(recipe, config, stop_at)
         found += stop_at
@@ -211,10 +207,10 @@ def test_every_decoder_resumes_on_the_same_curve(recipe, settings, tmp_path, dec
 
 
 def test_a_run_starts_from_a_captioner_of_its_shape(recipe, settings, tmp_path):
-    more = settings | {"decoder": "soft", "tune_epochs": 0, "pay_epochs": 0}
+    more = settings | {"decoder": "soft", "finetune_epochs": 0, "scst_epochs": 0}
     recipe.main(recipe.Config(**more, out=str(tmp_path / "first")))
     first = tmp_path / "first" / "best"
-    recipe.main(recipe.Config(**more, out=str(tmp_path / "more"), start=str(first), teach_rate=0.0, seed=2))
+    recipe.main(recipe.Config(**more, out=str(tmp_path / "more"), start=str(first), xe_rate=0.0, seed=2))
     assert not changed(weights(first), weights(tmp_path / "more" / "best"))
     other = more | {"decoder": "none", "image_weights": str(first / "network.safetensors"), "seed": 3}
     recipe.main(recipe.Config(**other, out=str(tmp_path / "other")))
@@ -225,7 +221,7 @@ def test_a_run_starts_from_a_captioner_of_its_shape(recipe, settings, tmp_path):
 
 
 def test_runs_with_one_encoder_share_its_features(recipe, settings, tmp_path):
-    shared = settings | {"features": str(tmp_path / "features"), "tune_epochs": 0, "pay_epochs": 0}
+    shared = settings | {"features": str(tmp_path / "features"), "finetune_epochs": 0, "scst_epochs": 0}
     recipe.main(recipe.Config(**shared, out=str(tmp_path / "soft")))
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
     assert len(kept) == 3  # two views, and the dev pictures
@@ -237,7 +233,7 @@ def test_runs_with_one_encoder_share_its_features(recipe, settings, tmp_path):
 
 @pytest.mark.parametrize("change", [{"image_size": 96}, {"image_options": []}])
 def test_features_of_other_pictures_are_not_taken(recipe, settings, tmp_path, change):
-    shared = settings | {"features": str(tmp_path / "features"), "tune_epochs": 0, "pay_epochs": 0}
+    shared = settings | {"features": str(tmp_path / "features"), "finetune_epochs": 0, "scst_epochs": 0}
     recipe.main(recipe.Config(**shared, out=str(tmp_path / "one")))
     recipe.main(recipe.Config(**shared | change, out=str(tmp_path / "other")))
     assert len(list((tmp_path / "features").iterdir())) == 6
@@ -249,14 +245,14 @@ def test_features_of_other_pictures_are_not_taken(recipe, settings, tmp_path, ch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"views": 0}, "--views must be at least 1, found 0"),
-        ({"pay_samples": 1}, "--pay_samples must be at least 2, found 1"),
-        ({"teach_epochs": 0, "tune_epochs": 0, "pay_epochs": 0}, "nothing to train"),
+        ({"views": 0}, "--views must be a whole number of at least 1, found 0"),
+        ({"scst_samples": 1}, "--scst_samples must be a whole number of at least 2, found 1"),
+        ({"xe_epochs": 0, "finetune_epochs": 0, "scst_epochs": 0}, "nothing to train"),
         ({"image_options": ["pad_type"]}, "--image_options are written NAME=VALUE, found 'pad_type'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(recipe, settings, change, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(BadSettings, match=message):
         recipe.Config(**settings | change, out="out")
 
 
@@ -277,9 +273,9 @@ def test_what_cannot_be_built_is_told_before_any_work(recipe, settings, tmp_path
 
 
 def test_a_folder_begun_with_other_settings_is_refused(recipe, settings, tmp_path):
-    begun = settings | {"out": str(tmp_path), "tune_epochs": 0, "pay_epochs": 0}
+    begun = settings | {"out": str(tmp_path), "finetune_epochs": 0, "scst_epochs": 0}
     recipe.main(recipe.Config(**begun))
-    with pytest.raises(SystemExit, match=r"smoothing to be 0.1 .* found 0.2; choose another --out"):
+    with pytest.raises(BadSettings, match=r"smoothing to be 0.1 .* found 0.2; choose another --out"):
         recipe.main(recipe.Config(**begun | {"smoothing": 0.2}))
     recipe.main(recipe.Config(**begun | {"beam_size": 5}))  # of the captioner alone
     assert json.loads((tmp_path / "best" / "magicap.json").read_text())["decoding"]["beam_size"] == 5
@@ -290,14 +286,28 @@ def test_an_empty_split_is_named(recipe, settings, data, tmp_path):
     for split, missing in (("train", "dev or val"), ("dev", "train")):
         file = tmp_path / f"{split}.jsonl"
         file.write_text("\n".join(json.dumps(row) for row in rows if row["split"] == split))
-        with pytest.raises(SystemExit, match=rf"{split}.jsonl: .* split {missing}, found none"):
+        with pytest.raises(BadData, match=rf"{split}.jsonl: .* split {missing}, found none"):
             recipe.main(recipe.Config(**settings | {"captions": str(file)}, out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_sets_the_config(recipe):
+def test_the_command_line_sets_the_config(recipe, capsys):
     words = "--captions c --images a.tar b --out o --decoder hard --image_options a=1 b=2 --cpu --start s"
-    (config,) = HfArgumentParser(recipe.Config).parse_args_into_dataclasses(words.split())
+    config = parse(recipe.Config, words.split(), "train_cnn_lstm")
     assert config == recipe.Config(
         "c", ["a.tar", "b"], "o", "s", decoder="hard", image_options=["a=1", "b=2"], cpu=True
     )
+    assert not capsys.readouterr().err
+    former = "--captions c --images a --out o --teach_epochs 3 --tune_rate=0.5 --pay-samples 9 --resting x y"
+    assert parse(recipe.Config, former.split(), "train_cnn_lstm") == recipe.Config(
+        "c", ["a"], "o", xe_epochs=3, finetune_rate=0.5, scst_samples=9, frozen=["x", "y"]
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        f"train_cnn_lstm.py: {old} is now {new}; the next release knows that name only"
+        for old, new in (
+            ("--teach_epochs", "--xe_epochs"),
+            ("--tune_rate", "--finetune_rate"),
+            ("--pay-samples", "--scst_samples"),
+            ("--resting", "--frozen"),
+        )
+    ]

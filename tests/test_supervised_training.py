@@ -1,4 +1,4 @@
-"""What a supervised captioner loses on a batch and is paid for its captions; and that it learns from both."""
+"""Losses and rewards of a supervised captioner, and that it learns from both."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from magicap.data import CaptionedImage
 from magicap.metrics.cider import cider_d
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.network import DECODERS
+from magicap.supervised.searches import search_captions
 from magicap.supervised.vocabulary import END, PAD, Vocabulary, caption_words
-from magicap.training.captioning import paid_loss, teaching_loss, validation, written_words
+from magicap.training.captioning import cross_entropy_loss, reward_words, self_critical_loss, validation
 from magicap.training.losses import (
     caption_cross_entropy,
     doubly_stochastic,
-    reinforce_places,
+    reinforce_locations,
     self_critical,
 )
 from magicap.training.rewards import END_WORD, CiderReward
@@ -59,32 +60,32 @@ def test_doubly_stochastic_attention_by_hand():
     assert doubly_stochastic(attention, mask).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_places_are_reinforced_along_the_exact_gradient():
-    """The mean gradient over draws is that of the expected advantage, which is known here."""
+def test_locations_are_reinforced_along_the_exact_gradient():
+    """The mean gradient over samples is that of the expected advantage, which is known here."""
     gains, logits = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
     exact = torch.autograd.grad(-(logits.softmax(dim=0) * gains).sum(), logits)[0]
     attention = logits.softmax(dim=0)
     mean = torch.zeros(3)
-    for place, chance in enumerate(attention.tolist()):
-        drawn = torch.eye(3)[place].view(1, 1, 3)
-        loss = reinforce_places(
-            attention.view(1, 1, 3), drawn, torch.ones(1, 1, dtype=torch.bool), gains[place].view(1), 0.0
+    for location, probability in enumerate(attention.tolist()):
+        sampled = torch.eye(3)[location].view(1, 1, 3)
+        loss = reinforce_locations(
+            attention.view(1, 1, 3), sampled, torch.ones(1, 1, dtype=torch.bool), gains[location].view(1), 0.0
         )
-        mean += chance * torch.autograd.grad(loss, logits, retain_graph=True)[0]
+        mean += probability * torch.autograd.grad(loss, logits, retain_graph=True)[0]
     assert torch.allclose(mean, exact, atol=1e-6)
 
 
-def test_words_that_were_weighed_softly_or_are_padding_reinforce_no_place():
+def test_words_with_soft_attention_and_padding_reinforce_no_location():
     logits = torch.randn(1, 3, 4, requires_grad=True)
     attention = logits.softmax(dim=-1)
-    looked = torch.stack([torch.eye(4)[1], attention[0, 1].detach(), torch.eye(4)[2]])[None]
+    context_weights = torch.stack([torch.eye(4)[1], attention[0, 1].detach(), torch.eye(4)[2]])[None]
     mask = torch.tensor([[True, True, False]])
-    loss = reinforce_places(attention, looked, mask, torch.tensor([2.0]), 0.0)
+    loss = reinforce_locations(attention, context_weights, mask, torch.tensor([2.0]), 0.0)
     assert loss.item() == pytest.approx(-2.0 * attention[0, 0, 1].log().item() / 2, abs=1e-5)
     loss.backward()
     assert logits.grad[0, 0].abs().sum() > 0
     assert logits.grad[0, 1:].abs().sum() == 0
-    entropy = reinforce_places(attention, looked, mask, torch.tensor([0.0]), 1.0)
+    entropy = reinforce_locations(attention, context_weights, mask, torch.tensor([0.0]), 1.0)
     own = -(attention * attention.log()).sum(dim=-1)[0]
     assert entropy.item() == pytest.approx(-(own[0] + own[1]).item() / 2, abs=1e-5)
 
@@ -133,7 +134,7 @@ def test_the_reward_is_cider_d_of_captions_with_their_end(written):
     assert rewards[:, 0] == pytest.approx(expected.per_image, abs=1e-6)
 
 
-def test_an_ended_caption_is_paid_better_than_one_that_was_cut():
+def test_an_ended_caption_has_a_larger_reward_than_one_that_was_cut():
     references = [[caption_words(text)] for text in SENTENCES]
     reward = CiderReward(references)
     full = references[0][0]
@@ -172,21 +173,21 @@ def test_a_decoder_learns_four_captions_by_heart(kind):
     optimizer = torch.optim.AdamW(decoder.parameters(), 0.01)
     losses = []
     for _ in range(100 if kind == "hard" else 60):
-        loss = teaching_loss(decoder.train(), grid, ids, smoothing=0.0, coverage=0.1)
+        loss = cross_entropy_loss(decoder.train(), grid, ids, smoothing=0.0, coverage=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 4
-    written = BeamSearch(3, 1.0, 8).write(decoder.eval(), grid, range(4))
-    said = written.ids[torch.arange(4), written.best(1.0)].tolist()
-    assert [vocabulary.text([id_ for id_ in row if id_ != PAD]) for row in said] == list(SENTENCES)
+    output = search_captions(decoder.eval(), grid, range(4), BeamSearch(3, 1.0, 8))
+    best = output.ids[torch.arange(4), output.best(1.0)].tolist()
+    assert [vocabulary.text([id_ for id_ in row if id_ != PAD]) for row in best] == list(SENTENCES)
     rows = [CaptionedImage(f"{n}.jpg", "dev", (text,)) for n, text in enumerate(SENTENCES)]
     figures = validation(decoder, grid.split(3), rows, vocabulary)
     assert figures == {"score": pytest.approx(1000), "ended": 1.0}
 
 
-def test_padding_and_absent_captions_teach_nothing():
+def test_padding_and_absent_captions_change_no_loss():
     vocabulary = Vocabulary.of(SENTENCES, 1)
     grid = torch.randn(2, 6, 12)
     texts = [SENTENCES[0], SENTENCES[3], SENTENCES[1]]
@@ -196,7 +197,8 @@ def test_padding_and_absent_captions_teach_nothing():
     for kind in ("none", "soft", "transformer"):
         decoder = small(kind, vocabulary).eval()
         one, other = (
-            teaching_loss(decoder, grid, each, smoothing=0.1, coverage=0.5).item() for each in (ids, wider)
+            cross_entropy_loss(decoder, grid, each, smoothing=0.1, coverage=0.5).item()
+            for each in (ids, wider)
         )
         assert one == pytest.approx(other, abs=1e-5)
 
@@ -206,7 +208,7 @@ def test_coverage_and_smoothing_are_added_as_asked():
     decoder, grid = small("soft", vocabulary).eval(), torch.randn(4, 6, 12)
     ids = vocabulary.batch(SENTENCES, range(4), 8)
     plain, covered = (
-        teaching_loss(decoder, grid, ids, smoothing=0.0, coverage=weight).item() for weight in (0.0, 0.5)
+        cross_entropy_loss(decoder, grid, ids, smoothing=0.0, coverage=weight).item() for weight in (0.0, 0.5)
     )
     reading = decoder(grid, ids[:, :, :-1])
     expected = doubly_stochastic(reading.attention, ids[:, :, 1:] != PAD).item()
@@ -214,8 +216,8 @@ def test_coverage_and_smoothing_are_added_as_asked():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_paid_captions_earn_more(kind):
-    """Mean reward of what is drawn, before and after some steps of self-critical training."""
+def test_self_critical_training_raises_the_reward(kind):
+    """Mean reward of what is sampled, before and after some steps of self-critical training."""
     vocabulary = Vocabulary.of(SENTENCES, 1)
     references = [[text] for text in SENTENCES]
     tokenized = [[caption_words(text)] for text in SENTENCES]
@@ -230,20 +232,22 @@ def test_paid_captions_earn_more(kind):
             loss().backward()
             optimizer.step()
 
-    def earned() -> float:
-        drawn = Sampling(60, max_new_tokens=8).write(decoder.eval(), grid, range(4)).ids.tolist()
+    def mean_reward() -> float:
+        output = search_captions(decoder.eval(), grid, range(4), Sampling(60, max_new_tokens=8))
         return float(
-            reward([[written_words(vocabulary, row) for row in image] for image in drawn], tokenized).mean()
+            reward(
+                [[reward_words(vocabulary, row) for row in image] for image in output.ids.tolist()], tokenized
+            ).mean()
         )
 
-    learn(lambda: teaching_loss(decoder.train(), grid, ids, smoothing=0.0, coverage=0.0), 0.01, 15)
-    before = earned()
-    paid = {"captions": 5, "max_new_tokens": 8}
-    learn(lambda: paid_loss(decoder, grid, references, vocabulary, reward, **paid), 0.003, 30)
-    assert earned() > 1.1 * before
+    learn(lambda: cross_entropy_loss(decoder.train(), grid, ids, smoothing=0.0, coverage=0.0), 0.01, 15)
+    before = mean_reward()
+    settings = {"captions": 5, "max_new_tokens": 8}
+    learn(lambda: self_critical_loss(decoder, grid, references, vocabulary, reward, **settings), 0.003, 30)
+    assert mean_reward() > 1.1 * before
 
 
-def test_what_is_drawn_and_paid_is_drawn_without_dropout():
+def test_captions_are_sampled_and_rewarded_without_dropout():
     """Else the gradient would be that of other captions than the rewards are of."""
     vocabulary = Vocabulary.of(SENTENCES, 1)
     reward = CiderReward([[caption_words(text)] for text in SENTENCES])
@@ -252,7 +256,7 @@ def test_what_is_drawn_and_paid_is_drawn_without_dropout():
     for dropout in (0.0, 0.9):
         decoder.dropout.p = dropout
         torch.manual_seed(0)
-        loss = paid_loss(
+        loss = self_critical_loss(
             decoder.train(), grid, [[t] for t in SENTENCES], vocabulary, reward, captions=3, max_new_tokens=8
         )
         losses.append(loss.item())
@@ -261,19 +265,19 @@ def test_what_is_drawn_and_paid_is_drawn_without_dropout():
     assert all(torch.isfinite(p.grad).all() for p in decoder.parameters() if p.grad is not None)
 
 
-def test_paid_words_are_drawn_along_the_exact_gradient():
-    """Over captions of one word, the mean gradient over all pairs of draws is that of the expected reward."""
+def test_sampled_words_are_reinforced_along_the_exact_gradient():
+    """Over captions of one word, the mean gradient of all pairs of samples is that of the expected reward."""
     rewards, logits = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
     exact = torch.autograd.grad(-(logits.softmax(dim=0) * rewards).sum(), logits)[0]
     log_p = logits.log_softmax(dim=0)
     mean = torch.zeros(3)
     for one, other in product(range(3), repeat=2):
-        drawn = torch.tensor([one, other])
+        sampled = torch.tensor([one, other])
         loss = self_critical(
-            log_p[drawn].view(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool), rewards[drawn][None]
+            log_p[sampled].view(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool), rewards[sampled][None]
         )
-        chance = log_p[drawn].sum().exp().item()
-        mean += chance * torch.autograd.grad(loss, logits, retain_graph=True)[0]
+        probability = log_p[sampled].sum().exp().item()
+        mean += probability * torch.autograd.grad(loss, logits, retain_graph=True)[0]
     assert torch.allclose(mean, exact, atol=1e-6)
 
 
@@ -292,7 +296,7 @@ def test_validation_scores_greedy_captions_in_percent():
     vocabulary = Vocabulary.of(SENTENCES, 1)
     decoder, grid = small("soft", vocabulary, 3).eval(), torch.randn(4, 6, 12)
     decoder.output.bias.data[END] -= 0.3
-    greedy = BeamSearch(1, max_new_tokens=8).write(decoder, grid, range(4))
+    greedy = search_captions(decoder, grid, range(4), BeamSearch(1, max_new_tokens=8))
     texts = [vocabulary.text(ids) for (ids,) in greedy.ids.tolist()]
     rows = [CaptionedImage(f"{n}.jpg", "dev", (text, "A dog.")) for n, text in enumerate(SENTENCES)]
     figures = validation(decoder, grid.split(3), rows, vocabulary)

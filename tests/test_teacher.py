@@ -16,7 +16,7 @@ from magicap.data import normalise_caption
 from magicap.errors import BadModel
 from magicap.training.losses import distillation
 from magicap.training.pairs import Domains
-from magicap.training.teacher import TeacherVectors, apply_map, cut_short, linear_map, reduce_width, respelled
+from magicap.training.teacher import TeacherVectors, apply_map, cut_short, linear_map, reduce_width, respell
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=1, max_size=8)
 
@@ -80,7 +80,7 @@ def test_a_perfect_student_costs_nothing_and_a_worse_one_more():
 @given(WORDS, st.integers(0, 99))
 def test_a_respelled_caption_is_the_same_caption(words, seed):
     caption = normalise_caption(" ".join(words))
-    assert normalise_caption(respelled(caption, random.Random(seed))) == caption
+    assert normalise_caption(respell(caption, random.Random(seed))) == caption
 
 
 @given(WORDS, st.integers(0, 99))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from magicap.data import CaptionedImage
-from magicap.training import loop
+from magicap.errors import BadSettings, MissingPackage, TrainingFailed
 from magicap.training.averaging import WeightAverage
+from magicap.training.checks import open_run_folder
 from magicap.training.loop import LoopConfig, fit
 from magicap.training.losses import (
     hardest_negative_hinge,
@@ -24,16 +27,16 @@ from magicap.training.pairs import Pairs
 from magicap.training.parameter_groups import layerwise
 
 
-def test_what_is_drawn_for_a_picture_follows_from_seed_and_row():
+def test_what_is_sampled_for_a_picture_follows_from_seed_and_row():
     rows = [CaptionedImage(f"{n}.jpg", "train", tuple("abcdefgh")) for n in range(2)]
 
-    def draw(seed: int, row: int) -> tuple[list[str], float]:
+    def sample(seed: int, row: int) -> tuple[list[str], float]:
         item = Pairs(rows, lambda *_: torch.rand(()), 3, seed)[row]
         return item["texts"], item["image"].item()
 
     before = torch.get_rng_state()
-    assert draw(1, 0) == draw(1, 0)
-    assert len({str(draw(seed, row)) for seed in (1, 2) for row in (0, 1)}) == 4
+    assert sample(1, 0) == sample(1, 0)
+    assert len({str(sample(seed, row)) for seed in (1, 2) for row in (0, 1)}) == 4
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -103,7 +106,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_survives_a_kill(tmp
     assert last_validation(tmp_path / "whole") != pytest.approx(last_validation(tmp_path / "live"), rel=1e-3)
 
 
-def test_the_average_equals_its_definition_and_leaves_resting_weights_alone():
+def test_the_average_equals_its_definition_and_leaves_frozen_weights_alone():
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad_(False)
@@ -119,7 +122,7 @@ def test_the_average_equals_its_definition_and_leaves_resting_weights_alone():
         assert torch.allclose(model.weight, expected, atol=1e-6)
         assert torch.equal(model.bias, bias)
     assert torch.equal(model.weight, live)
-    with pytest.raises(ValueError, match="found 1"):
+    with pytest.raises(BadSettings, match=r"decay must be at least 0 and below 1, found 1\.0"):
         WeightAverage(model, 1.0)
 
 
@@ -141,7 +144,7 @@ def test_validation_may_come_every_other_epoch(tmp_path):
     assert [row["step"] for row in rows if "validation" in row] == [6, 12]
 
 
-def test_lower_blocks_learn_slower_and_the_lowest_rest():
+def test_lower_blocks_learn_slower_and_the_lowest_are_frozen():
     model = tiny.scorer().model
     model.visual = torch.nn.Module()
     model.visual.trunk = torch.nn.Module()
@@ -194,9 +197,31 @@ def test_a_resumed_run_takes_the_rate_given_now(tmp_path):
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.Accelerator, "num_processes", 2)
-    with pytest.raises(SystemExit, match="expected one process, found 2"):
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(BadSettings, match="expected one process, found 2"):
         losses_of(tmp_path)
+
+
+def test_without_its_package_training_names_the_extra_that_brings_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingPackage, match=r"accelerate.*pip install 'magicap\[train\]'"):
+        losses_of(tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    with pytest.raises(TrainingFailed, match=r"the loss became .*; lower the learning rate"):
+        losses_of(tmp_path, rate=1e30)
+
+
+def test_a_run_begun_under_former_option_names_is_refused_by_name(tmp_path):
+    open_run_folder(tmp_path, {"seed": 1, "tune_epochs": 2}, ())
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(
+        BadSettings, match=r"config\.json: .*former option tune_epochs; choose another --out$"
+    ):
+        open_run_folder(tmp_path, {"seed": 1, "finetune_epochs": 2}, ("finetune_epochs",))
+    assert (tmp_path / "config.json").read_text() == before
+    open_run_folder(tmp_path, {"seed": 1, "tune_epochs": 2, "new": True}, ())  # an option added since
 
 
 def test_contrastive_losses_prefer_true_pairs():

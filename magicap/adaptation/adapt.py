@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from magicap.images.reader import ImageSource
 
 FEWEST = 20
-"""Sentences without which a domain is not known."""
+"""Different sentences that a domain needs at least."""
 
 _MOST_HELD_OUT = 1000
 _WEIGHT_DECAY = 0.05
@@ -67,13 +67,13 @@ class AdaptationSettings:
     """Longer sentences are cut here while the language model is tuned."""
 
     sentences: int = 80_000
-    """The most of the domain's own sentences that are remembered, chosen at random."""
+    """The most of the domain's own sentences that go into the memory, chosen at random."""
 
     samples: int = 20_000
-    """The most captions that are remembered of what the tuned language model samples."""
+    """The most captions, sampled from the tuned language model, that go into the memory."""
 
     held_out: float = 0.05
-    """Share of the sentences that are neither learned nor remembered: they compare before and after."""
+    """Share of the sentences that are kept out of training and memory: they compare before and after."""
 
     seed: int = 1
     """Of what is held out, order and samples."""
@@ -91,10 +91,10 @@ class Adaptation:
     """What has changed on sentences that were held out."""
 
     learned: int
-    """Sentences that were learned and could be remembered."""
+    """Sentences for training and memory."""
 
     held_out: int
-    """Sentences that were not."""
+    """Sentences kept out of both."""
 
     before: dict[str, float]
     """``bits_per_character`` of the language model, unconditioned; ``utility``: CIDEr-D (0 to 100) of what is
@@ -119,7 +119,7 @@ def adapt(
         images: pictures of the domain without captions, which make the tuning of the decoding finer.
         settings: how much is done; None: the defaults.
         folder: where training is logged and can resume; None: nothing is written.
-        on_message: told in a line what comes next.
+        on_message: called with a line about what comes next.
 
     Raises:
         BadData: too few different sentences.
@@ -128,14 +128,15 @@ def adapt(
     settings = settings or AdaptationSettings()
     learned, held_out = _split(texts, settings)
     image_vectors = None if images is None or not len(images) else parts.scorer.encode_images(images)
-    check = Sentences.of(parts.language_model, held_out, settings.max_tokens)
-    held_out_vectors = parts.scorer.encode_texts(held_out)
-
-    def figures(of: Parts) -> dict[str, float]:
-        return _figures(of, check, held_out, held_out_vectors, image_vectors, settings)
-
-    before = figures(parts)
-    on_message("encoding what is remembered")
+    figures = _Figures(
+        held_out,
+        Sentences.of(parts.language_model, held_out, settings.max_tokens),
+        parts.scorer.encode_texts(held_out),
+        image_vectors,
+        settings,
+    )
+    before = figures.of(parts)
+    on_message("encoding the memory's captions")
     memory = CaptionMemory.from_texts(parts.scorer, learned[: settings.sentences])
     on_message(f"tuning the language model on {len(learned)} sentences")
     language_model = _tuned(parts, memory, learned, held_out, settings, folder)
@@ -143,13 +144,11 @@ def adapt(
         on_message(f"sampling up to {settings.samples} captions from it, encoding them")
         samples = sample_captions(language_model, settings.samples, seed=settings.seed)
         memory = memory.with_texts(parts.scorer, samples)
-    on_message(
-        "tuning the decoding on "
-        + ("captions alone" if image_vectors is None else f"{len(image_vectors)} pictures")
-    )
+    source = "captions alone" if image_vectors is None else f"{len(image_vectors)} pictures"
+    on_message(f"tuning the decoding on {source}")
     decoding = tune_decoding(as_beam_magic(parts.decoding), memory, image_vectors, seed=settings.seed)
     adapted = Parts(language_model, parts.scorer, decoding, memory)
-    return adapted, Adaptation(len(learned), len(held_out), before, figures(adapted))
+    return adapted, Adaptation(len(learned), len(held_out), before, figures.of(adapted))
 
 
 def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str], list[str]]:
@@ -168,6 +167,16 @@ def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str
     return sentences[count:], sentences[:count]
 
 
+@dataclass(frozen=True)
+class _Objective:
+    """What is trained, on which sentences, by which loss, and how it is validated."""
+
+    module: torch.nn.Module
+    train: Sentences
+    loss: Callable[[torch.nn.Module, Batch], Tensor]
+    validate: Callable[[torch.nn.Module], dict[str, float]]
+
+
 def _tuned(
     parts: Parts,
     memory: CaptionMemory,
@@ -179,32 +188,16 @@ def _tuned(
     """A language model tuned on sentences, each conditioned on its own vector where it has a soft prompt."""
     language_model = parts.language_model.to_train()
     if language_model.soft_prompt is None:
-        train, check = (
-            Sentences.of(language_model, texts, settings.max_tokens) for texts in (learned, held_out)
-        )
-        module: torch.nn.Module = language_model.model
-        loss = unconditioned_loss
-
-        def validate(model: torch.nn.Module) -> dict[str, float]:
-            return evaluate_text(model, check, settings.batch_size)
-
+        objective = _unconditioned(language_model, learned, held_out, settings)
     else:
-        train, check = (
-            conditioned_sentences(language_model, parts.scorer, memory, texts, settings.max_tokens)
-            for texts in (learned, held_out)
-        )
-        module, loss = SoftPromptObjective(language_model, memory), _own_loss
-
-        def validate(model: torch.nn.Module) -> dict[str, float]:
-            return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
-
-    best = BestWeights(module)
+        objective = _conditioned(language_model, parts, memory, learned, held_out, settings)
+    best = BestWeights(objective.module)
     fit(
-        module,
-        split_by_decay(module.parameters(), settings.learning_rate, _WEIGHT_DECAY),
-        loader=lambda epoch: train.batches(settings.batch_size, shuffle=settings.seed + epoch),
-        loss=loss,
-        validate=validate,
+        objective.module,
+        split_by_decay(objective.module.parameters(), settings.learning_rate, _WEIGHT_DECAY),
+        loader=lambda epoch: objective.train.batches(settings.batch_size, shuffle=settings.seed + epoch),
+        loss=objective.loss,
+        validate=objective.validate,
         save_best=best.keep,
         config=LoopConfig(
             epochs=settings.epochs,
@@ -219,29 +212,72 @@ def _tuned(
     return language_model.to_caption(parts.language_model.model.dtype)
 
 
-def _own_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
+def _unconditioned(
+    language_model: LanguageModel,
+    learned: Sequence[str],
+    held_out: Sequence[str],
+    settings: AdaptationSettings,
+) -> _Objective:
+    """Next-token cross entropy of the sentences alone."""
+    train, check = (Sentences.of(language_model, texts, settings.max_tokens) for texts in (learned, held_out))
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        return evaluate_text(model, check, settings.batch_size)
+
+    return _Objective(language_model.model, train, unconditioned_loss, validate)
+
+
+def _conditioned(
+    language_model: LanguageModel,
+    parts: Parts,
+    memory: CaptionMemory,
+    learned: Sequence[str],
+    held_out: Sequence[str],
+    settings: AdaptationSettings,
+) -> _Objective:
+    """Next-token cross entropy behind the soft prompt of each sentence's own vector and its neighbours."""
+    train, check = (
+        conditioned_sentences(language_model, parts.scorer, memory, texts, settings.max_tokens)
+        for texts in (learned, held_out)
+    )
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
+
+    return _Objective(SoftPromptObjective(language_model, memory), train, _forward_loss, validate)
+
+
+def _forward_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
+    """The loss of a module that returns it."""
     loss: Tensor = module(batch)
     return loss
 
 
-def _figures(
-    parts: Parts,
-    check: Sentences,
-    held_out: Sequence[str],
-    vectors: Tensor,
-    images: Tensor | None,
-    settings: AdaptationSettings,
-) -> dict[str, float]:
-    """See :attr:`Adaptation.before`; vectors (S, D) are the held-out sentences'."""
-    model = parts.language_model.model.eval()
-    with torch.no_grad():
-        figures = evaluate_text(model, check, settings.batch_size)
-    shown = {"bits_per_character": figures["bits_per_character"]}
-    if parts.memory is not None:
-        decoding = as_beam_magic(parts.decoding)
-        queries = pseudo_images(vectors, parts.memory, images, seed=settings.seed)
-        utilities = expected_utilities(
-            parts.memory, queries, held_out, [decoding.neighbours], [decoding.temperature]
-        )
-        shown["utility"] = 10 * next(iter(utilities.values()))
-    return shown
+@dataclass(frozen=True)
+class _Figures:
+    """The S held-out sentences on which captioners before and after are compared."""
+
+    texts: Sequence[str]
+    sentences: Sentences
+    vectors: Tensor
+    """(S, D) unit vectors of the sentences."""
+
+    images: Tensor | None
+    """(P, D) unit vectors of pictures of the domain."""
+
+    settings: AdaptationSettings
+
+    def of(self, parts: Parts) -> dict[str, float]:
+        """See :attr:`Adaptation.before`."""
+        model = parts.language_model.model.eval()
+        with torch.no_grad():
+            text_figures = evaluate_text(model, self.sentences, self.settings.batch_size)
+        figures = {"bits_per_character": text_figures["bits_per_character"]}
+        if parts.memory is not None:
+            decoding = as_beam_magic(parts.decoding)
+            queries = pseudo_images(self.vectors, parts.memory, self.images, seed=self.settings.seed)
+            utilities = expected_utilities(
+                parts.memory, queries, self.texts, [decoding.neighbours], [decoding.temperature]
+            )
+            figures["utility"] = 10 * next(iter(utilities.values()))
+        return figures

@@ -1,8 +1,8 @@
-"""How much evidence suits a memory, and at what temperature: found on its own captions.
+"""How much evidence suits a memory, and at what temperature: measured on its own captions.
 
-A caption's vector, with noise in place of the modality gap, stands for a picture that it would be said of:
-whatever settings bring the selected caption nearest to it suit this memory, this scorer and this domain. No
-picture need be seen; if some are, captioned or not, they say how much noise stands for the gap.
+A caption's vector, with noise in place of the modality gap, stands for a picture that it might belong to: the
+settings under which the selected caption is most like it suit this memory, this scorer and this domain. No
+picture is needed; the vectors of some, captioned or not, set the length of the noise.
 
 Shapes: P pictures, S captions in place of pictures, M evidence captions, D embedding width.
 """
@@ -23,7 +23,7 @@ from magicap.decoding.minimum_bayes_risk import (
     softmax_in_deviations,
 )
 from magicap.decoding.settings import BeamMagicSearch
-from magicap.metrics.pairwise_cider import pairwise_cider_d
+from magicap.metrics.cider import pairwise_cider_d
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.retrieval.modality_gap import pseudo_images
 
@@ -46,7 +46,7 @@ def tune_decoding(
     texts = [memory.texts[position] for position in chosen.tolist()]
     queries = pseudo_images(memory.vectors_at(chosen), memory, images, seed=seed)
     utilities = expected_utilities(memory, queries, texts)
-    neighbours, temperature = max(utilities, key=lambda tried: utilities[tried])
+    neighbours, temperature = max(utilities, key=lambda setting: utilities[setting])
     return replace(settings, neighbours=neighbours, temperature=temperature)
 
 
@@ -63,7 +63,7 @@ def expected_utilities(
         By number of neighbours and temperature.
     """
     utilities: dict[tuple[int, float], list[float]] = {
-        tried: [] for tried in product(neighbours, temperatures)
+        setting: [] for setting in product(neighbours, temperatures)
     }
     nearest = memory.nearest(queries.to(memory.device), max(neighbours))
     for text, evidence in zip(texts, evidence_from_neighbours(memory, *nearest, 1.0), strict=True):
@@ -78,4 +78,4 @@ def expected_utilities(
             M = len(weights)
             selected = leave_one_out(pairwise[:M, :M], weights).argmax() if M else None
             values.append(0.0 if selected is None else float(pairwise[selected, -1]))
-    return {tried: float(np.mean(values)) for tried, values in utilities.items()}
+    return {setting: float(np.mean(values)) for setting, values in utilities.items()}

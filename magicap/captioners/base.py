@@ -26,7 +26,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     """Captions pictures.
 
     Attributes:
-        decoding: how captions are searched for, unless a call says otherwise.
+        decoding: how captions are searched for, unless a call names another.
     """
 
     decoding: DecodingT
@@ -85,7 +85,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             batch_size: pictures that are searched together; it changes the speed, not the captions. None: 16
                 on a processor, as many as memory holds on a GPU. A batch for which a GPU has not enough
                 memory is searched in halves.
-            seed: for searches that draw; picture i of a call draws from its own ``seed + i``.
+            seed: for searches that sample; picture i of a call samples with its own ``seed + i``.
 
         Raises:
             BadImage: the one picture cannot be read. In a list or iterator such a picture gives an empty
@@ -113,7 +113,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
 
         Raises:
             BadImage: the picture cannot be read.
-            BadSettings: there is nothing to be shown of this decoding or these models.
+            BadSettings: there is nothing to show of this decoding or these models.
         """
 
     @abstractmethod
@@ -128,15 +128,15 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         self, images: Iterable[Any], decoding: DecodingT, batch_size: int | None, seed: int
     ) -> Iterator[Caption]:
         size = BatchSize(self.device, batch_size)
-        numbered = enumerate(images, start=seed)
+        seeded = enumerate(images, start=seed)
         reader = ThreadPoolExecutor(1, "magicap-reader")  # decodes while the models compute
 
         def read() -> tuple[list[tuple[int, Future[Tensor]]], Exception | None]:
             """The next batch, and what the source raised after it."""
             batch = []
             try:
-                for number, image in islice(numbered, size.now):
-                    batch.append((number, reader.submit(self._pixels, image)))
+                for own_seed, image in islice(seeded, size.now):
+                    batch.append((own_seed, reader.submit(self._pixels, image)))
             except Exception as error:  # raised again once all that came before is captioned
                 return batch, error
             return batch, None
@@ -146,29 +146,30 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             while batch := ahead:
                 pixels: dict[int, Tensor] = {}
                 captions: dict[int, Caption] = {}
-                for number, picture in batch:
+                for own_seed, picture in batch:
                     try:
-                        pixels[number] = picture.result()
+                        pixels[own_seed] = picture.result()
                     except BadImage as error:
-                        captions[number] = Caption("", error=error)
+                        captions[own_seed] = Caption("", error=error)
                 ahead, fault = read() if fault is None else ([], fault)
                 if pixels:
-                    written = self._fitting(torch.stack(list(pixels.values())), decoding, list(pixels))
-                    captions |= zip(pixels, written, strict=True)
+                    seeds = list(pixels)
+                    batch_captions = self._in_halves(torch.stack(list(pixels.values())), decoding, seeds)
+                    captions |= zip(seeds, batch_captions, strict=True)
                     size.measured(len(pixels))
-                yield from (captions[number] for number, _ in batch)
+                yield from (captions[own_seed] for own_seed, _ in batch)
             if fault is not None:
                 raise fault
         finally:
             reader.shutdown(cancel_futures=True)
 
-    def _fitting(self, pixels: Tensor, decoding: DecodingT, seeds: list[int]) -> list[Caption]:
-        """As :meth:`_batch`, in halves where memory is short."""
+    def _in_halves(self, pixels: Tensor, decoding: DecodingT, seeds: list[int]) -> list[Caption]:
+        """As :meth:`_batch`, in halves where a GPU has not enough memory."""
         try:
             return self._batch(pixels, decoding, seeds)
         except torch.OutOfMemoryError:
             if len(seeds) == 1:
                 raise
         half = len(seeds) // 2
-        first = self._fitting(pixels[:half], decoding, seeds[:half])
-        return first + self._fitting(pixels[half:], decoding, seeds[half:])
+        first = self._in_halves(pixels[:half], decoding, seeds[:half])
+        return first + self._in_halves(pixels[half:], decoding, seeds[half:])

@@ -1,4 +1,4 @@
-"""How many pictures are searched together: as many as memory holds, and no more than pays."""
+"""How many pictures are searched together: as many as a GPU's memory holds, and no more than pays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ON_CPU = 16
 """Pictures together on a processor: more gain nothing (docs/results.md), fewer cost time."""
 
 FIRST_ON_GPU = 8
-"""Pictures of the batch by which a GPU's need is measured."""
+"""Pictures of the first batch on a GPU, by which the need of memory is measured."""
 
 MOST_ON_GPU = 256
 
@@ -26,7 +26,7 @@ class GpuMemory(NamedTuple):
     """Not in use, as if what is cached for reuse were given back."""
 
     peak: int
-    """The most that was in use at once since :meth:`BatchSize.measured` asked, above what is in use now."""
+    """The most that was in use at once since the last measurement, above what is in use now."""
 
 
 def cuda_memory(device: torch.device) -> GpuMemory:
@@ -39,31 +39,31 @@ def cuda_memory(device: torch.device) -> GpuMemory:
 
 @dataclass
 class BatchSize:
-    """How many pictures the next batch holds: a given number, or from memory once a batch has been seen."""
+    """How many pictures the next batch holds: a fixed number, or what the batches before have measured."""
 
     device: torch.device
-    given: int | None = None
-    memory: Callable[[torch.device], GpuMemory] = cuda_memory
-    _fits: int = field(default=FIRST_ON_GPU, init=False)
+    fixed: int | None = None
+    measure: Callable[[torch.device], GpuMemory] = cuda_memory
+    _on_gpu: int = field(default=FIRST_ON_GPU, init=False)
 
     def __post_init__(self) -> None:
         if self._measures:
-            self.memory(self.device)
+            self.measure(self.device)
 
     @property
     def now(self) -> int:
         """Pictures of the next batch."""
-        if self.given is not None:
-            return self.given
-        return self._fits if self._measures else ON_CPU
+        if self.fixed is not None:
+            return self.fixed
+        return self._on_gpu if self._measures else ON_CPU
 
     def measured(self, count: int) -> None:
         """A batch of ``count`` pictures is done."""
         if self._measures:
-            memory = self.memory(self.device)
-            fits = int(_SHARE * memory.free * count / max(1, memory.peak))
-            self._fits = max(1, min(fits, 2 * self._fits, MOST_ON_GPU))
+            gpu = self.measure(self.device)
+            room = int(_SHARE * gpu.free * count / max(1, gpu.peak))
+            self._on_gpu = max(1, min(room, 2 * self._on_gpu, MOST_ON_GPU))
 
     @property
     def _measures(self) -> bool:
-        return self.given is None and self.device.type == "cuda"
+        return self.fixed is None and self.device.type == "cuda"

@@ -1,11 +1,11 @@
-"""Where a captioner is, what kind it is, and where and how finely it computes."""
+"""A captioner's folder: what kind it is, its decoding and parts; the device and precision to load it with."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -13,9 +13,54 @@ import torch
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.errors import BadModel, BadSettings, ModelNotFound
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS_FILE = "magicap.json"
 ZERO_SHOT, SUPERVISED = "zero-shot", "supervised"
+_FORMATS = (1, FORMAT)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a captioner in its folder."""
+
+    path: str
+    """File or folder, relative to the captioner's."""
+
+    fingerprint: str = ""
+    """Twelve digits: of the weights as they load in float32, of a memory's captions, of the files of the
+    fine-grained part; empty in folders of format 1."""
+
+
+@dataclass(frozen=True)
+class CaptionerSettings:
+    """The content of :data:`SETTINGS_FILE`."""
+
+    kind: str
+    """:data:`ZERO_SHOT` or :data:`SUPERVISED`."""
+
+    decoding: Any
+    """As :func:`magicap.settings_io.to_dict` gives it; checked where it is read as settings."""
+
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """By name. Folders of format 1 name only those without which their models would load, but be others."""
+
+    format: int = FORMAT
+
+    def part(self, folder: Path, name: str) -> Path | None:
+        """Where a part is; None where the captioner has none. In format 1 it is known by being there."""
+        if name in self.parts:
+            return folder / self.parts[name].path
+        return folder / name if self.format == 1 and (folder / name).is_dir() else None
+
+    def required_part(self, folder: Path, name: str) -> Path:
+        """Where a part is that no captioner can do without.
+
+        Raises:
+            BadModel: the settings do not name it.
+        """
+        if self.format > 1 and name not in self.parts:
+            raise BadModel(f"{folder / SETTINGS_FILE} names no part {name}; copy the whole folder anew")
+        return self.part(folder, name) or folder / name
 
 
 def captioner_folder(source: str | Path) -> Path | None:
@@ -43,46 +88,60 @@ def kind_of(source: str | Path) -> str:
         BadModel: the folder holds no captioner's settings.
     """
     folder = captioner_folder(source)
-    return ZERO_SHOT if folder is None else str(read_settings(folder).get("kind", ZERO_SHOT))
+    return ZERO_SHOT if folder is None else read_settings(folder).kind
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What :func:`write_settings` wrote: ``format``, ``decoding``, and perhaps ``kind`` and ``parts``.
+def read_settings(folder: Path) -> CaptionerSettings:
+    """What :func:`write_settings` wrote, or a version of it before that.
 
     Raises:
-        BadModel: missing, damaged, or of another version.
+        BadModel: missing, damaged, of a later format, or naming a part that is not there.
     """
     path = folder / SETTINGS_FILE
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        found = settings["format"], settings["decoding"]
-        parts = dict(settings.get("parts", {}))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["format"]
     except FileNotFoundError as error:
         raise BadModel(
             f"{folder} is no captioner: it has no {SETTINGS_FILE}; save_pretrained writes one"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadModel(f"{path} is not a captioner's settings (format and decoding): {error!r}") from error
-    if found[0] != FORMAT:
-        raise BadModel(f"{path} is of format {found[0]!r}, this version reads {FORMAT}; update magicap")
-    for part, file in parts.items():
-        if not (folder / str(file)).is_file():
-            raise BadModel(f"{path} names a {part} in {file}, which is not there; copy the whole folder anew")
-    return dict(settings)
+    if version not in _FORMATS:
+        readable = " and ".join(map(str, _FORMATS))
+        raise BadModel(f"{path} is of format {version!r}, this version reads {readable}; update magicap")
+    try:
+        parts = {name: _part(value) for name, value in values.get("parts", {}).items()}
+        kind = str(values.get("kind", ZERO_SHOT))
+        settings = CaptionerSettings(kind, values["decoding"], parts, version)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadModel(f"{path} is not a captioner's settings (decoding and parts): {error!r}") from error
+    for name, part in settings.parts.items():
+        if not (folder / part.path).exists():
+            raise BadModel(
+                f"{path} names a {name} in {part.path}, which is not there; copy the whole folder anew"
+            )
+    return settings
 
 
-def write_settings(
-    folder: Path, kind: str, decoding: dict[str, Any], parts: Mapping[str, str] = MappingProxyType({})
-) -> None:
-    """Write a captioner's settings into its folder.
+def write_settings(folder: Path, settings: CaptionerSettings) -> None:
+    """Write a captioner's settings into its folder."""
+    values = {
+        "format": FORMAT,
+        "kind": settings.kind,
+        "decoding": settings.decoding,
+        "parts": {name: asdict(part) for name, part in settings.parts.items()},
+    }
+    (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
-    Args:
-        parts: files without which its models would load, but be others: what each is, and where it lies.
-    """
-    settings: dict[str, Any] = {"format": FORMAT, "kind": kind, "decoding": decoding}
-    if parts:
-        settings["parts"] = dict(parts)
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+def _part(value: Any) -> Part:
+    """A part as format 2 describes it, or as format 1, by its path alone."""
+    part = Part(value) if isinstance(value, str) else Part(value["path"], str(value["fingerprint"]))
+    path = PurePath(part.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"expected a path inside the folder, found {part.path!r}")
+    return part
 
 
 def require_kind(source: str | Path, kind: str, loader: str) -> None:
@@ -91,9 +150,9 @@ def require_kind(source: str | Path, kind: str, loader: str) -> None:
     Raises:
         BadModel: it is of the other kind.
     """
-    if (found := kind_of(source)) != kind:
+    if (actual := kind_of(source)) != kind:
         raise BadModel(
-            f"expected a {kind} captioner, found {str(source)!r}, which is {found}; "
+            f"expected a {kind} captioner, found {str(source)!r}, which is {actual}; "
             f"load it with {loader}.from_pretrained, or any kind with magicap.load_captioner"
         )
 
@@ -124,11 +183,11 @@ def as_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).item()
-    except Exception as error:  # each backend has its own way of saying that it is not there
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).item()
+    except Exception as error:  # each backend has an error of its own
         raise BadSettings(f"device {str(device)!r} cannot be used here ({error}); cpu always can") from error
-    return place
+    return usable
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -137,8 +196,8 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     Raises:
         BadSettings: another.
     """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    for name, value in known.items():
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    for name, value in dtypes.items():
         if dtype in (name, value):
             return value
-    raise BadSettings(f"dtype must be {', '.join(known)}, found {dtype!r}")
+    raise BadSettings(f"dtype must be {', '.join(dtypes)}, found {dtype!r}")

@@ -1,4 +1,4 @@
-"""Captioners by name: one table of where their parts are, how they decode, whence they come."""
+"""Captioners by name: one table of where their parts are, how they decode, who made them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Preset:
     """Under what terms it may be used, as far as its makers said."""
 
     folder: Path | None = None
-    """A captioner's folder, which then says all the rest."""
+    """A captioner's folder, which holds everything else."""
 
     language_model: str | Path = ""
     """Hub id or folder of the language model."""
@@ -31,7 +31,7 @@ class Preset:
     """open_clip's tag of the scorer's weights, where it is a name."""
 
     decoding: MagicSearch | BeamMagicSearch | None = None
-    """How it captions unless told otherwise; None takes magic search as published for COCO."""
+    """How it captions by default; None: magic search as published for COCO."""
 
     downloads: tuple[str, ...] = ()
     """The hub's repositories that hold the parts."""
@@ -47,7 +47,7 @@ BASELINE = Path(__file__).parents[1] / "baseline"
 """The supervised captioner that comes with the package."""
 
 _UNPAIRED = Path(__file__).parents[1] / "unpaired"
-"""Scorer and memory of the captioner that no captioned picture went into."""
+"""Scorer and memory of the captioner that was trained without any captioned picture."""
 
 DEFAULT, UNPAIRED, DEFAULT_SUPERVISED = "embedded", "unpaired", "cnn-lstm"
 
@@ -65,7 +65,7 @@ PRESETS = {
         memory=_UNPAIRED / "memory",
         decoding=BeamMagicSearch(neighbours=800, ngram_weight=0.25),
         origin="an ImageNet classifier and caption text alone; see magicap/unpaired/README.md",
-        licence="Apache-2.0; the COCO captions that it remembers are CC BY 4.0",
+        licence="Apache-2.0; the COCO captions in its memory are CC BY 4.0",
     ),
     DEFAULT_SUPERVISED: Preset(
         folder=BASELINE,

@@ -1,4 +1,4 @@
-"""SupervisedCaptioner: the trained baseline behind the face that every captioner has."""
+"""SupervisedCaptioner: the trained baseline with the methods that every captioner has."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from magicap.captioners.base import BaseCaptioner
 from magicap.captioners.folder import (
     SUPERVISED,
+    CaptionerSettings,
+    Part,
     as_device,
     as_dtype,
     captioner_folder,
@@ -21,13 +23,14 @@ from magicap.captioners.folder import (
     write_settings,
 )
 from magicap.captioners.presets import DEFAULT_SUPERVISED
+from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.errors import BadModel
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.results import Caption, Hypothesis, Step, added_text
 from magicap.settings_io import from_dict, to_dict
 from magicap.supervised.attention_maps import attention_maps, require_attention
-from magicap.supervised.network import CaptionNetwork
+from magicap.supervised.network import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.search import BeamOutput
 from magicap.supervised.searches import search_captions
 from magicap.supervised.settings import SUPERVISED_DECODINGS, BeamSearch
@@ -36,13 +39,15 @@ from magicap.supervised.vocabulary import END, PAD
 if TYPE_CHECKING:
     from magicap.explanations.attention import AttentionExplanation
 
+NETWORK = "network"
+
 
 class SupervisedCaptioner(BaseCaptioner[Any]):
     """Captions pictures with a network that was trained on captioned pictures.
 
     Attributes:
         network: encoder, decoder and vocabulary.
-        decoding: how captions are searched for, unless a call says otherwise.
+        decoding: how captions are searched for, unless a call names another.
     """
 
     def __init__(self, network: CaptionNetwork, decoding: Any = None) -> None:
@@ -72,7 +77,7 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
         folder = captioner_folder(source)
         if folder is None:
             raise BadModel(f"{source} has no folder")
-        decoding = from_dict(read_settings(folder)["decoding"], SUPERVISED_DECODINGS)
+        decoding = from_dict(read_settings(folder).decoding, SUPERVISED_DECODINGS)
         network = CaptionNetwork.from_pretrained(folder, device=as_device(device), dtype=as_dtype(dtype))
         return cls(network, decoding)
 
@@ -89,18 +94,26 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
 
+        A captioner that stands there is replaced once the new one is whole; other files stay.
+
         Args:
             dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
+
+        Raises:
+            BadSettings: the folder cannot be written, or the decoding is one of your own.
         """
         decoding = to_dict(self.decoding, SUPERVISED_DECODINGS)
-        self.network.save_pretrained(folder, dtype=None if dtype is None else as_dtype(dtype))
-        write_settings(Path(folder), SUPERVISED, decoding)
+        stored = None if dtype is None else as_dtype(dtype)
+        with put_folder_in_place(folder, [CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE]) as new:
+            self.network.save_pretrained(new, dtype=stored)
+            parts = {NETWORK: Part(WEIGHTS_FILE, weights_fingerprint(self.network, stored))}
+            write_settings(new, CaptionerSettings(SUPERVISED, decoding, parts))
 
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.network.encoder.pixels(image)
 
     def explain(self, image: ImageSource, decoding: Any = None, *, seed: int = 0) -> AttentionExplanation:
-        """Caption one picture, and show where the decoder looked for each word.
+        """Caption one picture, and show the decoder's attention at each word.
 
         Raises:
             BadImage: the picture cannot be read.

@@ -16,6 +16,8 @@ from magicap.adaptation.parts import Parts
 from magicap.captioners.base import BaseCaptioner
 from magicap.captioners.folder import (
     ZERO_SHOT,
+    CaptionerSettings,
+    Part,
     as_device,
     as_dtype,
     captioner_folder,
@@ -25,18 +27,20 @@ from magicap.captioners.folder import (
     write_settings,
 )
 from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.saving import folder_fingerprint, put_folder_in_place, weights_fingerprint
 from magicap.checks import require_int
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.searches import explain, search_of, stream_steps
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
-from magicap.drawing import SHOWN
-from magicap.errors import BadSettings, ModelNotFound
+from magicap.drawing import COMPETITORS
+from magicap.errors import BadModel, BadSettings, ModelNotFound
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
+from magicap.models.soft_prompt import PROMPT_FILE
 from magicap.results import Caption, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import from_dict, to_dict
@@ -45,17 +49,18 @@ if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.drawing import Explanation
 
-LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED = "language_model", "scorer", "memory", "fine_grained"
+LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
+MEMORY, FINE_GRAINED = "memory", "fine_grained"
 
 
 class Captioner(BaseCaptioner[Any]):
-    """Captions pictures with a language model that has read captions only and a scorer that sees.
+    """Captions pictures with a language model trained on text alone and an image-text scorer.
 
     Attributes:
         language_model: proposes words; ``.model`` and ``.tokenizer`` are transformers' own.
         scorer: says which of them fit the picture.
         decoding: the search, unless a call names another.
-        memory: captions that decodings may ask; None: none.
+        memory: captions that decodings may retrieve; None: none.
         cache: what has been computed of captions' prefixes, which all calls share. Call its ``clear()``
             once the weights of a model have changed.
         adaptation: what :meth:`adapt` reports of this captioner; None where it was not adapted.
@@ -76,7 +81,7 @@ class Captioner(BaseCaptioner[Any]):
         Args:
             decoding: settings of a search, or an object with ``search(context)``; None: beam magic search
                 with a memory, magic search without.
-            memory: captions that decodings may ask, encoded by this scorer.
+            memory: captions that decodings may retrieve, encoded by this scorer.
             cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
 
         Raises:
@@ -115,19 +120,17 @@ class Captioner(BaseCaptioner[Any]):
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
             BadModel: a folder or part that cannot be used.
         """
-        place = as_device(device)
-        precision = as_dtype(dtype)
+        place, precision = as_device(device), as_dtype(dtype)
         sources = _sources(source)
         with _naming_downloads(source):
-            captioner = cls(
-                LanguageModel.from_pretrained(sources.language_model, device=place, dtype=precision),
-                ImageTextScorer.from_pretrained(*sources.scorer, device=place, dtype=precision),
-                sources.decoding,
-                None
-                if sources.memory is None
-                else CaptionMemory.from_pretrained(sources.memory, device=place),
-                cache_bytes=cache_bytes,
+            language_model = LanguageModel.from_pretrained(
+                sources.language_model, device=place, dtype=precision
             )
+            scorer = ImageTextScorer.from_pretrained(*sources.scorer, device=place, dtype=precision)
+            memory = None
+            if sources.memory is not None:
+                memory = CaptionMemory.from_pretrained(sources.memory, device=place)
+        captioner = cls(language_model, scorer, sources.decoding, memory, cache_bytes=cache_bytes)
         captioner._fine_grained = sources.fine_grained
         return captioner
 
@@ -138,7 +141,7 @@ class Captioner(BaseCaptioner[Any]):
 
     @property
     def trie(self) -> PrefixCache:
-        """The name of :attr:`cache` before."""
+        """The former name of :attr:`cache`."""
         return self.cache
 
     @property
@@ -163,28 +166,44 @@ class Captioner(BaseCaptioner[Any]):
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
 
+        A captioner that stands there is replaced once the new one is whole; other files stay.
+
         Args:
             dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
 
         Raises:
-            BadSettings: the decoding is one of your own and cannot be written as settings.
+            BadSettings: the folder cannot be written, or the decoding is one of your own.
+            BadModel: the fine-grained part of the folder that this captioner came from is gone.
         """
-        folder = Path(folder)
         decoding = to_dict(self.decoding, DECODINGS)
         stored = None if dtype is None else as_dtype(dtype)
-        self.language_model.save_pretrained(folder / LANGUAGE_MODEL, dtype=stored)
-        self.scorer.save_pretrained(folder / SCORER, dtype=stored)
+        with put_folder_in_place(folder, [LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED]) as new:
+            self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
+            self.scorer.save_pretrained(new / SCORER, dtype=stored)
+            if self.memory is not None:
+                self.memory.save_pretrained(new / MEMORY)
+            if self._fine_grained is not None:
+                _copy_fine_grained(self._fine_grained, new / FINE_GRAINED)
+            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, self._stored_parts(new, stored)))
+
+    def _stored_parts(self, folder: Path, dtype: torch.dtype | None) -> dict[str, Part]:
+        """The parts that were written into a folder, by name."""
+        language_model, scorer = self.language_model, self.scorer
+        parts = {
+            LANGUAGE_MODEL: Part(LANGUAGE_MODEL, weights_fingerprint(language_model.model, dtype)),
+            SCORER: Part(SCORER, weights_fingerprint(scorer.model, dtype)),
+        }
+        if language_model.soft_prompt is not None:
+            digits = weights_fingerprint(language_model.soft_prompt, dtype)
+            parts[SOFT_PROMPT] = Part(f"{LANGUAGE_MODEL}/{PROMPT_FILE}", digits)
+        if scorer.class_vector is not None:
+            digits = weights_fingerprint(scorer.class_vector, dtype)
+            parts[CLASS_VECTOR] = Part(f"{SCORER}/{CLASS_VECTOR_FILE}", digits)
         if self.memory is not None:
-            self.memory.save_pretrained(folder / MEMORY)
-        elif (folder / MEMORY).is_dir():  # of a captioner that was saved here before
-            shutil.rmtree(folder / MEMORY)
-        if (
-            self._fine_grained is not None
-            and self._fine_grained.resolve() != (folder / FINE_GRAINED).resolve()
-        ):
-            shutil.copytree(self._fine_grained, folder / FINE_GRAINED, dirs_exist_ok=True)
-        named = {} if self.scorer.class_vector is None else {"class_vector": f"{SCORER}/{CLASS_VECTOR_FILE}"}
-        write_settings(folder, ZERO_SHOT, decoding, named)
+            parts[MEMORY] = Part(MEMORY, combined(self.memory))
+        if self._fine_grained is not None:
+            parts[FINE_GRAINED] = Part(FINE_GRAINED, folder_fingerprint(folder / FINE_GRAINED))
+        return parts
 
     def adapt(
         self,
@@ -225,7 +244,7 @@ class Captioner(BaseCaptioner[Any]):
         return (step for batch in batches for _, step in batch)
 
     def explain(
-        self, image: ImageSource, decoding: Any = None, *, seed: int = 0, candidates: int = SHOWN
+        self, image: ImageSource, decoding: Any = None, *, seed: int = 0, candidates: int = COMPETITORS
     ) -> Explanation:
         """Caption one picture, and show what competed: tokens at each step, or whole captions.
 
@@ -235,7 +254,7 @@ class Captioner(BaseCaptioner[Any]):
 
         Raises:
             BadImage: the picture cannot be read.
-            BadSettings: a decoding that weighs nothing that can be shown, or no candidates.
+            BadSettings: a decoding that compares nothing that can be shown, or no candidates.
         """
         require_int("candidates", candidates)
         picture = open_image(image)
@@ -259,7 +278,7 @@ def load_scorer(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> ImageTextScorer:
-    """The scorer of a captioner alone, for what needs no words written.
+    """The scorer of a captioner alone, for what needs no captions.
 
     Args:
         source, device, dtype: as of :meth:`Captioner.from_pretrained`.
@@ -277,7 +296,9 @@ class _Sources(NamedTuple):
     """Where a captioner's parts are."""
 
     language_model: str | Path
-    scorer: tuple[str | Path, str | None]  # name and tag
+    scorer: tuple[str | Path, str | None]
+    """Name or folder, and tag."""
+
     decoding: Any
     memory: Path | None = None
     fine_grained: Path | None = None
@@ -290,11 +311,24 @@ def _sources(source: str | Path) -> _Sources:
         scorer = preset.scorer, preset.scorer_tag
         return _Sources(preset.language_model, scorer, preset.decoding, preset.memory)
     require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
-    decoding = from_dict(read_settings(folder)["decoding"], DECODINGS)
-    memory, fine_grained = (
-        folder / part if (folder / part).is_dir() else None for part in (MEMORY, FINE_GRAINED)
+    settings = read_settings(folder)
+    return _Sources(
+        settings.required_part(folder, LANGUAGE_MODEL),
+        (settings.required_part(folder, SCORER), None),
+        from_dict(settings.decoding, DECODINGS),
+        settings.part(folder, MEMORY),
+        settings.part(folder, FINE_GRAINED),
     )
-    return _Sources(folder / LANGUAGE_MODEL, (folder / SCORER, None), decoding, memory, fine_grained)
+
+
+def _copy_fine_grained(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except FileNotFoundError as error:
+        raise BadModel(
+            f"expected the captioner's fine-grained part at {source}, found none; load the captioner anew "
+            "from a whole folder"
+        ) from error
 
 
 @contextmanager

@@ -6,18 +6,20 @@ import argparse
 import csv
 import io
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
-from magicap.commands.shared import SOME_FAILED, load_scorer
-from magicap.errors import BadSettings
+from magicap.commands.shared import SOME_FAILED, FormerOption, load_scorer
+from magicap.errors import BadSettings, MetricUnavailable
 
 if TYPE_CHECKING:
     from magicap.evaluation.predictions import Scored
     from magicap.metrics import Metric, Report
 
 CLIPSCORE = "clipscore"
+NEEDS_JAVA = ("meteor", "spice")
 
 
 def add(commands: Any) -> None:
@@ -31,7 +33,7 @@ def add(commands: Any) -> None:
         "result JSON, or lists of {image_name, captions, prediction}, which bring their references.\n"
         "references: captions.jsonl, Karpathy JSON, COCO annotation JSON, Flickr8k.token.txt, or a folder\n"
         "of images with metadata.jsonl. Images are known by id, or by their path or any end of it.\n"
-        "Exit code 2 if the call was wrong, or a metric that was asked for by name cannot be computed.",
+        "Exit code 2 if the call was wrong, or a metric named with --metrics cannot be computed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -48,29 +50,31 @@ def add(commands: Any) -> None:
         "--images", action="append", metavar="TAR|FOLDER", help="the pictures, for CLIPScore; may be repeated"
     )
     parser.add_argument(
-        "--judge", metavar="NAME|FOLDER",
+        "--clipscore-model", metavar="NAME|FOLDER",
         help=f"whose scorer gives CLIPScore: {', '.join(PRESETS)} or a captioner's folder ({DEFAULT})",
     )  # fmt: skip
+    parser.add_argument("--judge", dest="clipscore_model", action=FormerOption, now="--clipscore-model")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument(
         "--partial", action="store_true", help="score an incomplete set too, and mark its figures"
     )
     parser.add_argument("--json", action="store_true", help="values, signatures, reasons as a JSON object")
-    parser.add_argument("--per-image", metavar="CSV", help="write every image's own scores here")
+    parser.add_argument("--per-image", metavar="CSV", help="write the scores of every image here")
 
 
 def run(options: argparse.Namespace) -> int:
     """Read and match everything before anything is computed, then print the figures.
 
-    The exit code is 2 if a metric that was asked for by name cannot be computed.
+    Returns:
+        The exit code: 2 if a metric named with ``--metrics`` cannot be computed.
     """
     # Here and not above: they bring numpy, and the other commands start without it.
     from magicap.evaluation.predictions import choose_references, match, read_predictions
-    from magicap.files import refuse_unwritable, write_whole
+    from magicap.files import require_writable, write_whole
     from magicap.metrics import evaluate
 
     if options.per_image:
-        refuse_unwritable(options.per_image, [options.predictions, options.references])
+        require_writable(options.per_image, [options.predictions, options.references])
     names = _names(options.metrics)
     predictions = read_predictions(options.predictions)
     references = choose_references(options.references, options.split, predictions.references)
@@ -79,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         scored.candidates,
         scored.references,
         metrics=None if names is None else [name for name in names if name != CLIPSCORE],
-        more=_clip_score(scored, names, options),
+        extra_metrics=_clip_score(scored, names, options),
         about={**scored.about, "model": predictions.model},
     )
     if options.per_image:
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _names(listed: str | None) -> list[str] | None:
-    """Refused here, before a scorer is loaded for nothing."""
+    """Names of metrics; an unknown one is refused here, before a scorer is loaded for nothing."""
     from magicap.metrics import METRICS
 
     if listed is None:
@@ -101,20 +105,37 @@ def _names(listed: str | None) -> list[str] | None:
 
 
 def _clip_score(scored: Scored, names: list[str] | None, options: argparse.Namespace) -> dict[str, Metric]:
-    asked = names is not None and CLIPSCORE in names
+    named = names is not None and CLIPSCORE in names
     if not options.images:
-        if asked or options.judge:
-            raise BadSettings(
-                "CLIPScore looks at the pictures: give their tar files or folders with --images"
-            )
+        if named or options.clipscore_model:
+            raise BadSettings("CLIPScore reads the pictures: give their tar files or folders with --images")
         return {}
-    if names is not None and not asked:
+    if names is not None and not named:
         return {}
+    _require_java(names)
     from magicap.evaluation.systems import clip_score, open_pictures
 
     with open_pictures(scored.images, options.images) as pictures:
-        scorer = load_scorer(options.judge or DEFAULT, options.device)
+        scorer = load_scorer(options.clipscore_model or DEFAULT, options.device)
         return {"CLIPScore": clip_score(scorer, scored.images, pictures)}
+
+
+def _require_java(names: list[str] | None) -> None:
+    """Notice before pictures are encoded, not after, that there is no Java.
+
+    Raises:
+        MetricUnavailable: a metric that needs it was named; where all are computed, its absence is reported.
+    """
+    from magicap.metrics import METRICS
+
+    if shutil.which("java") is not None:
+        return
+    titles = [METRICS[name].title for name in NEEDS_JAVA if names is None or name in names]
+    reason = f"there is no 'java' on the PATH for {' and '.join(titles)}"
+    if names is None:
+        print(f"magicap: {reason}; the other metrics are computed", file=sys.stderr)
+    elif titles:
+        raise MetricUnavailable(f"{reason}: install it, or leave them out of --metrics")
 
 
 def _print(report: Report, scored: Scored, *, as_json: bool) -> None:
@@ -127,7 +148,7 @@ def _print(report: Report, scored: Scored, *, as_json: bool) -> None:
         return
     from magicap.evaluation.tables import aligned
 
-    rows = [[name, value.shown, value.signature_text] for name, value in report.scores.items()]
+    rows = [[name, value.text, value.signature_text] for name, value in report.scores.items()]
     print(aligned(["metric", "score", "signature"], rows))
     for name, reason in report.absent.items():
         print(f"magicap: {name} is absent: {reason}", file=sys.stderr)

@@ -6,20 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
-from magicap.commands.shared import SOME_FAILED, load_scorer, progress, say
+from magicap.commands.shared import SOME_FAILED, load_scorer, print_line, progress_bar
 from magicap.errors import BadImage, BadSettings
 from magicap.images.folders import find_images, is_picture
 from magicap.images.reader import describe_source
-from magicap.retrieval.header import INDEX_FILE, Header, index_folder, refuse_foreign
+from magicap.retrieval.header import INDEX_FILE, Header, index_folder, require_index_folder
 from magicap.retrieval.items import IMAGE, PLURAL, TEXT, OnError
 
 if TYPE_CHECKING:
-    from magicap.retrieval.index import RetrievalIndex
+    from magicap.retrieval.index import Changes, RetrievalIndex
 
 
 def add(commands: Any) -> None:
@@ -30,7 +29,7 @@ def add(commands: Any) -> None:
         description="Encode pictures, or sentences, with a captioner's scorer, for 'magicap search'. Run\n"
         "again, it encodes only what is new or changed, and drops what is gone. Exit code 2 if any\n"
         "picture failed; the others are indexed all the same.",
-        epilog="Unless --out says otherwise, the index of one folder is kept inside it as .magicap-index,\n"
+        epilog="Without --out, the index of one folder is kept inside it as .magicap-index,\n"
         "that of one file F beside it as F.magicap-index, that of several in .magicap-index here.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -59,68 +58,73 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Refuse what cannot be written and list what is to be encoded before a model is loaded."""
-    from magicap.retrieval.parquet import need_pyarrow
+    from magicap.retrieval.parquet import require_parquet
 
-    out = Path(options.out) if options.out else _usual_place(options.sources)
-    refuse_foreign(out)
-    need_pyarrow()
+    out = Path(options.out) if options.out else _default_folder(options.sources)
+    require_index_folder(out)
+    require_parquet()
     header = Header.read(out) if (out / INDEX_FILE).exists() and not options.rebuild else None
-    complaints: list[BadImage] = []
+    errors: list[BadImage] = []
 
-    def complain(error: BadImage) -> None:
-        complaints.append(error)
-        say(f"magicap: {error}", sys.stderr)
+    def report(error: BadImage) -> None:
+        errors.append(error)
+        print_line(f"magicap: {error}", sys.stderr)
 
-    kind, found = _listed(options, complain)
-    if not found:
-        say(f"magicap: no {PLURAL[kind]} found in {', '.join(options.sources)}", sys.stderr)
+    kind, sources = _listed(options, report)
+    if not sources:
+        print_line(f"magicap: no {PLURAL[kind]} found in {', '.join(options.sources)}", sys.stderr)
         return SOME_FAILED
     index = _opened(out, header, options)
     before = list(index.items)
     try:
-        if kind == TEXT:
-            changes = index.update_texts(found, progress=partial(progress, unit="sentence"))
-        else:
-            changes = index.update_images(
-                found, batch_size=options.batch_size, on_error=complain, progress=progress
-            )
+        changes = _update(index, kind, sources, options.batch_size, report)
     finally:  # also after Ctrl-C: the next run goes on from what is encoded
         if index.items != before or options.rebuild:
             _save(index, out)
     if not index.items:
-        say(f"magicap: none of the {len(found)} pictures can be read, so no index is written", sys.stderr)
+        unreadable = f"none of the {len(sources)} pictures can be read, so no index is written"
+        print_line(f"magicap: {unreadable}", sys.stderr)
         return SOME_FAILED
-    told = f"{changes.added} new, {changes.kept} unchanged, {changes.dropped} dropped"
+    counts = f"{changes.added} new, {changes.kept} unchanged, {changes.dropped} dropped"
     things = PLURAL[kind] if len(index) > 1 else PLURAL[kind].removesuffix("s")
-    say(f"{out}: {len(index)} {things} ({told})", sys.stdout)
-    return SOME_FAILED if complaints else 0
+    print_line(f"{out}: {len(index)} {things} ({counts})", sys.stdout)
+    return SOME_FAILED if errors else 0
 
 
-def _usual_place(sources: Sequence[str]) -> Path:
+def _update(
+    index: RetrievalIndex, kind: str, sources: Sequence[str], batch_size: int, on_error: OnError
+) -> Changes:
+    with progress_bar(len(sources), PLURAL[kind].removesuffix("s")) as on_progress:
+        if kind == TEXT:
+            return index.update_texts(sources, on_progress=on_progress)
+        return index.update_images(sources, batch_size=batch_size, on_error=on_error, on_progress=on_progress)
+
+
+def _default_folder(sources: Sequence[str]) -> Path:
     return index_folder(sources[0] if len(sources) == 1 else ".")
 
 
 def _listed(options: argparse.Namespace, on_error: OnError) -> tuple[str, list[str]]:
     """What to index, pictures' paths or sentences, and which of the two it is."""
-    there = [source for source in options.sources if os.path.exists(source)]
-    for source in set(options.sources) - set(there):
+    paths = [source for source in options.sources if os.path.exists(source)]
+    for source in set(options.sources) - set(paths):
         missing = "expected a file or folder, found none; check the path"
         on_error(BadImage("missing", missing, source=describe_source(source)))
-    holds_text = [options.sentences if os.path.isdir(path) else not is_picture(path) for path in there]
+    holds_text = [options.sentences if os.path.isdir(path) else not is_picture(path) for path in paths]
     if not any(holds_text):
-        return IMAGE, list(map(str, find_images(there, on_error=on_error)))
+        return IMAGE, list(map(str, find_images(paths, on_error=on_error)))
     if not all(holds_text):
         raise BadSettings(
-            f"expected pictures or sentences, found sentences in {there[holds_text.index(True)]} and "
-            f"pictures in {there[holds_text.index(False)]}; index one after the other, into two folders"
+            f"expected pictures or sentences, found sentences in {paths[holds_text.index(True)]} and "
+            f"pictures in {paths[holds_text.index(False)]}; index one after the other, into two folders"
         )
     from magicap.data import read_sentences
 
-    return TEXT, [text for path in there for text in read_sentences(path, options.split, held_out=())]
+    return TEXT, [text for path in paths for text in read_sentences(path, options.split, held_out=())]
 
 
 def _opened(out: Path, header: Header | None, options: argparse.Namespace) -> RetrievalIndex:
-    """The index that is there, if its scorer is the one asked for, or a new one."""
+    """The index in ``out`` with the scorer of the call, or a new one."""
     preset = options.preset or (header and header.preset) or DEFAULT
     scorer = load_scorer(preset, options.device)
     from magicap.retrieval.index import RetrievalIndex

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.presets import DEFAULT
-from magicap.commands.shared import load_scorer, say
+from magicap.commands.shared import load_scorer, print_line
 from magicap.errors import BadSettings
 from magicap.images.folders import is_picture
 from magicap.images.reader import SUFFIXES, open_image
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "search",
         help="find what a sentence or a picture is most like",
         description="Search an index that 'magicap index' made. QUERY is a sentence, or a picture's file,\n"
-        "which finds pictures like it, or the sentences that fit it. Every item is looked at.",
+        "which finds pictures like it, or the sentences that fit it. Every item is compared.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--top", type=int, default=10, metavar="K", help="how many to show (%(default)s)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
-    parser.add_argument("--html", metavar="FILE", help="write a page with the pictures found, too")
+    parser.add_argument("--html", metavar="FILE", help="write a page with the matches, too")
     parser.add_argument(
         "--preset", metavar="NAME|FOLDER",
         help="whose scorer reads the query (default: the preset that made the index)",
@@ -53,14 +53,14 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check all that can be checked before a model is loaded, then print the matches, the best first."""
-    from magicap.files import refuse_unwritable, write_whole
+    from magicap.files import require_writable, write_whole
 
     if options.top < 1:
         raise BadSettings(f"--top: expected at least 1, found {options.top}")
     picture = _picture(options)
     header = Header.read(index_folder(options.index))
     if options.html:
-        refuse_unwritable(options.html, [options.query] if picture else [])
+        require_writable(options.html, [options.query] if picture else [])
     matches = _matches(header, picture, options)
     _print(header, matches, options)
     if options.html:
@@ -74,14 +74,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _picture(options: argparse.Namespace) -> Image | None:
     """The query as a picture; None if it is a sentence."""
-    query, named = options.query, Path(options.query).suffix.lower() in SUFFIXES
+    query, has_suffix = options.query, Path(options.query).suffix.lower() in SUFFIXES
     if options.image or (not options.text and os.path.isfile(query) and is_picture(query)):
         return open_image(query)
     if not query.strip():
         raise BadSettings(
-            "expected a sentence or a picture's file, found an empty query; say what to look for"
+            "expected a sentence or a picture's file, found an empty query; give what to look for"
         )
-    if named and not options.text:
+    if has_suffix and not options.text:
         raise BadSettings(
             f"no picture at {query}; check the path, or add --text if these are words to look for"
         )
@@ -89,9 +89,9 @@ def _picture(options: argparse.Namespace) -> Image | None:
 
 
 def _matches(header: Header, picture: Image | None, options: argparse.Namespace) -> list[Match]:
-    from magicap.retrieval.parquet import need_pyarrow
+    from magicap.retrieval.parquet import require_parquet
 
-    need_pyarrow()
+    require_parquet()
     scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device)
     from magicap.data import normalise_caption
     from magicap.retrieval.index import RetrievalIndex
@@ -105,18 +105,19 @@ def _matches(header: Header, picture: Image | None, options: argparse.Namespace)
 
 def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace) -> None:
     names = [_path(match, header) if match.item.text is None else match.item.text for match in matches]
-    gone = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
+    missing = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
     if not options.json:
-        say(f"rank   cosine  {header.holds}", sys.stdout)
-    for match, name, is_gone in zip(matches, names, gone, strict=True):
+        print_line(f"rank   cosine  {header.holds}", sys.stdout)
+    for match, name, is_missing in zip(matches, names, missing, strict=True):
         if options.json:
             row = {"query": options.query, "rank": match.rank, "cosine": round(match.cosine, 6)}
-            say(json.dumps({**row, header.holds: name, **({"missing": True} if is_gone else {})}), sys.stdout)
+            row |= {header.holds: name, **({"missing": True} if is_missing else {})}
+            print_line(json.dumps(row), sys.stdout)
         else:
-            say(f"{match.rank:>4}  {match.cosine:>7.4f}  {_on_one_line(name)}", sys.stdout)
-    if any(gone):
+            print_line(f"{match.rank:>4}  {match.cosine:>7.4f}  {_on_one_line(name)}", sys.stdout)
+    if any(missing):
         advice = "run 'magicap index' again where they are now"
-        say(f"magicap: no longer there: {sum(gone)} of these pictures; {advice}", sys.stderr)
+        print_line(f"magicap: no longer there: {sum(missing)} of these pictures; {advice}", sys.stderr)
 
 
 def _path(match: Match, header: Header) -> str:
@@ -128,10 +129,10 @@ def _path(match: Match, header: Header) -> str:
 
 def _inside(match: Match, header: Header) -> str:
     """A picture's path from the folder that holds the index; empty for one that is elsewhere."""
-    path, above = str(match.item.path), os.path.join(os.path.dirname(os.path.abspath(header.folder)), "")
-    return path.removeprefix(above) if path.startswith(above) else ""
+    path, parent = str(match.item.path), os.path.join(os.path.dirname(os.path.abspath(header.folder)), "")
+    return path.removeprefix(parent) if path.startswith(parent) else ""
 
 
 def _on_one_line(name: str) -> str:
     """White space and what a terminal would obey, escaped; bytes that are no text pass as they are."""
-    return re.sub("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]", lambda sign: ascii(sign[0])[1:-1], name)
+    return re.sub("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]", lambda character: ascii(character[0])[1:-1], name)

@@ -1,11 +1,13 @@
-"""What several commands need: exit codes, a captioner loaded quickly, lines beside a progress bar."""
+"""What several commands need: exit codes, former options, a captioner loaded quickly, lines beside a bar."""
 
 from __future__ import annotations
 
+import argparse
 import gc
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
@@ -14,7 +16,21 @@ if TYPE_CHECKING:
 SOME_FAILED = 2
 INTERRUPTED = 130
 
-_T = TypeVar("_T")
+
+class FormerOption(argparse.Action):
+    """An option under the name of an earlier release: hidden, taken, with a notice of its name now."""
+
+    def __init__(self, option_strings: list[str], dest: str, *, now: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, help=argparse.SUPPRESS, **options)
+        self.now = now
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        print(
+            f"magicap: {option} is now {self.now}; the old name goes with the next release", file=sys.stderr
+        )
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
 
 
 def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:
@@ -44,15 +60,16 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def progress(items: Sequence[_T], unit: str = "picture") -> Iterator[_T]:
-    """A bar on stderr for more than a few things; none where stderr is no terminal."""
+@contextmanager
+def progress_bar(total: int, unit: str = "picture") -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, moved by how many more are done; none for a few, or where stderr is no terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(items, unit=unit, disable=None if len(items) > 3 else True, dynamic_ncols=True)
-    yield from bar
+    with tqdm(total=total, unit=unit, disable=None if total > 3 else True, dynamic_ncols=True) as bar:
+        yield bar.update
 
 
-def say(line: str, stream: TextIO) -> None:
+def print_line(line: str, stream: TextIO) -> None:
     """Print a line without tearing the progress bar, and let a closed pipe be noticed at once."""
     from tqdm import tqdm
 

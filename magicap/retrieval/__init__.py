@@ -1,1 +1,1 @@
-"""Search by what pictures show: an index of pictures or sentences as unit vectors, searched exactly."""
+"""Captions, sentences and pictures as unit vectors of one scorer, searched exactly."""

@@ -1,4 +1,7 @@
-"""A corpus of captions as vectors, which a captioner remembers: given, or drawn from its language model."""
+"""A captioner's memory: captions and their unit vectors, given or sampled from its language model.
+
+Shapes: N captions, B queries, D embedding width, R dimensions of a subspace.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
-from magicap.metrics.pairwise_cider import DocumentFrequencies
+from magicap.metrics.cider import DocumentFrequencies
+from magicap.retrieval.nearest import largest
 
 if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
@@ -98,18 +102,18 @@ class CaptionMemory:
         """Encode captions with a scorer; a caption that stands twice is kept once.
 
         Args:
-            on_progress: told how many more are encoded.
+            on_progress: called with how many more are encoded.
         """
         distinct = list(dict.fromkeys(texts))
         return cls(distinct, scorer.encode_texts(distinct, on_progress=on_progress))
 
     def with_texts(self, scorer: ImageTextScorer, texts: Sequence[str]) -> CaptionMemory:
-        """A memory of these captions and of more; those that it holds already are not encoded again."""
-        known = set(self.texts)
-        more = [text for text in dict.fromkeys(texts) if text not in known]
-        new = self._along_axes(scorer.encode_texts(more).to(self.coordinates))
-        coordinates = torch.cat([self.coordinates, F.normalize(new, dim=1)])
-        return CaptionMemory([*self.texts, *more], coordinates, bits=self.bits, axes=self.axes)
+        """A memory of these captions and of others; those that it holds already are not encoded again."""
+        held = set(self.texts)
+        added = [text for text in dict.fromkeys(texts) if text not in held]
+        coordinates = self._along_axes(scorer.encode_texts(added).to(self.coordinates))
+        coordinates = torch.cat([self.coordinates, F.normalize(coordinates, dim=1)])
+        return CaptionMemory([*self.texts, *added], coordinates, bits=self.bits, axes=self.axes)
 
     def reduced(self, width: int) -> CaptionMemory:
         """The same captions with vectors in the subspace along which they vary most, of length one again.
@@ -170,12 +174,12 @@ class CaptionMemory:
         seed: int = 0,
         on_progress: Callable[[int], object] = lambda count: None,
     ) -> CaptionMemory:
-        """What the language model says when it is left alone: a memory that needs no text.
+        """Captions that the unconditioned language model samples: a memory that needs no text.
 
         Args:
-            count: how many different captions; fewer where it has no more to say.
+            count: how many different captions; fewer where the model hardly gives new ones.
             temperature, seed: see :func:`magicap.retrieval.sampled_captions.sample_captions`.
-            on_progress: told of each caption twice, when it is drawn and when it is encoded.
+            on_progress: called with how many more are sampled, then with how many more are encoded.
 
         Raises:
             BadSettings: the language model never ends a caption.
@@ -198,7 +202,7 @@ class CaptionMemory:
 
         folder = Path(folder)
         try:
-            texts = _captions(json.loads(gzip.decompress((folder / CAPTIONS_FILE).read_bytes())))
+            texts = _read_captions(folder / CAPTIONS_FILE)
             stored = load_file(folder / VECTORS_FILE)
             bits = 4 if "nibbles" in stored else 8
             steps = _unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"]
@@ -207,17 +211,8 @@ class CaptionMemory:
             vectors = steps.float()
             vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
             axes = stored["axes"].float().to(device) if "axes" in stored else None
-            ngrams = load_file(folder / NGRAMS_FILE)
-            document_frequencies = DocumentFrequencies(
-                len(texts), ngrams["numbers"].numpy(), ngrams["counts"].numpy()
-            )
-            if (
-                not document_frequencies.numbers.shape
-                == document_frequencies.counts.shape
-                == (document_frequencies.numbers.size,)
-            ):
-                raise ValueError("expected one count an n-gram")
-            return cls(texts, vectors, document_frequencies, bits=bits, axes=axes)
+            frequencies = _read_frequencies(folder / NGRAMS_FILE, len(texts))
+            return cls(texts, vectors, frequencies, bits=bits, axes=axes)
         except _UNREADABLE as error:
             raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
 
@@ -240,7 +235,7 @@ class CaptionMemory:
             "numbers": self.document_frequencies.numbers,
             "counts": self.document_frequencies.counts.astype("int32"),
         }
-        save_file({name: torch.from_numpy(each) for name, each in ngrams.items()}, folder / NGRAMS_FILE)
+        save_file({name: torch.from_numpy(array) for name, array in ngrams.items()}, folder / NGRAMS_FILE)
         text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
         open_to_readers(folder)
@@ -264,21 +259,14 @@ class CaptionMemory:
         Returns:
             Cosines (B, count) and positions in :attr:`texts` (B, count).
         """
-        cosine = self.cosines(queries)
-        if count == 1:
-            best = cosine.max(dim=1, keepdim=True)
-            return best.values, best.indices
-        positions = cosine.topk(min(count, len(self)), dim=1).indices.sort(dim=1).values
-        order = cosine.gather(1, positions).sort(dim=1, descending=True, stable=True)
-        return order.values, positions.gather(1, order.indices)
+        return largest(self.cosines(queries), count)
 
     def where(self, holds: Callable[[str], bool], *, key: Hashable, asked: str) -> CaptionMemory:
         """The captions for which a predicate holds.
 
         Args:
-            holds: what is asked of a caption.
-            key: stands for the predicate; the part of the last key is kept.
-            asked: the same as the end of a sentence about captions, for the error.
+            key: stands for the predicate; the result for the last key is kept.
+            asked: the predicate as the end of a sentence about captions, for the error.
 
         Raises:
             BadSettings: there are none.
@@ -286,18 +274,17 @@ class CaptionMemory:
         if self._part is None or self._part[0] != key:
             kept = [number for number, text in enumerate(self.texts) if holds(text)]
             if not kept:
-                raise BadSettings(f"none of the {len(self)} captions that are remembered {asked}")
+                raise BadSettings(f"none of the {len(self)} captions of the memory {asked}")
             texts, coordinates = [self.texts[number] for number in kept], self.coordinates[kept]
-            part = CaptionMemory(
-                texts, coordinates, self.document_frequencies, bits=self.bits, axes=self.axes
-            )
+            frequencies = self.document_frequencies
+            part = CaptionMemory(texts, coordinates, frequencies, bits=self.bits, axes=self.axes)
             self._part = key, part
         return self._part[1]
 
     @cached_property
     def document_frequencies(self) -> DocumentFrequencies:
         """In how many of the captions each n-gram stands."""
-        return DocumentFrequencies.of(self.texts)
+        return DocumentFrequencies.of_texts(self.texts)
 
 
 def _packed(steps: Tensor) -> Tensor:
@@ -316,7 +303,18 @@ def _unpacked(nibbles: Tensor) -> Tensor:
     return torch.stack([nibbles & 15, nibbles >> 4], dim=-1).flatten(1).to(torch.int8) - 8
 
 
-def _captions(found: object) -> list[str]:
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+def _read_captions(path: Path) -> list[str]:
+    texts = json.loads(gzip.decompress(path.read_bytes()))
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("expected a list of captions")
-    return found
+    return texts
+
+
+def _read_frequencies(path: Path, documents: int) -> DocumentFrequencies:
+    from safetensors.torch import load_file
+
+    ngrams = load_file(path)
+    numbers, counts = ngrams["numbers"].numpy(), ngrams["counts"].numpy()
+    if not numbers.shape == counts.shape == (numbers.size,):
+        raise ValueError("expected one count an n-gram")
+    return DocumentFrequencies(documents, numbers, counts)

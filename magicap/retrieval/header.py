@@ -16,14 +16,14 @@ from magicap.retrieval.items import IMAGE, TEXT
 
 FORMAT = 1
 INDEX_FILE = "index.json"
-ANEW = "make the index anew with 'magicap index --rebuild'"
+REBUILD = "make the index anew with 'magicap index --rebuild'"
 _HIDDEN = ".magicap-index"
 _KEY = b'"magicap_index"'
 _OURS = re.compile(r"\.?(index\.json|vectors-[0-9a-f]+\.safetensors|items-[0-9a-f]+\.parquet)(\.\d+)?")
 
 
 def index_folder(source: str | Path) -> Path:
-    """Where the index of a folder or file is kept unless told otherwise.
+    """Where the index of a folder or file is kept by default.
 
     Of a folder it is ``.magicap-index`` inside, which is hidden and so never searched for pictures; of a file
     ``captions.txt`` it is ``captions.txt.magicap-index`` beside it. An index's own folder is its own.
@@ -34,30 +34,30 @@ def index_folder(source: str | Path) -> Path:
     return source / _HIDDEN if source.is_dir() else source.with_name(source.name + _HIDDEN)
 
 
-def refuse_foreign(folder: Path) -> None:
+def require_index_folder(folder: Path) -> None:
     """Check before the work that an index may be written to a folder.
 
     Raises:
         BadIndex: the folder holds something that is not of an index.
         BadSettings: it is a file, or cannot be written.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise BadSettings(f"{folder} cannot be written; name a folder that is open to you with --out")
-    if there == folder and (foreign := _foreign(folder)):
+    if existing == folder and (foreign := _foreign_files(folder)):
         raise BadIndex(
             f"{folder}: expected an index or an empty folder, found {foreign[0]!r} in it; "
             "name another folder with --out"
         )
 
 
-def _foreign(folder: Path) -> list[str]:
+def _foreign_files(folder: Path) -> list[str]:
     """What a folder holds that is not of an index; other programs write ``index.json`` too."""
-    headed = _has_header(folder)
+    has_header = _has_header(folder)
     return sorted(
         name
         for name in os.listdir(folder)
-        if not _OURS.fullmatch(name) or (name == INDEX_FILE and not headed)
+        if not _OURS.fullmatch(name) or (name == INDEX_FILE and not has_header)
     )
 
 
@@ -117,25 +117,31 @@ class Header:
         if not path.exists():
             raise BadIndex(f"no index at {folder}; make one with 'magicap index {_source(folder)}'")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(path, f"{type(error).__name__}: {error}") from error
-        if not isinstance(found, dict) or "magicap_index" not in found:
+        if not isinstance(values, dict) or "magicap_index" not in values:
             raise BadIndex(
                 f"{path}: expected the header of an index, found another file; name another folder"
             )
-        if (version := found["magicap_index"]) != FORMAT:
-            raise BadIndex(f"{path}: expected format {FORMAT}, found {version!r}; update magicap, or {ANEW}")
-        _check(path, found)
-        return cls(folder, **{name: found[name] for name in _KINDS})
+        if (version := values["magicap_index"]) != FORMAT:
+            raise BadIndex(
+                f"{path}: expected format {FORMAT}, found {version!r}; update magicap, or {REBUILD}"
+            )
+        _check(path, values)
+        return cls(folder, **{name: values[name] for name in _TYPES})
 
     def write(self) -> None:
         """Put ``index.json`` in place."""
-        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
-        write_whole(self.folder / INDEX_FILE, json.dumps({"magicap_index": FORMAT, **said}, indent=2) + "\n")
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
+        text = json.dumps({"magicap_index": FORMAT, **values}, indent=2)
+        write_whole(self.folder / INDEX_FILE, f"{text}\n")
 
-    def refuse_other(self, scorer: str) -> None:
-        """Check that vectors of the scorer with this fingerprint can be compared with the index's.
+    def require_scorer(self, scorer: str) -> None:
+        """Refuse to compare the index's vectors with those of another scorer.
+
+        Args:
+            scorer: its fingerprint.
 
         Raises:
             BadIndex: another scorer made them.
@@ -144,31 +150,30 @@ class Header:
             made = f" (preset {self.preset})" if self.preset else ""
             raise BadIndex(
                 f"{self.folder}: expected an index by the scorer {scorer}, found one by {self.scorer}{made}; "
-                f"name the preset that made it with --preset, or {ANEW}"
+                f"name the preset that made it with --preset, or {REBUILD}"
             )
 
 
-_KINDS = {
+_TYPES = {
     "scorer": str, "preset": str, "holds": str, "count": int, "width": int, "vectors": str, "items": str,
 }  # fmt: skip
 
 
 def damaged(path: Path, reason: str) -> BadIndex:
     """What to raise where a file of an index cannot be read."""
-    return BadIndex(
-        f"{path}: expected a whole file of an index, found a damaged one ({' '.join(reason.split())}); {ANEW}"
-    )
+    reason = " ".join(reason.split())
+    return BadIndex(f"{path}: expected a whole file of an index, found a damaged one ({reason}); {REBUILD}")
 
 
-def _check(path: Path, found: dict[str, Any]) -> None:
-    for name, kind in _KINDS.items():
-        if type(found.get(name)) is not kind:
-            raise damaged(path, f"{name} is {found.get(name)!r:.80}")
-    if found["holds"] not in (IMAGE, TEXT):
-        raise damaged(path, f"holds is {found['holds']!r:.80}")
+def _check(path: Path, values: dict[str, Any]) -> None:
+    for name, kind in _TYPES.items():
+        if type(values.get(name)) is not kind:
+            raise damaged(path, f"{name} is {values.get(name)!r:.80}")
+    if values["holds"] not in (IMAGE, TEXT):
+        raise damaged(path, f"holds is {values['holds']!r:.80}")
     for name in ("vectors", "items"):
-        if not _OURS.fullmatch(found[name]):  # which may not lead out of the folder
-            raise damaged(path, f"{name} is {found[name]!r:.80}")
+        if not _OURS.fullmatch(values[name]):  # which may not lead out of the folder
+            raise damaged(path, f"{name} is {values[name]!r:.80}")
 
 
 def _source(folder: Path) -> Path:

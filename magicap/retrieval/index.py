@@ -5,15 +5,16 @@ Shapes: N items, Q queries, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
+from magicap.checks import require_int
 from magicap.errors import BadImage, BadSettings
 from magicap.images.reader import FilePath, ImageSource
 from magicap.retrieval.header import Header, index_folder
@@ -24,7 +25,7 @@ from magicap.retrieval.storage import read_index, write_index
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
 
-Progress = Callable[[Sequence[Item]], Iterable[Item]]
+OnProgress = Callable[[int], object]
 Encode = Callable[[Sequence[Item]], tuple[list[Item], Tensor]]
 
 
@@ -46,7 +47,7 @@ class Changes:
 
 
 class RetrievalIndex:
-    """Pictures, or sentences, as unit vectors of one scorer; every search looks at all of them.
+    """Pictures, or sentences, as unit vectors of one scorer; every search compares all of them.
 
     Attributes:
         scorer: encodes items and queries.
@@ -70,7 +71,7 @@ class RetrievalIndex:
             MissingPackage: pyarrow is not installed.
         """
         header = Header.read(index_folder(folder))
-        header.refuse_other(scorer.fingerprint)
+        header.require_scorer(scorer.fingerprint)
         index = cls(scorer, preset=header.preset)
         index.items, index.vectors = read_index(header)
         return index
@@ -106,7 +107,7 @@ class RetrievalIndex:
         *,
         batch_size: int = 32,
         on_error: OnError | None = None,
-        progress: Progress = iter,
+        on_progress: OnProgress = lambda count: None,
     ) -> Changes:
         """Make the index hold these pictures and no others; only new and changed ones are encoded.
 
@@ -116,42 +117,48 @@ class RetrievalIndex:
         Args:
             paths: pictures' files; what stands twice is kept once.
             batch_size: pictures encoded together.
-            on_error: told of each picture that cannot be read, and the rest go on; None raises instead.
-            progress: given the items to encode, an iterable that shows how far they are.
+            on_error: called with the error of each picture that cannot be read; None raises it.
+            on_progress: called with how many more pictures are done, first with those that need not be
+                encoded again.
 
         Raises:
             BadImage: a picture cannot be read, and there is no ``on_error``.
             BadSettings: the index holds sentences.
         """
-        self._refuse_other_kind(IMAGE)
+        self._require_kind(IMAGE)
         errors: list[BadImage] = []
 
-        def told(error: BadImage) -> None:
+        def report(error: BadImage) -> None:
             if on_error is None:
                 raise error
             errors.append(error)
             on_error(error)
 
-        wanted = list(items_of_files(paths, told))
-        changes = self._update(wanted, batch_size, progress, lambda batch: self._encode_files(batch, told))
+        items = list(items_of_files(paths, report))
+        encode = partial(self._encode_files, on_error=report)
+        changes = self._update(items, batch_size, encode, on_progress)
         return Changes(changes.added, changes.kept, changes.dropped, len(errors))
 
     def update_texts(
-        self, texts: Iterable[str], *, batch_size: int = 256, progress: Progress = iter
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int = 256,
+        on_progress: OnProgress = lambda count: None,
     ) -> Changes:
         """Make the index hold these sentences and no others; only new ones are encoded.
 
         Args:
             texts: sentences; one that stands twice is kept once.
             batch_size: sentences encoded together.
-            progress: as in :meth:`update_images`.
+            on_progress: as in :meth:`update_images`.
 
         Raises:
             BadSettings: the index holds pictures, or a sentence is empty.
         """
-        self._refuse_other_kind(TEXT)
-        wanted = [Item(text=text) for text in dict.fromkeys(_sentences(texts))]
-        return self._update(wanted, batch_size, progress, self._encode_sentences)
+        self._require_kind(TEXT)
+        items = [Item(text=text) for text in dict.fromkeys(_sentences(texts))]
+        return self._update(items, batch_size, self._encode_sentences, on_progress)
 
     def search(self, queries: Tensor, top_k: int = 10) -> list[list[Match]]:
         """The items most like each query, best first; of equals the earlier.
@@ -166,8 +173,7 @@ class RetrievalIndex:
         Returns:
             Q lists.
         """
-        if top_k < 1:
-            raise BadSettings(f"top_k must be at least 1, found {top_k}")
+        require_int("top_k", top_k)
         if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
             expected = f"(queries, {self.vectors.shape[1]})"
             raise BadSettings(
@@ -183,7 +189,7 @@ class RetrievalIndex:
         ]
 
     def search_texts(self, texts: Sequence[str], top_k: int = 10) -> list[list[Match]]:
-        """:meth:`search` by what sentences say.
+        """:meth:`search` by sentences.
 
         Raises:
             BadSettings: as from there, or a sentence is empty.
@@ -191,7 +197,7 @@ class RetrievalIndex:
         return self.search(self.scorer.encode_texts(_sentences(texts)), top_k)
 
     def search_images(self, images: Sequence[ImageSource], top_k: int = 10) -> list[list[Match]]:
-        """:meth:`search` by what pictures show, each anything that ``open_image`` takes.
+        """:meth:`search` by pictures, each anything that ``open_image`` takes.
 
         Raises:
             BadImage: a picture cannot be read.
@@ -199,27 +205,29 @@ class RetrievalIndex:
         """
         return self.search(self.scorer.encode_images(images), top_k)
 
-    def _refuse_other_kind(self, kind: str) -> None:
+    def _require_kind(self, kind: str) -> None:
         if self.kind not in (None, kind):
             raise BadSettings(
                 f"expected an index of {PLURAL[kind]}, found one of {PLURAL[str(self.kind)]}; "
                 "keep the two in two folders"
             )
 
-    def _update(self, wanted: list[Item], batch_size: int, progress: Progress, encode: Encode) -> Changes:
-        if batch_size < 1:
-            raise BadSettings(f"batch_size must be at least 1, found {batch_size}")
-        row = {item: i for i, item in enumerate(self.items)}
-        new = [item for item in wanted if item not in row]
-        kept, dropped = len(wanted) - len(new), len(row) - len(wanted) + len(new)
+    def _update(self, items: list[Item], batch_size: int, encode: Encode, on_progress: OnProgress) -> Changes:
+        require_int("batch_size", batch_size)
+        row = {item: number for number, item in enumerate(self.items)}
+        new = [item for item in items if item not in row]
+        kept, dropped = len(items) - len(new), len(row) - len(items) + len(new)
         vectors = [self.vectors]
         try:
-            for batch in _batches(progress(new), batch_size):
-                items, encoded = encode(batch)
+            on_progress(kept)
+            for start in range(0, len(new), batch_size):
+                batch = new[start : start + batch_size]
+                readable, encoded = encode(batch)
                 vectors.append(encoded.float().cpu())
-                row.update(zip(items, range(len(row), len(row) + len(items)), strict=True))
+                row.update(zip(readable, range(len(row), len(row) + len(readable)), strict=True))
+                on_progress(len(batch))
         finally:  # also when interrupted: what was encoded is not lost
-            self.items = [item for item in wanted if item in row]
+            self.items = [item for item in items if item in row]
             self.vectors = torch.cat(vectors)[[row[item] for item in self.items]]
         return Changes(len(self.items) - kept, kept, dropped, failed=0)
 
@@ -239,7 +247,7 @@ class RetrievalIndex:
 
 
 def _sentences(texts: Iterable[str]) -> list[str]:
-    """Refused here, before a tokenizer stumbles over them."""
+    """Sentences as a list; refused here, before a tokenizer fails at them."""
     if isinstance(texts, str):
         raise BadSettings("expected a list of sentences, found one alone; put it into a list")
     texts = list(texts)
@@ -249,9 +257,3 @@ def _sentences(texts: Iterable[str]) -> list[str]:
         if text != text.encode("utf-8", "replace").decode():
             raise BadSettings(f"expected sentences, found half a character in {text!r:.80}; write it again")
     return texts
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch

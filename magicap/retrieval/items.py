@@ -58,7 +58,7 @@ def items_of_files(paths: Iterable[FilePath], on_error: OnError | None = None) -
     """Pictures' files as items, each once, in order, whatever they hold.
 
     Args:
-        on_error: told of each that is no file; None raises instead.
+        on_error: called with the error of each that is no file; None raises it.
 
     Raises:
         BadImage: no file at a path.

@@ -1,4 +1,4 @@
-"""Noise in place of the modality gap: what separates a picture's vector from those of what is said of it.
+"""Noise in place of the modality gap: what separates a picture's vector from those of its captions.
 
 Two noises have their home here. Training adds noise with the captions' own covariance: in the space of a
 CLIP-type scorer pictures vary along the same few directions as captions do. The tuning of a decoding adds
@@ -37,7 +37,7 @@ class ModalityGap:
     def add_noise(
         self, vectors: Tensor, length: Tensor | float, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(B, D) unit vectors in place of pictures of which captions, unit vectors (B, D), would be said.
+        """(B, D) unit vectors in place of the pictures that captions, unit vectors (B, D), might belong to.
 
         Args:
             length: of the noise, (B, 1) or one for all, in standard deviations of captions: with 1 a picture
@@ -51,11 +51,12 @@ class ModalityGap:
 def pseudo_images(
     vectors: Tensor, memory: CaptionMemory, images: Tensor | None = None, *, seed: int = 0
 ) -> Tensor:
-    """(B, D) unit vectors of captions with isotropic noise, in place of pictures that they would be said of.
+    """(B, D) unit vectors of captions with isotropic noise, in place of pictures that they might belong to.
 
     Args:
         vectors: (B, D) of the captions.
-        images: (P, D) pictures' vectors; the noise is such that captions stand out of the memory as these do.
+        images: (P, D) pictures' vectors; the noise is such that the memory's nearest caption is nearer than
+            its mean one by as much as it is for these.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = F.normalize(torch.randn(vectors.shape, generator=generator), dim=1).to(vectors)
@@ -66,18 +67,18 @@ def pseudo_images(
 
 
 def _length_like(images: Tensor, vectors: Tensor, noise: Tensor, memory: CaptionMemory) -> float:
-    """The length of noise at which captions' vectors stand out of a memory as far as pictures' do."""
-    wanted = _prominence(images, memory)
+    """The length of noise at which captions' vectors have the prominence of pictures' vectors."""
+    target = _prominence(images, memory)
     low, high = 0.0, _LONGEST
     for _ in range(_HALVINGS):
         length = (low + high) / 2
-        too_prominent = _prominence(F.normalize(vectors + length * noise, dim=1), memory) > wanted
+        too_prominent = _prominence(F.normalize(vectors + length * noise, dim=1), memory) > target
         low, high = (length, high) if too_prominent else (low, length)
     return low
 
 
 def _prominence(queries: Tensor, memory: CaptionMemory) -> float:
     """By how many standard deviations the nearest caption is nearer than the mean one, on average."""
-    cosine = memory.cosines(queries)
-    std = cosine.std(dim=1).clamp_min(_MIN_STD)
-    return float(((cosine.max(dim=1).values - cosine.mean(dim=1)) / std).mean())
+    cosines = memory.cosines(queries)
+    std = cosines.std(dim=1).clamp_min(_MIN_STD)
+    return float(((cosines.max(dim=1).values - cosines.mean(dim=1)) / std).mean())

@@ -1,4 +1,7 @@
-"""The exact nearest neighbours of unit vectors.
+"""The exact nearest neighbours of unit vectors, by every cosine of the full matrix product.
+
+:func:`nearest` decides in double precision: an index must rank alike however its queries are batched.
+:func:`largest` decides by cosines in single precision, which a caption memory has computed already.
 
 Shapes: Q queries, N items, D embedding width.
 """
@@ -16,14 +19,13 @@ _DOUBLES = 1 << 22  # numbers made double at a time, 32 MiB
 def nearest(queries: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The items most like each query, best first; of equals the earlier.
 
-    Every cosine of the full matrix product is looked at. Single precision only proposes: whatever its
-    rounding leaves in the running is compared in double precision, so that the outcome does not depend on
-    how the product was cut into pieces.
+    Single precision only proposes: all items that its rounding cannot rule out are compared in double
+    precision, so that the outcome does not depend on how the product was cut into pieces.
 
     Args:
         queries: (Q, D) unit vectors, float32.
         vectors: (N, D) unit vectors of the items, float32.
-        count: how many are wanted of each query; N if there are fewer.
+        count: how many for each query; N if there are fewer.
 
     Returns:
         Cosines (Q, count) and positions (Q, count), on the device of ``vectors``.
@@ -43,14 +45,32 @@ def nearest(queries: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tenso
     return cosines, positions
 
 
+def largest(cosines: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest of each row, in falling order; of equals the earlier, but for the last place.
+
+    Args:
+        cosines: (Q, N).
+        count: how many of each row; N if there are fewer.
+
+    Returns:
+        Cosines (Q, count) and their columns (Q, count).
+    """
+    if count == 1:
+        best = cosines.max(dim=1, keepdim=True)
+        return best.values, best.indices
+    columns = cosines.topk(min(count, cosines.shape[1]), dim=1).indices.sort(dim=1).values
+    order = cosines.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return order.values, columns.gather(1, order.indices)
+
+
 def _candidates(queries: Tensor, vectors: Tensor, count: int) -> list[Tensor]:
     """Of each query the positions, in order, that may be among its ``count`` nearest."""
-    cosine = queries @ vectors.T
+    cosines = queries @ vectors.T
     # A sum of D products of unit vectors is off by less than D roundings, whatever their order: twice that
     # for the two that are compared, and twice again for vectors that are not quite of length one.
     margin = 4 * vectors.shape[1] * torch.finfo(torch.float32).eps
-    last = cosine.topk(count).values[:, -1:]
-    return [row.nonzero()[:, 0] for row in cosine >= last - margin]
+    last = cosines.topk(count).values[:, -1:]
+    return [row.nonzero()[:, 0] for row in cosines >= last - margin]
 
 
 def _exact_cosines(query: Tensor, vectors: Tensor, positions: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from magicap.errors import MissingPackage
+from magicap.extras import require
 from magicap.retrieval.header import Header, damaged
 from magicap.retrieval.items import Item
 
@@ -16,27 +16,21 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def need_pyarrow() -> Any:
-    """The module, which only the extra ``search`` brings.
+def require_parquet() -> Any:
+    """The module ``pyarrow.parquet``, which only the extra ``search`` brings.
 
     Raises:
         MissingPackage: it is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingPackage(
-            f"an index needs pyarrow, which is not installed ({error}): pip install 'magicap[search]'"
-        ) from error
-    return pyarrow
+    require("pyarrow")
+    return require("pyarrow.parquet")
 
 
 def items_table(items: Sequence[Item], folder: Path) -> Any:
     """A row an item. Paths below the folder that holds the index are relative to it: they move together."""
-    pyarrow = need_pyarrow()
-    above = os.path.join(_above(folder), "")
-    paths = [None if item.path is None else item.path.removeprefix(above) for item in items]
+    pyarrow = require("pyarrow")
+    parent = os.path.join(_parent(folder), "")
+    paths = [None if item.path is None else item.path.removeprefix(parent) for item in items]
     columns = {
         "path": [path if path is None else _as_text(path) for path in paths],
         # File names need not be text.
@@ -58,33 +52,33 @@ def read_items(header: Header) -> list[Item]:
         BadIndex: the file is missing or damaged.
         MissingPackage: pyarrow is not installed.
     """
-    pyarrow = need_pyarrow()
+    pyarrow, parquet = require("pyarrow"), require_parquet()
     path = header.folder / header.items
     try:
         # Not read_table, which takes a folder 'size=3' on the way for one more column.
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path) as file:
             table = file.read(list(_COLUMNS))
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    above = _above(header.folder)
-    items = [_item(above, *row) for row in zip(*columns, strict=True)]
+    parent = _parent(header.folder)
+    items = [_item(parent, *row) for row in zip(*columns, strict=True)]
     if len(items) != header.count or any(item is None or item.kind != header.holds for item in items):
         raise damaged(path, f"it does not hold {header.count} rows of kind {header.holds}")
     return [item for item in items if item is not None]
 
 
-def _item(above: str, path: Any, path_bytes: Any, size: Any, mtime_ns: Any, text: Any) -> Item | None:
+def _item(parent: str, path: Any, path_bytes: Any, size: Any, mtime_ns: Any, text: Any) -> Item | None:
     """A row as an item; None where it is no whole row."""
     if isinstance(text, str) and path is None:
         return Item(text=text)
     if not isinstance(path, str) or not isinstance(size, int) or not isinstance(mtime_ns, int):
         return None
     name = path if path_bytes is None else os.fsdecode(path_bytes)
-    return Item(os.path.join(above, name), None, size, mtime_ns)
+    return Item(os.path.join(parent, name), None, size, mtime_ns)
 
 
-def _above(folder: Path) -> str:
+def _parent(folder: Path) -> str:
     return os.path.dirname(os.path.abspath(folder))
 
 

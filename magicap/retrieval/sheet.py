@@ -1,4 +1,4 @@
-"""What a search found as one page that needs nothing else: pictures or sentences, ranks and cosines."""
+"""A search's matches as one page that needs nothing else: pictures or sentences, ranks and cosines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from magicap.pages import escaped, small_jpeg, why_unreadable
 from magicap.retrieval.header import Header
 from magicap.retrieval.items import PLURAL, Match
 
-_SIDE = 320  # of a picture, in pixels: twice what is shown, for screens with two to a point
+_SIDE = 320  # of a picture, in pixels: twice the side on the page, for screens with two pixels to a point
 
 
 def contact_sheet(
@@ -29,7 +29,7 @@ def contact_sheet(
     Args:
         query: the sentence, or the picture's path.
         matches: K items, the best first.
-        names: K names to show below pictures; those of sentences are not looked at.
+        names: K names to show below pictures; those of sentences are not used.
         header: of the index that was searched.
         picture: the query, if it is a picture.
     """
@@ -37,11 +37,11 @@ def contact_sheet(
     # A captioner's folder by its last name alone: pages are passed on.
     scorer = f"{Path(header.preset).name} {header.scorer}".strip()
     facts = {"shown": f"{len(matches):,}", f"{kind} searched": f"{header.count:,}", "scorer": scorer}
-    shown = query if picture is None else Path(query).name
+    title = query if picture is None else Path(query).name
     page = resources.files("magicap.retrieval").joinpath("sheet.html").read_text(encoding="utf-8")
     return Template(page).substitute(
-        query=escaped(shown),
-        picture="" if picture is None else f'<p class="asked">{_image(picture, shown)}</p>',
+        query=escaped(title),
+        picture="" if picture is None else f'<p class="query">{_image(picture, title)}</p>',
         facts="\n".join(
             f"<div><dt>{escaped(name)}</dt><dd><bdi>{escaped(value)}</bdi></dd></div>"
             for name, value in facts.items()

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from magicap.errors import BadSettings
 from magicap.files import open_to_readers, put_in_place
-from magicap.retrieval.header import Header, damaged, refuse_foreign, remove_others
+from magicap.retrieval.header import Header, damaged, remove_others, require_index_folder
 from magicap.retrieval.items import Item
-from magicap.retrieval.parquet import items_table, need_pyarrow, read_items
+from magicap.retrieval.parquet import items_table, read_items, require_parquet
 
 _VECTORS = "vectors"
 _TOLERANCE = 1e-3  # of a squared length: bfloat16 models give vectors that are not quite of length one
@@ -30,22 +30,22 @@ _TOLERANCE = 1e-3  # of a squared length: bfloat16 models give vectors that are 
 def write_index(
     folder: str | Path, items: Sequence[Item], vectors: Tensor, *, scorer: str, preset: str
 ) -> None:
-    """Write an index, and remove the files of the one that stood there.
+    """Write an index, and remove the files of the one that it replaces.
 
     Args:
         items: N items of one kind.
         vectors: (N, D) float32.
         scorer: the fingerprint of what made the vectors.
-        preset: what people call it.
+        preset: what people call that scorer.
 
     Raises:
         BadIndex: the folder holds something else.
         BadSettings: it cannot be written.
         MissingPackage: pyarrow is not installed.
     """
-    parquet = need_pyarrow().parquet
+    parquet = require_parquet()
     folder = Path(folder)
-    refuse_foreign(folder)
+    require_index_folder(folder)
     table = items_table(items, folder)
     vectors = vectors.contiguous()
     digest = hashlib.blake2b(repr(items).encode(), digest_size=6)
@@ -62,10 +62,10 @@ def write_index(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with put_in_place(folder / header.vectors) as part:
-            save_file({_VECTORS: vectors}, part, metadata={"format": "pt"})
-        with put_in_place(folder / header.items) as part:
-            parquet.write_table(table, part)
+        with put_in_place(folder / header.vectors) as path:
+            save_file({_VECTORS: vectors}, path, metadata={"format": "pt"})
+        with put_in_place(folder / header.items) as path:
+            parquet.write_table(table, path)
         open_to_readers(folder)
     except (OSError, SafetensorError) as error:
         raise BadSettings(f"{folder} cannot be written ({error}); name another folder") from error

@@ -1,4 +1,4 @@
-"""Where a decoder looks for each word of a caption that is written already."""
+"""Where a decoder attends for each word of a caption that is written already."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from magicap.errors import BadSettings
 from magicap.supervised.network import DECODERS, CaptionNetwork
 from magicap.supervised.vocabulary import START
 
-BLIND = "none"
+WITHOUT_ATTENTION = "none"
 """The kind of decoder that has no attention."""
 
 
 class AttentionMaps(NamedTuple):
-    """What the decoder looked at, word by word."""
+    """What the decoder attended to, word by word."""
 
     attention: Tensor
-    """(T, h, w) how much each place mattered, summing to 1 over h and w; float32 on the CPU."""
+    """(T, h, w) how much each location mattered, summing to 1 over h and w; float32 on the CPU."""
 
     gate: Tensor | None
     """(T,) how much the picture counted, 0 to 1; None for decoders without a gate."""
 
 
 def require_attention(network: CaptionNetwork) -> None:
-    """Refuse a network whose decoder never looks at places.
+    """Refuse a network whose decoder does not attend to locations.
 
     Raises:
         BadSettings: it is of the kind ``none``.
     """
-    if (kind := network.decoder.config.kind) == BLIND:
-        others = ", ".join(name for name in DECODERS if name != BLIND)
+    if (kind := network.decoder.config.kind) == WITHOUT_ATTENTION:
+        others = ", ".join(name for name in DECODERS if name != WITHOUT_ATTENTION)
         raise BadSettings(
             f"expected a decoder with attention ({others}), found one of kind {kind!r}, which looks at the "
             "picture as a whole; explain another captioner"
@@ -42,7 +42,7 @@ def require_attention(network: CaptionNetwork) -> None:
 
 @torch.no_grad()
 def attention_maps(network: CaptionNetwork, grid: Tensor, ids: Sequence[int]) -> AttentionMaps:
-    """Read a caption again, and note where the decoder looks for each of its tokens.
+    """Read a caption again, and keep the attention of each of its tokens.
 
     Args:
         grid: (1, L, D) of the picture.
@@ -52,7 +52,7 @@ def attention_maps(network: CaptionNetwork, grid: Tensor, ids: Sequence[int]) ->
         BadSettings: the decoder has no attention.
     """
     require_attention(network)
-    read = torch.tensor([[[START, *ids[:-1]]]], device=grid.device)
-    reading = network.decoder(grid, read)
+    input_ids = torch.tensor([[[START, *ids[:-1]]]], device=grid.device)
+    reading = network.decoder(grid, input_ids)
     attention = reading.attention[0, 0].float().cpu().unflatten(1, network.encoder.extent)
     return AttentionMaps(attention, None if reading.gate is None else reading.gate[0, 0].float().cpu())

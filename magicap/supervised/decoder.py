@@ -1,8 +1,8 @@
 """What every decoder of words can do, whatever its kind.
 
-Shapes: B pictures, C captions of each side by side, T tokens, L places of a grid, D features of a place,
-V words of the vocabulary. A *memory* is what a decoder keeps of pictures, a *state* what it keeps of captions
-being written: tuples of tensors whose first axes are B, and B and C.
+Shapes: B pictures, C captions of each side by side, T tokens, L locations of a grid, D features of each,
+V words of the vocabulary. The *encoder output* is what a decoder computes of pictures once, a *state* what it
+keeps of captions being written: tuples of tensors whose first axes are B, and B and C.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from magicap.errors import BadSettings
+from magicap.checks import require_int, require_number
 
 Tensors = tuple[Tensor, ...]
 
@@ -33,7 +33,7 @@ class DecoderConfig:
     """Of a word."""
 
     attention: int = 256
-    """Of the space in which state and places meet; unused by ``none`` and ``transformer``."""
+    """Of the space in which state and locations are compared; unused by ``none`` and ``transformer``."""
 
     layers: int = 3
     """Blocks of the Transformer."""
@@ -48,11 +48,9 @@ class DecoderConfig:
     """The longest caption that can be read or written."""
 
     def __post_init__(self) -> None:
-        sizes = (self.width, self.embedding, self.attention, self.layers, self.heads, self.max_words)
-        if min(sizes) < 1:
-            raise BadSettings(f"a decoder's sizes must be at least 1, found {self}")
-        if not 0 <= self.dropout < 1:
-            raise BadSettings(f"dropout must be at least 0 and below 1, found {self.dropout}")
+        for name in ("width", "embedding", "attention", "layers", "heads", "max_words"):
+            require_int(name, getattr(self, name))
+        require_number("dropout", self.dropout, lambda share: 0 <= share < 1, "at least 0 and below 1")
 
 
 class Prediction(NamedTuple):
@@ -65,10 +63,10 @@ class Prediction(NamedTuple):
     """The captions with the word read."""
 
     attention: Tensor | None = None
-    """(B, C, L) how much each place matters, summing to 1; None without attention."""
+    """(B, C, L) how much each location matters, summing to 1; None without attention."""
 
-    looked: Tensor | None = None
-    """(B, C, L) how the places were in fact weighed: one of them in hard attention, else as ``attention``."""
+    context_weights: Tensor | None = None
+    """(B, C, L) of the locations in the context: one alone in hard attention, else as ``attention``."""
 
     gate: Tensor | None = None
     """(B, C) how much the picture counts for this word, 0 to 1 (Xu et al. 2015, section 4.2.1)."""
@@ -79,7 +77,7 @@ class Reading(NamedTuple):
 
     logits: Tensor
     attention: Tensor | None = None
-    looked: Tensor | None = None
+    context_weights: Tensor | None = None
     gate: Tensor | None = None
 
 
@@ -89,15 +87,15 @@ class Decoder(nn.Module, ABC):
     config: DecoderConfig
 
     @abstractmethod
-    def look(self, grid: Tensor) -> Tensors:
-        """The memory of pictures, from their grids (B, L, D)."""
+    def encode(self, grid: Tensor) -> Tensors:
+        """The encoder output of pictures, from their grids (B, L, D)."""
 
     @abstractmethod
-    def start(self, memory: Tensors, captions: int) -> Tensors:
+    def start(self, encoder_output: Tensors, captions: int) -> Tensors:
         """The state of so many empty captions of each picture."""
 
     @abstractmethod
-    def step(self, memory: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+    def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
         """Read a word of each caption, (B, C), and predict the next."""
 
     def forward(self, grid: Tensor, ids: Tensor) -> Reading:
@@ -110,16 +108,16 @@ class Decoder(nn.Module, ABC):
         Returns:
             Fields of shape (B, C, T, ...): at position t, of the word that follows ``ids[:, :, t]``.
         """
-        memory = self.look(grid)
-        state = self.start(memory, ids.shape[1])
+        encoder_output = self.encode(grid)
+        state = self.start(encoder_output, ids.shape[1])
         steps = []
         for column in ids.unbind(dim=2):
-            prediction = self.step(memory, state, column)
+            prediction = self.step(encoder_output, state, column)
             state = prediction.state
             steps.append(prediction)
-        found = {name: [getattr(step, name) for step in steps] for name in Reading._fields}
+        fields = {name: [getattr(step, name) for step in steps] for name in Reading._fields}
         return Reading(
-            **{name: torch.stack(each, dim=2) for name, each in found.items() if each[0] is not None}
+            **{name: torch.stack(values, dim=2) for name, values in fields.items() if values[0] is not None}
         )
 
 
@@ -131,4 +129,4 @@ def reorder(state: Tensors, captions: Tensor) -> Tensors:
         captions: (B, N) numbers of captions, 0 to C - 1.
     """
     rows = torch.arange(len(captions), device=captions.device)[:, None]
-    return tuple(each[rows, captions] for each in state)
+    return tuple(tensor[rows, captions] for tensor in state)

@@ -1,6 +1,6 @@
 """Any timm network as a grid of features: what the decoders look at.
 
-Shapes: B pictures, L = h * w places, D features of each.
+Shapes: B pictures, L = h * w locations, D features of each.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class GridConfig:
     @property
     def preprocess(self) -> dict[str, Any]:
         """open_clip's ``preprocess_cfg``."""
-        own = {key: value for key, value in asdict(self).items() if key not in ("model", "options")}
-        return {**own, "mode": "RGB", "resize_mode": "squash"}
+        pixels = {key: value for key, value in asdict(self).items() if key not in ("model", "options")}
+        return {**pixels, "mode": "RGB", "resize_mode": "squash"}
 
 
 class GridEncoder(nn.Module):
@@ -67,15 +67,15 @@ class GridEncoder(nn.Module):
         with torch.no_grad():
             _, *extent, self.width = self.eval()._map(torch.zeros(1, 3, config.size, config.size)).shape
         self.extent = extent[0], extent[1]
-        """h and w: how many places lie below each other, and side by side."""
+        """h and w: how many locations lie below each other, and side by side."""
 
     @property
-    def places(self) -> int:
+    def locations(self) -> int:
         """L."""
         return self.extent[0] * self.extent[1]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) to (B, L, D); places in reading order."""
+        """(B, 3, size, size) to (B, L, D); locations in reading order."""
         return self._map(pixels).flatten(1, 2)
 
     def _map(self, pixels: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class GridEncoder(nn.Module):
         features: Tensor = self.network.forward_features(pixels.contiguous(memory_format=torch.channels_last))
         if features.ndim == 3:
             patches: Tensor = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
-            grid: Tensor = patches.unflatten(1, self._arranged(patches.shape[1]))
+            grid: Tensor = patches.unflatten(1, self._extent_of(patches.shape[1]))
             return grid
         if features.ndim == 4 and features.shape[1] == self.network.num_features:
             return features.permute(0, 2, 3, 1)
@@ -91,7 +91,7 @@ class GridEncoder(nn.Module):
             return features
         raise BadModel(f"{self.config.model!r} gives no grid, but features of shape {tuple(features.shape)}")
 
-    def _arranged(self, patches: int) -> tuple[int, int]:
+    def _extent_of(self, patches: int) -> tuple[int, int]:
         """h and w of so many patches; one row where the network does not say and they fill no square."""
         h, w = getattr(getattr(self.network, "patch_embed", None), "grid_size", None) or (0, 0)
         if h * w == patches:
@@ -140,19 +140,18 @@ def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        found = load_file(path)
+        weights = load_file(path)
     except Exception as error:  # safetensors raises its own kind and the system's
         raise BadModel(f"{path} cannot be read as safetensors: {error}") from error
     for prefix in ("visual.trunk.", "encoder.network."):
-        if any(name.startswith(prefix) for name in found):
-            found = {
-                name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)
-            }
-    if "layers.0.bias" in found:
-        found = _unfolded(encoder, found, path)
+        if any(name.startswith(prefix) for name in weights):
+            below = [name for name in weights if name.startswith(prefix)]
+            weights = {name.removeprefix(prefix): weights[name] for name in below}
+    if "layers.0.bias" in weights:
+        weights = _unfolded(encoder, weights, path)
     try:
-        missing, _ = encoder.network.load_state_dict(found, strict=False)
-    except RuntimeError as error:  # torch tells of other shapes by this one alone
+        missing, _ = encoder.network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # torch raises this one alone for other shapes
         raise BadModel(
             f"{path} holds weights of another shape than {encoder.config.model!r}: {error}"
         ) from error
@@ -164,6 +163,7 @@ def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
 
 
 def _unfolded(encoder: GridEncoder, folded: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Weights under timm's names, of batch norms that add the folded biases and change nothing else."""
     network = encoder.network
     state = dict(network.state_dict())
     convolutions = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]

@@ -31,7 +31,7 @@ DECODERS: dict[str, type[Decoder]] = {
 
 
 class CaptionNetwork(nn.Module):
-    """A picture's grid, and a decoder that reads it.
+    """A picture's grid, and a decoder that attends to it.
 
     Attributes:
         encoder: pictures to grids (B, L, D).
@@ -73,11 +73,11 @@ class CaptionNetwork(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         self.vocabulary.save(folder / VOCABULARY_FILE)
         weights = {
-            name: (each.to(dtype) if dtype and each.is_floating_point() else each).contiguous()
-            for name, each in self.state_dict().items()
+            name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
+            for name, tensor in self.state_dict().items()
         }
         save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
-        open_to_readers(folder / WEIGHTS_FILE)
+        open_to_readers(folder)
 
     @classmethod
     def from_pretrained(
@@ -95,7 +95,8 @@ class CaptionNetwork(nn.Module):
         with explain_loading_errors("supervised network", str(folder)):
             config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
             grid: dict[str, Any] = {
-                key: tuple(v) if isinstance(v, list) else v for key, v in config["encoder"].items()
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in config["encoder"].items()
             }
             vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
             network = cls(GridConfig(**grid), DecoderConfig(**config["decoder"]), vocabulary)

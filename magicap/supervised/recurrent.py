@@ -10,86 +10,98 @@ from torch import Tensor, nn
 
 from magicap.supervised.decoder import Decoder, DecoderConfig, Prediction, Tensors
 from magicap.supervised.vocabulary import PAD
+from magicap.supervised.weight_names import keep_weight_names
 
 
 class ShowAndTell(Decoder):
-    """No attention: the mean of the grid is the first thing the LSTM reads, and it never looks again."""
+    """No attention: the mean of the grid is the LSTM's first input, and all it sees of the picture."""
 
     def __init__(self, config: DecoderConfig, features: int, vocabulary: int) -> None:
         super().__init__()
         self.config = config
-        self.picture = nn.Linear(features, config.embedding)
+        self.image_projection = nn.Linear(features, config.embedding)
         self.words = nn.Embedding(vocabulary, config.embedding, padding_idx=PAD)
         self.cell = nn.LSTMCell(config.embedding, config.width)
         self.output = nn.Linear(config.width, vocabulary)
         self.dropout = nn.Dropout(config.dropout)
+        keep_weight_names(self, {"image_projection": "picture"})
 
-    def look(self, grid: Tensor) -> Tensors:
-        return (self.picture(self.dropout(grid.mean(dim=1))),)
+    def encode(self, grid: Tensor) -> Tensors:
+        return (self.image_projection(self.dropout(grid.mean(dim=1))),)
 
-    def start(self, memory: Tensors, captions: int) -> Tensors:
-        h, c = self.cell(memory[0])
-        return tuple(each[:, None].expand(-1, captions, -1) for each in (h, c))
+    def start(self, encoder_output: Tensors, captions: int) -> Tensors:
+        h, c = self.cell(encoder_output[0])
+        return h[:, None].expand(-1, captions, -1), c[:, None].expand(-1, captions, -1)
 
-    def step(self, memory: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+    def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
         state = _advance(self.cell, self.dropout(self.words(ids)), state)
         return Prediction(self.output(self.dropout(state[0])), state)
 
 
 class ShowAttendTell(Decoder):
-    """At every word the LSTM looks at the grid: a weighted mean of its places (soft attention).
+    """At every word the LSTM attends to the grid: a weighted mean of its locations (soft attention).
 
-    A selector gate says how much the picture counts, and the word is told by state, context and the word
-    before (deep output, Xu et al. 2015, eq. 7).
+    A selector gate says how much the picture counts, and the word is predicted from state, context and the
+    word before (deep output, Xu et al. 2015, eq. 7).
     """
 
     def __init__(self, config: DecoderConfig, features: int, vocabulary: int) -> None:
         super().__init__()
         self.config = config
         H, E = config.width, config.embedding
-        self.annotate = nn.Sequential(nn.Linear(features, H), nn.LayerNorm(H))
+        self.project = nn.Sequential(nn.Linear(features, H), nn.LayerNorm(H))
         self.initial = nn.Linear(H, 2 * H)
         self.words = nn.Embedding(vocabulary, E, padding_idx=PAD)
-        self.place = nn.Linear(H, config.attention)
+        self.key = nn.Linear(H, config.attention)
         self.query = nn.Linear(H, config.attention, bias=False)
         self.energy = nn.Linear(config.attention, 1, bias=False)
         self.selector = nn.Linear(H, 1)
         self.cell = nn.LSTMCell(E + H, H)
-        self.told_by_state = nn.Linear(H, E)
-        self.told_by_context = nn.Linear(H, E, bias=False)
+        self.state_to_output = nn.Linear(H, E)
+        self.context_to_output = nn.Linear(H, E, bias=False)
         self.output = nn.Linear(E, vocabulary)
         self.dropout = nn.Dropout(config.dropout)
+        keep_weight_names(
+            self,
+            {
+                "project": "annotate",
+                "key": "place",
+                "state_to_output": "told_by_state",
+                "context_to_output": "told_by_context",
+            },
+        )
 
-    def look(self, grid: Tensor) -> Tensors:
-        places = self.annotate(self.dropout(grid))
-        return places, self.place(places)
+    def encode(self, grid: Tensor) -> Tensors:
+        locations = self.project(self.dropout(grid))
+        return locations, self.key(locations)
 
-    def start(self, memory: Tensors, captions: int) -> Tensors:
-        h, c = self.initial(memory[0].mean(dim=1)).tanh().chunk(2, dim=-1)
-        return tuple(each[:, None].expand(-1, captions, -1) for each in (h, c))
+    def start(self, encoder_output: Tensors, captions: int) -> Tensors:
+        h, c = self.initial(encoder_output[0].mean(dim=1)).tanh().chunk(2, dim=-1)
+        return h[:, None].expand(-1, captions, -1), c[:, None].expand(-1, captions, -1)
 
-    def step(self, memory: Tensors, state: Tensors, ids: Tensor) -> Prediction:
-        places, keys = memory
+    def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+        locations, keys = encoder_output
         h = state[0]
-        meeting = (keys[:, None] + self.query(h)[:, :, None]).tanh()
-        attention = self.energy(meeting).squeeze(-1).softmax(dim=-1)
-        looked = self.weigh(attention)
+        scores = self.energy((keys[:, None] + self.query(h)[:, :, None]).tanh())
+        attention = scores.squeeze(-1).softmax(dim=-1)
+        context_weights = self.context_weights(attention)
         gate = self.selector(h).sigmoid()
-        context = gate * (looked @ places)
+        context = gate * (context_weights @ locations)
         word = self.dropout(self.words(ids))
         state = _advance(self.cell, torch.cat([word, context], dim=-1), state)
-        told = word + self.told_by_state(self.dropout(state[0])) + self.told_by_context(context)
-        return Prediction(self.output(self.dropout(told)), state, attention, looked, gate.squeeze(-1))
+        hidden = word + self.state_to_output(self.dropout(state[0])) + self.context_to_output(context)
+        logits = self.output(self.dropout(hidden))
+        return Prediction(logits, state, attention, context_weights, gate.squeeze(-1))
 
-    def weigh(self, attention: Tensor) -> Tensor:
-        """How places (..., L) are weighed that matter so much: just so (Xu et al. 2015, eq. 13)."""
+    def context_weights(self, attention: Tensor) -> Tensor:
+        """(..., L) weights of locations in the context: the attention (Xu et al. 2015, eq. 13)."""
         return attention
 
 
 class HardAttention(ShowAttendTell):
-    """Looks at one place a word: drawn while learning, the likeliest otherwise (Xu et al. 2015, section 4.1).
+    """Attends to one location a word: sampled while learning, else the likeliest (Xu et al. 2015, 4.1).
 
-    Half of the captions are weighed softly while learning, as the authors do to keep the variance down.
+    Half of the words have soft attention while learning, as with the authors, to keep the variance down.
     """
 
     def __init__(self, config: DecoderConfig, features: int, vocabulary: int) -> None:
@@ -100,26 +112,28 @@ class HardAttention(ShowAttendTell):
 
     def move_baseline(self, log_likelihood: Tensor) -> Tensor:
         """Take a batch's mean log-likelihood a word into the moving average (its weight is a tenth)."""
-        begun = not self.baseline.isnan()
-        self.baseline = torch.lerp(self.baseline, log_likelihood, 0.1) if begun else log_likelihood
+        has_begun = not self.baseline.isnan()
+        self.baseline = torch.lerp(self.baseline, log_likelihood, 0.1) if has_begun else log_likelihood
         return self.baseline
 
-    def weigh(self, attention: Tensor) -> Tensor:
+    def context_weights(self, attention: Tensor) -> Tensor:
+        """(..., L) a one at the likeliest location; while learning at a sampled one, or soft."""
         if not self.training:
             return _one_hot(attention.argmax(dim=-1), attention)
         flat = attention.detach().flatten(0, -2)
-        drawn = _one_hot(torch.multinomial(flat, 1).view(attention.shape[:-1]), attention)
+        sampled = _one_hot(torch.multinomial(flat, 1).view(attention.shape[:-1]), attention)
         soft = torch.rand(attention.shape[:-1], device=attention.device) < 0.5
-        return torch.where(soft[..., None], attention, drawn)
+        return torch.where(soft[..., None], attention, sampled)
 
 
-def _one_hot(places: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros_like(like).scatter(-1, places[..., None], 1.0)
+def _one_hot(locations: Tensor, like: Tensor) -> Tensor:
+    """(..., L) of location numbers (...), in the shape and type of ``like``."""
+    return torch.zeros_like(like).scatter(-1, locations[..., None], 1.0)
 
 
-def _advance(cell: nn.LSTMCell, read: Tensor, state: Tensors) -> Tensors:
-    """One step of the LSTM for all captions of all pictures."""
-    captions = read.shape[:2]
-    h, c = (each.reshape(-1, each.shape[-1]) for each in state)
-    h, c = cell(read.flatten(0, 1), (h, c))
-    return h.unflatten(0, captions), c.unflatten(0, captions)
+def _advance(cell: nn.LSTMCell, inputs: Tensor, state: Tensors) -> Tensors:
+    """One step of the LSTM for all captions (B, C, ...) of all pictures."""
+    shape = inputs.shape[:2]
+    h, c = (tensor.reshape(-1, tensor.shape[-1]) for tensor in state)
+    h, c = cell(inputs.flatten(0, 1), (h, c))
+    return h.unflatten(0, shape), c.unflatten(0, shape)

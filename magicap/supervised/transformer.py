@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from magicap.errors import BadSettings
 from magicap.supervised.decoder import Decoder, DecoderConfig, Prediction, Reading, Tensors
 from magicap.supervised.vocabulary import PAD
+from magicap.supervised.weight_names import keep_weight_names
 
 
 class Block(nn.Module):
@@ -23,40 +24,51 @@ class Block(nn.Module):
         super().__init__()
         W, self.heads = config.width, config.heads
         self.norms = nn.ModuleList(nn.LayerNorm(W) for _ in range(3))
-        self.own = nn.Linear(W, 3 * W)
-        self.own_out = nn.Linear(W, W)
+        self.self_in = nn.Linear(W, 3 * W)
+        self.self_out = nn.Linear(W, W)
         self.query = nn.Linear(W, W)
-        self.look = nn.Linear(W, 2 * W)
-        self.look_out = nn.Linear(W, W)
-        self.think = nn.Sequential(nn.Linear(W, 4 * W), nn.GELU(), nn.Linear(4 * W, W))
+        self.cross_in = nn.Linear(W, 2 * W)
+        self.cross_out = nn.Linear(W, W)
+        self.feed_forward = nn.Sequential(nn.Linear(W, 4 * W), nn.GELU(), nn.Linear(4 * W, W))
         self.dropout = nn.Dropout(config.dropout)
+        keep_weight_names(
+            self,
+            {
+                "self_in": "own",
+                "self_out": "own_out",
+                "cross_in": "look",
+                "cross_out": "look_out",
+                "feed_forward": "think",
+            },
+        )
 
-    def places(self, grid: Tensor) -> Tensor:
+    def keys_values(self, grid: Tensor) -> Tensor:
         """(B, 2, H, L, d) keys and values of the grid (B, L, W)."""
-        both: Tensor = self.look(grid).unflatten(-1, (2, self.heads, -1))
+        both: Tensor = self.cross_in(grid).unflatten(-1, (2, self.heads, -1))
         return both.permute(0, 2, 3, 1, 4)
 
-    def forward(self, x: Tensor, past: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, past: Tensor, locations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read T more words of each caption.
 
         Args:
             x: (B, C, T, W).
             past: (B, C, 2, H, P, d) keys and values of the P words before.
-            places: (B, 2, H, L, d).
+            locations: (B, 2, H, L, d) keys and values of the grid.
 
         Returns:
             x for the next block, keys and values of all P + T words, attention over the grid (B, C, H, T, L).
         """
-        query, *new = self.own(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        heads = self.self_in(self.norms[0](x)).unflatten(-1, (3, self.heads, -1))
+        query, *new = heads.permute(3, 0, 1, 4, 2, 5)
         words = torch.cat([past, torch.stack(new, dim=2)], dim=4)
-        T, reached = query.shape[3], words.shape[4]
-        seen = torch.ones(T, reached, dtype=torch.bool, device=x.device).tril(reached - T)
-        mixed, _ = _attend(query, words[:, :, 0], words[:, :, 1], seen)
-        x = x + self.dropout(self.own_out(_merge(mixed)))
+        T, length = query.shape[3], words.shape[4]
+        causal = torch.ones(T, length, dtype=torch.bool, device=x.device).tril(length - T)
+        mixed, _ = _attend(query, words[:, :, 0], words[:, :, 1], causal)
+        x = x + self.dropout(self.self_out(_merge(mixed)))
         query = self.query(self.norms[1](x)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
-        mixed, attention = _attend(query, places[:, None, 0], places[:, None, 1])
-        x = x + self.dropout(self.look_out(_merge(mixed)))
-        return x + self.dropout(self.think(self.norms[2](x))), words, attention
+        mixed, attention = _attend(query, locations[:, None, 0], locations[:, None, 1])
+        x = x + self.dropout(self.cross_out(_merge(mixed)))
+        return x + self.dropout(self.feed_forward(self.norms[2](x))), words, attention
 
 
 class TransformerDecoder(Decoder):
@@ -71,7 +83,7 @@ class TransformerDecoder(Decoder):
         if config.width % config.heads:
             raise BadSettings(f"width {config.width} is no multiple of {config.heads} heads")
         self.config = config
-        self.annotate = nn.Sequential(nn.Linear(features, config.width), nn.LayerNorm(config.width))
+        self.project = nn.Sequential(nn.Linear(features, config.width), nn.LayerNorm(config.width))
         self.words = nn.Embedding(vocabulary, config.width, padding_idx=PAD)
         self.positions = nn.Parameter(0.02 * torch.randn(config.max_words + 1, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -79,26 +91,30 @@ class TransformerDecoder(Decoder):
         self.output = nn.Linear(config.width, vocabulary)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.words.weight, std=0.02)
+        keep_weight_names(self, {"project": "annotate"})
 
-    def look(self, grid: Tensor) -> Tensors:
-        places = self.annotate(self.dropout(grid))
+    def encode(self, grid: Tensor) -> Tensors:
+        projected = self.project(self.dropout(grid))
         blocks = cast(Iterable[Block], self.blocks)  # whose types a ModuleList forgets
-        return tuple(block.places(places) for block in blocks)
+        return tuple(block.keys_values(projected) for block in blocks)
 
-    def start(self, memory: Tensors, captions: int) -> Tensors:
-        nothing = tuple(each[:, None, :, :, :0].expand(-1, captions, -1, -1, -1, -1) for each in memory)
-        return nothing
+    def start(self, encoder_output: Tensors, captions: int) -> Tensors:
+        """No keys and values yet: (B, C, 2, H, 0, d) for each block."""
+        return tuple(
+            locations[:, None, :, :, :0].expand(-1, captions, -1, -1, -1, -1) for locations in encoder_output
+        )
 
-    def step(self, memory: Tensors, state: Tensors, ids: Tensor) -> Prediction:
-        reading, state = self._read(memory, state, ids[:, :, None])
+    def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+        reading, state = self._read(encoder_output, state, ids[:, :, None])
         logits, attention = reading.logits[:, :, 0], reading.attention
         return Prediction(logits, state, None if attention is None else attention[:, :, 0])
 
     def forward(self, grid: Tensor, ids: Tensor) -> Reading:
-        memory = self.look(grid)
-        return self._read(memory, self.start(memory, ids.shape[1]), ids)[0]
+        encoder_output = self.encode(grid)
+        return self._read(encoder_output, self.start(encoder_output, ids.shape[1]), ids)[0]
 
-    def _read(self, memory: Tensors, state: Tensors, ids: Tensor) -> tuple[Reading, Tensors]:
+    def _read(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> tuple[Reading, Tensors]:
+        """Read T more words of each caption, (B, C, T)."""
         before = state[0].shape[4]
         if before + ids.shape[2] > len(self.positions):
             raise BadSettings(
@@ -107,17 +123,21 @@ class TransformerDecoder(Decoder):
             )
         x = self.dropout(self.words(ids) + self.positions[before : before + ids.shape[2]])
         states = []
-        for block, places, past in zip(self.blocks, memory, state, strict=True):
-            x, grown, attention = block(x, past, places)
-            states.append(grown)
+        for block, locations, past in zip(self.blocks, encoder_output, state, strict=True):
+            x, words, attention = block(x, past, locations)
+            states.append(words)
         return Reading(self.output(self.norm(x)), attention.mean(dim=2)), tuple(states)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Scaled dot-product attention, (..., T, d) over (..., L, d), and its weights (..., T, L)."""
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention, (..., T, d) over (..., L, d), and its weights (..., T, L).
+
+    Args:
+        mask: (T, L) true where a position may be attended to; None: everywhere.
+    """
     scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=-1)
     return weights @ values, weights
 

@@ -53,12 +53,12 @@ class Vocabulary:
             BadSettings: no word does.
         """
         counts = Counter(word for text in captions for word in caption_words(text))
-        kept = [
+        frequent = [
             word for word, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if count >= min_count
         ]
-        if not kept:
+        if not frequent:
             raise BadSettings(f"no word stands {min_count} times or more in the captions; lower the count")
-        return cls([*SPECIALS, *kept])
+        return cls([*SPECIALS, *frequent])
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -80,7 +80,7 @@ class Vocabulary:
         return len(self.entries)
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
-        """Numbers of words; :data:`UNKNOWN` for those that are none of ours."""
+        """Numbers of words; :data:`UNKNOWN` for those that do not stand here."""
         return [self._numbers.get(word, UNKNOWN) for word in tokens]
 
     def batch(self, texts: Sequence[str], owner: Sequence[int], max_words: int) -> Tensor:
@@ -101,10 +101,10 @@ class Vocabulary:
             rows.append([START, *tokens[:max_words], *([END] if len(tokens) <= max_words else [])])
         counts = Counter(owner)
         ids = torch.full((len(counts), max(counts.values()), max(map(len, rows))), PAD)
-        seen: Counter[int] = Counter()
+        filled: Counter[int] = Counter()
         for row, picture in zip(rows, owner, strict=True):
-            ids[picture, seen[picture], : len(row)] = torch.tensor(row)
-            seen[picture] += 1
+            ids[picture, filled[picture], : len(row)] = torch.tensor(row)
+            filled[picture] += 1
         return ids
 
     def words(self, ids: Iterable[int]) -> list[str]:

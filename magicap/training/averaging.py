@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from magicap.checks import require_number
+
 
 class WeightAverage:
     """Exponential moving average of a model's trained weights (Polyak averaging).
@@ -20,11 +22,13 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         """
         Args:
-            model: the model being trained; weights that do not ask for a gradient are left as they are.
+            model: the model being trained; frozen weights are left as they are.
             decay: in [0, 1); 0 switches averaging off.
+
+        Raises:
+            BadSettings: the decay is another.
         """
-        if not 0 <= decay < 1:
-            raise ValueError(f"expected a decay of at least 0 and below 1, found {decay}")
+        require_number("decay", decay, lambda share: 0 <= share < 1, "at least 0 and below 1")
         self.decay, self.steps = decay, 0
         self.live = [p for p in model.parameters() if p.requires_grad] if decay else []
         self.mean = [p.detach().clone() for p in self.live]
@@ -57,9 +61,9 @@ class WeightAverage:
     @torch.no_grad()
     def _exchange(self) -> None:
         for number, (parameter, mean) in enumerate(zip(self.live, self.mean, strict=True)):
-            kept: Tensor = parameter.detach().clone()
+            live: Tensor = parameter.detach().clone()
             parameter.copy_(mean)
-            self.mean[number] = kept
+            self.mean[number] = live
 
 
 class BestWeights:

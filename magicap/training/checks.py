@@ -1,4 +1,4 @@
-"""What a recipe checks before it trains, each in one sentence."""
+"""What a recipe checks before it trains; each error is one sentence."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from magicap.errors import BadData, BadSettings
 def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collection[str]) -> None:
     """Write ``config.json``; a folder begun with other settings is refused, so that runs never mix.
 
+    So is one begun by an earlier release under option names that are no longer known.
+
     Args:
         folder: the folder of the run; made if missing.
         settings: what ``config.json`` is to hold.
-        may_change: the settings a resumed run may be given anew.
+        may_change: the settings that may differ when a run resumes.
 
     Raises:
         BadSettings: the folder is of another run.
     """
     file = folder / "config.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if former := [name for name in before if name not in settings]:
+        raise BadSettings(
+            f"{file}: expected a run of this release, found one begun with the former option {former[0]}; "
+            "choose another --out"
+        )
     for name, value in settings.items():
         if name not in may_change and before.get(name, value) != value:
             raise BadSettings(
@@ -34,10 +41,10 @@ def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collecti
 
 
 def require_rows(rows: Sized, path: str | Path, splits: Collection[str]) -> None:
-    """Stop where a file gave nothing to work on.
+    """Refuse a file that has no rows of these splits.
 
     Raises:
-        BadData: it gave nothing.
+        BadData: it has none.
     """
     if not rows:
         raise BadData(

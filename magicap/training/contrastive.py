@@ -1,4 +1,4 @@
-"""What a scorer that learns from pairs is asked for: its texts, its temperature, and what a batch costs.
+"""What a scorer learns from pairs with: vectors of texts, the temperature, and the loss of a batch.
 
 Shapes: B pictures, N texts, D the shared space.
 """
@@ -54,6 +54,6 @@ def pair_loss(
     scale = inverse_temperature(scorer)
     if loss == "vse++":
         # The hinge knows no temperature, but magic search's softmax needs one: it alone learns from InfoNCE.
-        temper = info_nce(images.detach(), texts.detach(), owner, scale)
-        return hardest_negative_hinge(images, texts, owner) + temper
+        of_temperature = info_nce(images.detach(), texts.detach(), owner, scale)
+        return hardest_negative_hinge(images, texts, owner) + of_temperature
     return info_nce(images, texts, owner, scale)

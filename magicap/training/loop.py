@@ -1,4 +1,4 @@
-"""One training loop for all recipes: progress, a log, checkpoints, and resuming as if never stopped."""
+"""One training loop for all recipes: a log, checkpoints, and resuming as if never stopped."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from magicap.errors import BadSettings, TrainingFailed
+from magicap.extras import require
 from magicap.training.averaging import WeightAverage
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 Batch = dict[str, Any]
+Loss = Callable[[torch.nn.Module, Batch], torch.Tensor]
+"""The scalar to minimise, of a model and a batch."""
+
+_LOG_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def fit(
     parameter_groups: Sequence[dict[str, Any]],
     *,
     loader: Callable[[int], DataLoader[Any]],
-    loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
+    loss: Loss,
     validate: Callable[[torch.nn.Module], dict[str, float]],
     save_best: Callable[[torch.nn.Module], None],
     config: LoopConfig,
@@ -97,106 +104,145 @@ def fit(
     Raises:
         BadSettings: started in several processes.
         TrainingFailed: the loss is no finite number.
+        MissingPackage: accelerate is not installed.
     """
-    accelerator = Accelerator(cpu=config.cpu, mixed_precision=config.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise BadSettings(
-            f"expected one process, found {accelerator.num_processes}, which training cannot share among "
-            "yet; start the recipe with python, not with accelerate launch or torchrun"
-        )
+    accelerator = _accelerator(config)
     lengths = [len(loader(epoch)) for epoch in range(config.epochs)]
-    total = min(sum(lengths), config.max_steps or math.inf)
-    rates = [group["lr"] for group in parameter_groups]
-    optimizer = torch.optim.AdamW(list(parameter_groups), fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(int(total), config.warmup_share))
-    accelerator.register_for_checkpointing(schedule)
-    state = TrainingState()
-    accelerator.register_for_checkpointing(state)
-    average = WeightAverage(accelerator.unwrap_model(model), config.average)
-    accelerator.register_for_checkpointing(average)
-    accelerator.register_for_checkpointing(*checkpointed)
-    checkpoint = None if folder is None else _open_checkpoints(folder)
-    if checkpoint is not None and (complete := _complete(checkpoint)) is not None:
-        accelerator.load_state(str(complete))
-        _set_rates(schedule, rates)
+    total = int(min(sum(lengths), config.max_steps or math.inf))
+    run = _Run(accelerator, model, parameter_groups, total, config, folder, checkpointed)
+    state = run.state
     validate_every = max(1, int(sum(lengths) / (config.epochs * config.validations_per_epoch)))
-    started = saved = time.monotonic()
-    earlier = state.seconds
 
-    bar = tqdm(total=int(total), initial=state.step, unit="step", disable=None, dynamic_ncols=True)
+    bar = tqdm(total=total, initial=state.step, unit="step", disable=None, dynamic_ncols=True)
     while state.step < total:
         epoch, done = _position(state.step, lengths)
         batches: Iterable[Batch] = accelerator.skip_first_batches(accelerator.prepare(loader(epoch)), done)
         for batch in batches:
-            batch["epoch"] = epoch
-            value = _step(accelerator, model, optimizer, schedule, loss, batch, config.clip_norm)
-            average.update()
-            state.step += 1
-            state.seconds = earlier + time.monotonic() - started
+            value = run.step(loss, batch | {"epoch": epoch})
             bar.update()
             bar.set_postfix(loss=f"{value:.3f}", best=f"{state.best:.3f}", refresh=False)
-            if state.step % 20 == 0:
-                _log(folder, state, {"epoch": epoch, "loss": value, "lr": schedule.get_last_lr()[-1]})
-            last = state.step >= total
-            if last or state.step % validate_every == 0:
-                with average.in_place():
-                    _validate(accelerator.unwrap_model(model), validate, save_best, folder, state)
-            due = last or time.monotonic() - saved > 60 * config.checkpoint_minutes
-            if checkpoint is not None and due:
-                _save_checkpoint(accelerator, checkpoint)
-                saved = time.monotonic()
-            if last:
+            if state.step % _LOG_EVERY == 0:
+                run.log({"epoch": epoch, "loss": value, "lr": run.schedule.get_last_lr()[-1]})
+            is_last = state.step >= total
+            if is_last or state.step % validate_every == 0:
+                run.validate(validate, save_best)
+            run.save_checkpoint_if_due(is_last)
+            if is_last:
                 break
     bar.close()
     return state
 
 
+class _Run:
+    """What a run trains, and all that its checkpoints hold."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        parameter_groups: Sequence[dict[str, Any]],
+        total: int,
+        config: LoopConfig,
+        folder: Path | None,
+        checkpointed: Sequence[Any],
+    ) -> None:
+        self.accelerator, self.config, self.folder = accelerator, config, folder
+        rates = [group["lr"] for group in parameter_groups]
+        optimizer = torch.optim.AdamW(list(parameter_groups), fused=True)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, _warmup_cosine(total, config.warmup_share)
+        )
+        self.state = TrainingState()
+        self.average = WeightAverage(accelerator.unwrap_model(self.model), config.average)
+        # Files of a checkpoint are numbered in this order.
+        accelerator.register_for_checkpointing(self.schedule, self.state, self.average, *checkpointed)
+        self.checkpoint = None if folder is None else _open_checkpoints(folder)
+        if self.checkpoint is not None and (complete := _complete(self.checkpoint)) is not None:
+            accelerator.load_state(str(complete))
+            _set_rates(self.schedule, rates)
+        self._saved = time.monotonic()
+        self._started = self._saved - self.state.seconds
+
+    def step(self, loss: Loss, batch: Batch) -> float:
+        """Take one step, and give the loss before it.
+
+        Raises:
+            TrainingFailed: the loss is no finite number.
+        """
+        self.model.train()
+        self.optimizer.zero_grad()
+        with self.accelerator.autocast():
+            value = loss(self.model, batch)
+        if not torch.isfinite(value):
+            raise TrainingFailed(f"the loss became {value.item()}; lower the learning rate and resume")
+        self.accelerator.backward(value)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update()
+        self.state.step += 1
+        self.state.seconds = time.monotonic() - self._started
+        return value.item()
+
+    def validate(
+        self,
+        validate: Callable[[torch.nn.Module], dict[str, float]],
+        save_best: Callable[[torch.nn.Module], None],
+    ) -> None:
+        """Log the figures of the averaged weights, and keep these where their score beats all before."""
+        with self.average.in_place():
+            model = self.accelerator.unwrap_model(self.model).eval()
+            with torch.no_grad():
+                figures = validate(model)
+            if figures["score"] > self.state.best:
+                self.state.best = figures["score"]
+                save_best(model)
+            self.log({"validation": figures})
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a line to ``log.jsonl``."""
+        if self.folder is None:
+            return
+        line = {"step": self.state.step, "seconds": round(self.state.seconds, 1), **row}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save_checkpoint_if_due(self, is_last: bool) -> None:
+        """Write a checkpoint after the last step, and where the one before is old enough."""
+        due = is_last or time.monotonic() - self._saved > 60 * self.config.checkpoint_minutes
+        if self.checkpoint is not None and due:
+            _save_checkpoint(self.accelerator, self.checkpoint)
+            self._saved = time.monotonic()
+
+
+def _accelerator(config: LoopConfig) -> Accelerator:
+    """The device and the precision of a run.
+
+    Raises:
+        BadSettings: there are several processes.
+    """
+    accelerator: Accelerator = require("accelerate").Accelerator(
+        cpu=config.cpu, mixed_precision=config.mixed_precision
+    )
+    if accelerator.num_processes > 1:
+        raise BadSettings(
+            f"expected one process, found {accelerator.num_processes}, which training cannot share among "
+            "yet; start the recipe with python, not with accelerate launch or torchrun"
+        )
+    return accelerator
+
+
 def _position(step: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """The epoch in which a step falls, and how many steps of that epoch lie before it."""
-    for epoch, length in enumerate(lengths):
-        if step < length:
-            return epoch, step
-        step -= length
-    raise ValueError(f"step {step} beyond the last epoch")
+    """The epoch in which a step falls, and how many steps of that epoch lie before it.
 
-
-def _step(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
-    batch: Batch,
-    clip_norm: float,
-) -> float:
-    model.train()
-    optimizer.zero_grad()
-    with accelerator.autocast():
-        value = loss(model, batch)
-    if not torch.isfinite(value):
-        raise TrainingFailed(f"the loss became {value.item()}; lower the learning rate and resume")
-    accelerator.backward(value)
-    accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    schedule.step()
-    return value.item()
-
-
-def _validate(
-    model: torch.nn.Module,
-    validate: Callable[[torch.nn.Module], dict[str, float]],
-    save_best: Callable[[torch.nn.Module], None],
-    folder: Path | None,
-    state: TrainingState,
-) -> None:
-    model.eval()
-    with torch.no_grad():
-        figures = validate(model)
-    if figures["score"] > state.best:
-        state.best = figures["score"]
-        save_best(model)
-    _log(folder, state, {"validation": figures})
+    With epochs of lengths 5, 5 and 4 step 7 is (1, 2).
+    """
+    epoch = 0
+    while step >= lengths[epoch]:
+        step -= lengths[epoch]
+        epoch += 1
+    return epoch, step
 
 
 def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -226,7 +272,7 @@ def _old(checkpoint: Path) -> Path:
 
 
 def _set_rates(schedule: torch.optim.lr_scheduler.LambdaLR, rates: Sequence[float]) -> None:
-    """A checkpoint brings its own rates back; those given now hold, so that a run can resume slower."""
+    """A checkpoint brings its own rates back; those of now hold, so that a run can resume slower."""
     schedule.base_lrs = list(rates)
     groups = zip(schedule.optimizer.param_groups, rates, schedule.lr_lambdas, strict=True)
     for group, rate, factor in groups:
@@ -234,14 +280,8 @@ def _set_rates(schedule: torch.optim.lr_scheduler.LambdaLR, rates: Sequence[floa
         group["lr"] = rate * factor(schedule.last_epoch)
 
 
-def _log(folder: Path | None, state: TrainingState, row: dict[str, Any]) -> None:
-    if folder is None:
-        return
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": state.step, "seconds": round(state.seconds, 1), **row}) + "\n")
-
-
 def _warmup_cosine(total: int, warmup_share: float) -> Callable[[int], float]:
+    """From a step to its share of the peak rate: up in a line, down as a cosine."""
     warmup = max(1, int(total * warmup_share))
 
     def factor(step: int) -> float:

@@ -51,8 +51,8 @@ def info_nce(images: Tensor, texts: Tensor, owner: Tensor, logit_scale: Tensor |
     with torch.autocast(images.device.type, enabled=False):  # cosines of eight bits are too coarse
         logits = logit_scale * (texts @ images.T)
     text_to_image = F.cross_entropy(logits, owner)
-    own = F.one_hot(owner, images.shape[0]).to(logits.dtype)
-    image_to_text = -(own * logits.log_softmax(dim=0)).sum(dim=0) / own.sum(dim=0).clamp(min=1)
+    positive = F.one_hot(owner, images.shape[0]).to(logits.dtype)
+    image_to_text = -(positive * logits.log_softmax(dim=0)).sum(dim=0) / positive.sum(dim=0).clamp(min=1)
     return (text_to_image + image_to_text.mean()) / 2
 
 
@@ -87,43 +87,43 @@ def caption_cross_entropy(logits: Tensor, words: Tensor, pad: int, smoothing: fl
 
 
 def doubly_stochastic(attention: Tensor, mask: Tensor) -> Tensor:
-    """Every place is to be looked at once: mean of (1 - sum_t attention)^2 (Xu et al. 2015, eq. 14).
+    """Attention to each location shall sum to one: mean of (1 - sum_t attention)^2 (Xu et al. 2015, eq. 14).
 
     Args:
         attention: (..., T, L) summing to 1 over L.
         mask: (..., T) true at words.
     """
-    seen = (attention * mask[..., None]).sum(dim=-2)
-    return ((1 - seen) ** 2).mean(dim=-1)[mask.any(dim=-1)].mean()
+    total = (attention * mask[..., None]).sum(dim=-2)
+    return ((1 - total) ** 2).mean(dim=-1)[mask.any(dim=-1)].mean()
 
 
-def reinforce_places(
-    attention: Tensor, looked: Tensor, mask: Tensor, advantage: Tensor, entropy_weight: float = 0.002
+def reinforce_locations(
+    attention: Tensor, context_weights: Tensor, mask: Tensor, advantage: Tensor, entropy_weight: float = 0.002
 ) -> Tensor:
-    """What hard attention learns where to look from, REINFORCE (Xu et al. 2015, eq. 12), a word.
+    """REINFORCE for the locations that hard attention samples, a word (Xu et al. 2015, eq. 12).
 
     Args:
-        attention: (..., T, L) probabilities of places.
-        looked: (..., T, L) a one at the place drawn; other rows were weighed softly and are left out.
+        attention: (..., T, L) probabilities of locations.
+        context_weights: (..., T, L) a one at the location sampled; rows without are soft and left out.
         mask: (..., T) true at words.
         advantage: (...,) the caption's log-likelihood less a baseline.
         entropy_weight: lambda_e, as in the authors' code.
     """
-    drawn = mask & (looked.amax(dim=-1) == 1)
-    log_place = (attention * looked).sum(dim=-1).clamp(min=1e-8).log()
+    sampled = mask & (context_weights.amax(dim=-1) == 1)
+    log_p = (attention * context_weights).sum(dim=-1).clamp(min=1e-8).log()
     entropy = -(attention * attention.clamp(min=1e-8).log()).sum(dim=-1)
-    gain = advantage.detach()[..., None] * log_place * drawn + entropy_weight * entropy * mask
-    return -gain.sum() / mask.sum()
+    objective = advantage.detach()[..., None] * log_p * sampled + entropy_weight * entropy * mask
+    return -objective.sum() / mask.sum()
 
 
 def self_critical(log_probability: Tensor, mask: Tensor, reward: Tensor) -> Tensor:
-    """Policy gradient of drawn captions, each held against the others of its picture.
+    """Policy gradient of sampled captions, each compared with the others of its picture.
 
-    Self-critical sequence training (Rennie et al. 2017) with the mean of the other draws as baseline (Luo
+    Self-critical sequence training (Rennie et al. 2017) with the mean of the other samples as baseline (Luo
     2020, arXiv 2003.09971), which is closer than the greedy caption and costs no search.
 
     Args:
-        log_probability: (B, C, T) of drawn words, C at least 2.
+        log_probability: (B, C, T) of sampled words, C at least 2.
         mask: (B, C, T) true at words.
         reward: (B, C).
     """
@@ -134,18 +134,18 @@ def self_critical(log_probability: Tensor, mask: Tensor, reward: Tensor) -> Tens
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> Tensor:
-    """A student's vectors take their teacher's places, and keep its neighbourhoods within the batch.
+    """A student's vectors shall equal their teacher's, and have the same neighbours within the batch.
 
-    Mean of one less the cosine to the teacher's vector, and of the Kullback-Leibler divergence between how
-    the teacher's vectors and the student's choose among the teacher's vectors of the batch.
+    Mean of one less the cosine to the teacher's vector, plus the Kullback-Leibler divergence between two
+    softmaxes over the teacher's vectors of the batch: of the teacher's cosines and of the student's.
 
     Args:
         student, teacher: (N, D) unit vectors.
-        temperature: of that choice.
+        temperature: of both softmaxes.
     """
     with torch.autocast(student.device.type, enabled=False):  # cosines of eight bits are too coarse
-        cosine, wanted = student @ teacher.T, teacher @ teacher.T
-    wanted = (wanted / temperature).log_softmax(dim=1)
-    given = (cosine / temperature).log_softmax(dim=1)
-    neighbours = F.kl_div(given, wanted, log_target=True, reduction="batchmean")
+        cosine, target = student @ teacher.T, teacher @ teacher.T
+    target = (target / temperature).log_softmax(dim=1)
+    predicted = (cosine / temperature).log_softmax(dim=1)
+    neighbours = F.kl_div(predicted, target, log_target=True, reduction="batchmean")
     return (1 - cosine.diagonal()).mean() + neighbours

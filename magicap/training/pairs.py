@@ -20,20 +20,25 @@ from torchvision.transforms import v2
 from magicap.data import CaptionedImage, normalise_caption, read_captions
 from magicap.training.checks import require_rows
 from magicap.training.loop import Batch
-from magicap.training.teacher import respelled
+from magicap.training.teacher import respell
 
 COARSE_SHARE = 0.2  # of views with fewer pixels than the tower reads
 COARSEST = 112  # pixels, the shortest long side of these
 Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, ...])
 
 
-def captioned(path: str | Path, splits: Collection[str], at_least: int = 1) -> list[CaptionedImage]:
+def read_captioned_images(
+    path: str | Path, splits: Collection[str], at_least: int = 1
+) -> list[CaptionedImage]:
     """The pictures of these splits that have enough captions; at least one picture.
 
     Args:
         path: a data set of any form that :func:`magicap.data.read_captions` knows.
         splits: the splits to read.
         at_least: how many captions a picture must have.
+
+    Raises:
+        BadData: the data set cannot be read, or has no such picture.
     """
     rows = [row for row in read_captions(path, splits) if len(row.captions) >= at_least]
     require_rows(rows, path, splits)
@@ -42,7 +47,7 @@ def captioned(path: str | Path, splits: Collection[str], at_least: int = 1) -> l
 
 @dataclass(frozen=True)
 class Domains:
-    """Data sets whose rows stand one set behind the other, and the share that each has of a batch."""
+    """Data sets whose rows stand one set behind the other, and the share of each in a batch."""
 
     sizes: Sequence[int]
     """How many rows each set has."""
@@ -66,9 +71,9 @@ class Domains:
             rows.append([start + n for _ in range(passes) for n in order.sample(range(size), size)])
         return [
             [
-                n
-                for own, count in zip(rows, counts, strict=True)
-                for n in own[step * count : (step + 1) * count]
+                number
+                for numbers, count in zip(rows, counts, strict=True)
+                for number in numbers[step * count : (step + 1) * count]
             ]
             for step in range(steps)
         ]
@@ -91,8 +96,8 @@ class Pairs(Dataset[Batch]):
         """
         Args:
             rows: the pictures.
-            picture: what a batch is to hold of a picture, given its number and row; None for captions alone.
-            captions_per_image: how many captions are drawn for a picture, fewer where it has fewer.
+            picture: from number and row of a picture to what a batch holds of it; None for captions alone.
+            captions_per_image: how many captions are sampled for a picture, fewer where it has fewer.
             seed: of this epoch.
         """
         self.rows, self.picture, self.captions_per_image = rows, picture, captions_per_image
@@ -103,13 +108,13 @@ class Pairs(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         row = self.rows[number]
-        chance = random.Random(f"{self.seed}-{number}")
-        drawn = chance.sample(row.captions, min(self.captions_per_image, len(row.captions)))
-        texts = [normalise_caption(text) for text in drawn]
-        item: Batch = {"texts": texts, "spelled": [respelled(text, chance) for text in texts], "row": number}
+        rng = random.Random(f"{self.seed}-{number}")
+        captions = rng.sample(row.captions, min(self.captions_per_image, len(row.captions)))
+        texts = [normalise_caption(text) for text in captions]
+        item: Batch = {"texts": texts, "respelled": [respell(text, rng) for text in texts], "row": number}
         if self.picture is not None:
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(chance.getrandbits(63))  # of the CPU alone
+                torch.default_generator.manual_seed(rng.getrandbits(63))  # of the CPU alone
                 item["image"] = self.picture(number, row)
         return item
 
@@ -118,14 +123,16 @@ class Pairs(Dataset[Batch]):
 
         Args:
             workers: processes that make the batches; none: this one does. The batches are the same.
-            domains: data sets that the rows are made of, each of which has its share of every batch.
+            domains: data sets that the rows are made of, each with its share of every batch.
         """
         size = min(batch_size, len(self))
         if domains is not None:
             batches: Any = domains.batches(size, self.seed)
-            own = torch.Generator()  # a loader without one draws from the generator that training draws from
+            generator = (
+                torch.Generator()
+            )  # or starting an epoch again would disturb training's random numbers
             return DataLoader(
-                self, batch_sampler=batches, generator=own, collate_fn=collate, num_workers=workers
+                self, batch_sampler=batches, generator=generator, collate_fn=collate, num_workers=workers
             )
         order = torch.Generator().manual_seed(self.seed)
         return DataLoader(
@@ -134,21 +141,21 @@ class Pairs(Dataset[Batch]):
 
     def in_order(self, batch_size: int, workers: int = 0) -> DataLoader[Any]:
         """All rows, once, in their order."""
-        own = torch.Generator()  # a loader without one draws from the generator that training draws from
-        return DataLoader(self, batch_size, generator=own, collate_fn=collate, num_workers=workers)
+        generator = torch.Generator()  # or reading them would disturb training's random numbers
+        return DataLoader(self, batch_size, generator=generator, collate_fn=collate, num_workers=workers)
 
 
 def collate(rows: Sequence[Batch]) -> Batch:
     """Captions and pictures of some rows.
 
     Returns:
-        ``texts``, the captions of all rows; ``spelled``, the same as people write them; ``owner`` (N,), the
-        row of the batch that each belongs to; ``rows`` (B,), numbers of the rows; and ``images`` (B, ...)
-        where there are any.
+        ``texts``, the captions of all rows; ``respelled``, the same as people write them; ``owner`` (N,), the
+        row of the batch that a caption belongs to; ``rows`` (B,), numbers of the rows; and ``images``
+        (B, ...) where there are any.
     """
     batch: Batch = {
         "texts": [text for row in rows for text in row["texts"]],
-        "spelled": [text for row in rows for text in row["spelled"]],
+        "respelled": [text for row in rows for text in row["respelled"]],
         "rows": torch.tensor([row["row"] for row in rows]),
         "owner": torch.tensor([number for number, row in enumerate(rows) for _ in row["texts"]]),
     }
@@ -193,8 +200,8 @@ def names_a_side(captions: Sequence[str]) -> bool:
     return any(re.search(r"\b(left|right)\b", text, re.IGNORECASE) for text in captions)
 
 
-def cached(path: Path, compute: Callable[[], Tensors]) -> Tensors:
-    """What a file holds, a tensor or several, computed and written whole if there is none yet."""
+def load_or_compute(path: Path, compute: Callable[[], Tensors]) -> Tensors:
+    """The tensor or tensors of a file, which is computed and written whole if there is none yet."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")

@@ -26,7 +26,7 @@ def layerwise(
     """Text tower and projection at the full rate; blocks of the image trunk slower the lower they lie.
 
     A trunk without a list of blocks, such as a ResNet, is tuned as a whole at the trunk's rate, and so is an
-    image tower without a trunk. What is to rest asks for no gradient afterwards.
+    image tower without a trunk. Weights in no group are frozen.
 
     Args:
         model: an open_clip ``CLIP``.
@@ -40,14 +40,18 @@ def layerwise(
     blocks = len(getattr(trunk, "blocks", ()))
     by_rate: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        own = rate
+        group_rate = rate
         if name.startswith("visual.trunk.") and blocks:
-            found = re.search(r"\.blocks\.(\d+)\.", name)
-            above = blocks - 1 - int(found[1]) if found else (0 if ".norm." in name else blocks)
-            own = trunk_rate * trunk_decay**above if above < trunk_blocks else 0.0
+            block = re.search(r"\.blocks\.(\d+)\.", name)
+            above = blocks - 1 - int(block[1]) if block else (0 if ".norm." in name else blocks)
+            group_rate = trunk_rate * trunk_decay**above if above < trunk_blocks else 0.0
         elif name.startswith("visual." if trunk is None else "visual.trunk."):
-            own = trunk_rate
-        parameter.requires_grad_(own > 0)
-        if own > 0:
-            by_rate.setdefault(own, []).append(parameter)
-    return [group for own, members in by_rate.items() for group in split_by_decay(members, own, decay)]
+            group_rate = trunk_rate
+        parameter.requires_grad_(group_rate > 0)
+        if group_rate > 0:
+            by_rate.setdefault(group_rate, []).append(parameter)
+    return [
+        group
+        for group_rate, members in by_rate.items()
+        for group in split_by_decay(members, group_rate, decay)
+    ]

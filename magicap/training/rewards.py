@@ -1,4 +1,4 @@
-"""What self-critical training is paid for: CIDEr-D of the words written, their end included."""
+"""The reward of self-critical training: CIDEr-D of the words sampled, their end included."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ class CiderReward:
             captions: words of each caption, :data:`END_WORD` last where it has ended.
             references: words of each image's references.
         """
-        written = list(chain.from_iterable(captions))
-        known = [_ended(image) for image in references]
-        vectors = TfIdf.of(
-            [*written, *chain.from_iterable(known)], np.zeros(0, dtype=np.int64), self._frequencies
-        )
+        samples = list(chain.from_iterable(captions))
+        ended = [_ended(image) for image in references]
+        vectors = TfIdf.of([*samples, *chain.from_iterable(ended)], self._frequencies)
         left: list[int] = []
         right: list[int] = []
-        first = len(written)
-        for image, (own, texts) in enumerate(zip(captions, known, strict=True)):
-            for caption in range(len(own)):
-                left += [image * len(own) + caption] * len(texts)
+        first = len(samples)
+        for image, texts in enumerate(ended):
+            count = len(captions[image])
+            for caption in range(count):
+                left += [image * count + caption] * len(texts)
                 right += range(first, first + len(texts))
             first += len(texts)
         similarity = vectors.similarity(np.array(left), np.array(right))
-        counts = np.repeat([len(texts) for texts in known], [len(own) for own in captions])
-        sums = np.bincount(np.array(left), weights=similarity, minlength=len(written))
+        counts = np.repeat([len(texts) for texts in ended], [len(row) for row in captions])
+        sums = np.bincount(np.array(left), weights=similarity, minlength=len(samples))
         return np.asarray(sums / counts, dtype=np.float64).reshape(len(captions), -1)
 
 
 def _ended(captions: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Captions with their end as one more word."""
     return [[*words, END_WORD] for words in captions]

@@ -27,7 +27,7 @@ class Sentences:
     vectors: Tensor | None = None
     """(N, D) unit vectors of the sentences by a scorer, for language models conditioned by a soft prompt."""
 
-    own: Tensor | None = None
+    memory_positions: Tensor | None = None
     """(N,) position of each sentence in the memory it is conditioned on, -1 where it does not stand there."""
 
     @classmethod
@@ -44,7 +44,7 @@ class Sentences:
         return Sentences([*self.rows, *other.rows], self.characters + other.characters, self.pad_id)
 
     def batches(self, batch_size: int, shuffle: int | None = None) -> DataLoader[int]:
-        """Batches of ``ids`` and ``mask``, each (B, T), ``vectors`` and ``own``; shuffled by a seed."""
+        """Batches of ``ids``, ``mask`` (B, T), ``vectors`` and ``memory_positions``; shuffled by a seed."""
         order = by_length(self.rows, batch_size, shuffle)
         numbers: Any = range(len(self))
         generator = torch.Generator()  # or starting an epoch again would disturb training's random numbers
@@ -55,7 +55,7 @@ class Sentences:
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[self.pad_id] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        conditions = {"vectors": self.vectors, "own": self.own}
+        conditions = {"vectors": self.vectors, "memory_positions": self.memory_positions}
         return {"ids": ids, "mask": mask} | {
             name: tensor[list(numbers)] for name, tensor in conditions.items() if tensor is not None
         }

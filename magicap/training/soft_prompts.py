@@ -31,8 +31,8 @@ NOISE = (0.2, 0.9)
 """Least and greatest length of the noise that stands for the modality gap, see :class:`ModalityGap`."""
 
 CONDITION_DROPOUT = 0.3
-"""Share of sentences that are not conditioned on their own vector, and as many not on the memory: a model then
-does with either, or neither."""
+"""Share of sentences that are not conditioned on their own vector, and as many not on the memory: a model
+then does with either, or neither."""
 
 
 class SoftPromptObjective(nn.Module):
@@ -67,7 +67,8 @@ class SoftPromptObjective(nn.Module):
         """Mean negative log-likelihood of each token, in nats.
 
         Args:
-            batch: ``ids`` and ``mask`` (B, T), ``vectors`` (B, D) and ``own`` (B,), see :class:`Sentences`.
+            batch: ``ids`` and ``mask`` (B, T), ``vectors`` (B, D), ``memory_positions`` (B,), see
+                :class:`Sentences`.
         """
         return next_token_cross_entropy(self.logits(batch), batch["ids"], batch["mask"])
 
@@ -75,13 +76,13 @@ class SoftPromptObjective(nn.Module):
         """(B, T, V) scores of the next token at every position."""
         vectors = batch["vectors"].float()
         length = torch.empty(len(vectors), 1, device=vectors.device).uniform_(*self._noise)
-        pictures = self._gap.add_noise(vectors, length)
-        projected = project_onto_memory(self._memory, pictures, batch["own"])
+        images = self._gap.add_noise(vectors, length)
+        projected = project_onto_memory(self._memory, images, batch["memory_positions"])
         kept = None
         if self.training:
             kept = torch.rand(2, len(vectors), 1, device=vectors.device) >= CONDITION_DROPOUT
         embeddings = self.model.get_input_embeddings()(batch["ids"])
-        prompts = self.prompt(pictures, projected, kept)[:, None]  # at the start token alone
+        prompts = self.prompt(images, projected, kept)[:, None]  # at the start token alone
         padded = F.pad(prompts, (0, 0, 0, embeddings.shape[1] - 1))
         logits: Tensor = self.model(inputs_embeds=embeddings + padded, attention_mask=batch["mask"]).logits
         return logits
@@ -98,14 +99,15 @@ def conditioned_sentences(
     """Sentences with what they are conditioned on: their vectors, and their own positions in the memory.
 
     Args:
-        on_progress: told how many more are encoded; those that the memory holds need not be.
+        on_progress: called with how many more are encoded; those that the memory holds need not be.
     """
     positions = {text: position for position, text in enumerate(memory.texts)}
-    own = torch.tensor([positions.get(text, -1) for text in texts])
-    unknown = [text for text, position in zip(texts, own.tolist(), strict=True) if position < 0]
-    vectors = memory.vectors_at(own.clamp_min(0)).half().cpu()
-    vectors[own < 0] = scorer.encode_texts(unknown, on_progress=on_progress).half().cpu()
-    return replace(Sentences.of(language_model, texts, max_tokens), vectors=vectors, own=own)
+    memory_positions = torch.tensor([positions.get(text, -1) for text in texts])
+    new_texts = [text for text in texts if text not in positions]
+    vectors = memory.vectors_at(memory_positions.clamp_min(0)).half().cpu()
+    vectors[memory_positions < 0] = scorer.encode_texts(new_texts, on_progress=on_progress).half().cpu()
+    sentences = Sentences.of(language_model, texts, max_tokens)
+    return replace(sentences, vectors=vectors, memory_positions=memory_positions)
 
 
 def evaluate_conditioned_text(

