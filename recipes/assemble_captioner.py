@@ -26,7 +26,10 @@ class Config:
     out: str = field(metadata={"help": "folder to write"})
     language_model: str | None = field(
         default=None,
-        metadata={"help": "folder or hub id of a causal language model; default: that of --base"},
+        metadata={
+            "help": "folder or hub id of a causal language model, with its soft prompt if it has one; "
+            "default: that of --base, without"
+        },
     )
     base: str = field(
         default=DEFAULT, metadata={"help": "preset or captioner's folder whose language model is taken"}
@@ -97,6 +100,7 @@ def main(config: Config) -> None:
             temperature=config.temperature,
             ngram_weight=config.ngram_weight,
             max_new_tokens=config.max_new_tokens,
+            prompted=captioner.language_model.prompt is not None,
         )
     captioner.save_pretrained(config.out, dtype=config.dtype)
 

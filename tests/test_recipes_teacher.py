@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import tiny
 import torch
 from safetensors.torch import save_file
 from test_recipes import data, recipe, tokenizer  # noqa: F401 - fixtures
@@ -171,6 +172,25 @@ def test_training_on_pairs_starts_from_it(unpaired, text_tower, data, tmp_path):
     assert trained.fingerprint != ImageTextScorer.from_pretrained(unpaired).fingerprint
     with pytest.raises(BadSettings, match="--shares must name one share a data set"):
         train.Config(**settings | {"shares": [0.5]}, out="x")
+
+
+def test_scorers_of_one_origin_are_averaged(unpaired, text_tower, tmp_path):
+    average = recipe("average_scorers")
+    other = ImageTextScorer.from_pretrained(unpaired)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(0.2)
+    other.save_pretrained(tmp_path / "other")
+    average.main(average.Config([str(unpaired), str(tmp_path / "other")], str(tmp_path / "soup")))
+    first = ImageTextScorer.from_pretrained(unpaired).model.state_dict()
+    mean = ImageTextScorer.from_pretrained(tmp_path / "soup").model.state_dict()
+    name = "visual.head.class_vector.matrix.weight"
+    torch.testing.assert_close(mean[name], first[name] + 0.1)
+    with pytest.raises(SystemExit, match="two scorers or more"):
+        average.Config([str(unpaired)], "x")
+    tiny.scorer().save_pretrained(tmp_path / "clip")
+    with pytest.raises(BadModel, match="shapes"):
+        average.main(average.Config([str(unpaired), str(tmp_path / "clip")], str(tmp_path / "soup")))
 
 
 def test_a_captioner_is_assembled_from_it(unpaired, sentences, tokenizer, data, tmp_path):  # noqa: F811

@@ -229,7 +229,7 @@ class CaptionMemory:
         steps = (self.coordinates / largest * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
         stored = {"vectors": steps} if self.bits == 8 else {"nibbles": _packed(steps)}
         if self.axes is not None:
-            stored["axes"] = self.axes.cpu().contiguous()
+            stored["axes"] = self.axes.half().cpu().contiguous()
         save_file(stored, folder / VECTORS_FILE)
         ngrams = {
             "numbers": self.document_frequencies.numbers,
