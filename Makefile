@@ -28,7 +28,7 @@ DEV := .venv/.dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help caption test test-slow lint format types constraints clean distclean
+.PHONY: help caption test test-slow golden lint format types constraints clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -45,6 +45,11 @@ test: $(DEV) ## run the tests: offline, on the CPU; those that need data if MAGI
 
 test-slow: ## run the tests that take minutes
 	@$(MAKE) --no-print-directory test TESTS="slow and not network" ARGS="$(ARGS)"
+
+golden: $(DEV) ## write what tests/test_golden.py compares with: ARGS="--only flickr8k" after a change of weights
+	@data="$${MAGICAP_DATA:-../shared/data}"; \
+	MAGICAP_DATA="$$data" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
+	PYTHONPATH=tests .venv/bin/python -m golden.make $(ARGS)
 
 lint: $(DEV) ## ruff: rules and format; import-linter: which room may import which
 	.venv/bin/ruff check .

@@ -100,7 +100,7 @@ def main(config: Config) -> None:
             temperature=config.temperature,
             ngram_weight=config.ngram_weight,
             max_new_tokens=config.max_new_tokens,
-            prompted=captioner.language_model.prompt is not None,
+            soft_prompt=captioner.language_model.soft_prompt is not None,
         )
     captioner.save_pretrained(config.out, dtype=config.dtype)
 

@@ -8,14 +8,13 @@ Uniform soups of fine-tuned models of one origin are often better than each of t
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 
 import torch
-from transformers import HfArgumentParser
+from cli import run
 
 from magicap import ImageTextScorer
-from magicap.errors import BadModel, MagicapError
+from magicap.errors import BadModel, BadSettings
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if len(self.scorers) < 2:
-            raise SystemExit(f"--scorers must name two scorers or more, found {len(self.scorers)}")
+            raise BadSettings(f"--scorers must name two scorers or more, found {len(self.scorers)}")
         if self.dtype not in ("float32", "float16"):
-            raise SystemExit(f"--dtype must be float32 or float16, found {self.dtype!r}")
+            raise BadSettings(f"--dtype must be float32 or float16, found {self.dtype!r}")
 
 
 def main(config: Config) -> None:
@@ -52,7 +51,4 @@ def _mean(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    try:
-        main(*HfArgumentParser(Config).parse_args_into_dataclasses())
-    except MagicapError as error:
-        sys.exit(f"average_scorers.py: {error}")
+    run(main, Config)

@@ -186,7 +186,7 @@ def test_scorers_of_one_origin_are_averaged(unpaired, text_tower, tmp_path):
     mean = ImageTextScorer.from_pretrained(tmp_path / "soup").model.state_dict()
     name = "visual.head.class_vector.matrix.weight"
     torch.testing.assert_close(mean[name], first[name] + 0.1)
-    with pytest.raises(SystemExit, match="two scorers or more"):
+    with pytest.raises(BadSettings, match="two scorers or more"):
         average.Config([str(unpaired)], "x")
     tiny.scorer().save_pretrained(tmp_path / "clip")
     with pytest.raises(BadModel, match="shapes"):
