@@ -110,8 +110,8 @@ def _equals_the_reference(captioner: Captioner, pictures: list[bytes]) -> None:
 
 
 def test_its_memory_holds_no_caption_of_the_pictures_it_is_tested_on(captioner, data_dir):
-    """But for commonplaces, which people write of one picture as of another: 3.7 % of COCO val's captions stand
-    among those of other COCO pictures word for word."""
+    """But for commonplaces, which people write of one picture as of another: 3.7 % of COCO val's captions
+    stand among those of other COCO pictures word for word."""
     for folder, split in (("coco", "val"), ("coco_more", "dev"), ("flickr8k", "test")):
         references = set(read_sentences(data_dir / folder / "captions.jsonl", (split,), held_out=()))
         for memory in (captioner.memory, Captioner.from_pretrained(UNPAIRED).memory):
