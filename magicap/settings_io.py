@@ -1,4 +1,4 @@
-"""Settings as JSON and back: frozen dataclasses by the name of their kind, renamed fields read under either name."""
+"""Settings as JSON and back: frozen dataclasses by their kind; renamed fields are read under either name."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class TimeStep:
 
     def steps(self, language_model: LanguageModel) -> list[tuple[int, Step]]:
         """The step that each row took, as (row, step)."""
-        taken = self.token_steps(language_model, [[column] for column in self.winners])
-        return [(row, step) for row, (step,) in zip(self.rows, taken, strict=True)]
+        steps = self.token_steps(language_model, [[column] for column in self.winners])
+        return [(row, step) for row, (step,) in zip(self.rows, steps, strict=True)]
 
     def best(self, language_model: LanguageModel, count: int) -> list[list[Step]]:
         """The steps that each row could have taken, the one it took first, then by falling score."""
@@ -126,19 +126,14 @@ class TimeStep:
             (*prefix.ids, token) for prefix, row in zip(self.prefixes, tokens, strict=True) for token in row
         ]
         texts = iter(language_model.partial_texts(longer))
-        return [
-            [
-                Step(
-                    text,
-                    added_text(start, text),
-                    token,
-                    *candidate_terms,
-                    token == language_model.end_id,
-                )
-                for token, candidate_terms, text in zip(row_tokens, row_terms, texts, strict=False)
-            ]
-            for start, row_tokens, row_terms in zip(before, tokens, terms, strict=True)
-        ]
+        steps: list[list[Step]] = []
+        for start, row_tokens, row_terms in zip(before, tokens, terms, strict=True):
+            steps.append([])
+            for token, (confidence, penalty, image) in zip(row_tokens, row_terms, strict=True):
+                text, last = next(texts), token == language_model.end_id
+                added = added_text(start, text)
+                steps[-1].append(Step(text, added, token, confidence, penalty, image, last))
+        return steps
 
 
 def magic_search(context: DecodingContext, settings: MagicSearch) -> StepBatches:

@@ -44,9 +44,9 @@ class BeamOutput:
         """(B, W) a picture's captions by falling score; those that ended go before all that did not."""
         scores = self.scores(length_penalty)
         unfinished = ~self.ended & self.ended.any(dim=1, keepdim=True)
-        by_score = scores.argsort(dim=1, descending=True, stable=True)
-        behind = unfinished.gather(1, by_score).int().argsort(dim=1, stable=True)
-        return by_score.gather(1, behind)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        behind = unfinished.gather(1, order).int().argsort(dim=1, stable=True)
+        return order.gather(1, behind)
 
     def best(self, length_penalty: float) -> Tensor:
         """(B,) the first of :meth:`ranked`."""
