@@ -43,7 +43,7 @@ OPTIONS = [
     "--fit-weight",
     "--memory-weight",
 ]
-ALIASES = {"magicap/commands/caption.py", "recipes/cli.py"}
+ALIASES = {"magicap/commands/caption.py", "magicap/commands/evaluate.py", "eval/compare.py", "recipes/cli.py"}
 """Options of the release before, and the files that still take them, with a notice."""
 
 
@@ -88,3 +88,11 @@ def test_no_retired_phrase_or_option(path):
     assert [
         f"{text!r:.90} in line {line}" for text, line in strings(parsed(path)) if retired.search(text)
     ] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_no_retired_word_on_a_page(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = [name for name in IDENTIFIERS if re.search(r"[A-Z_]", name)]  # others are ordinary English too
+    retired = "|".join(rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in [*PHRASES, *OPTIONS, *code])
+    assert re.findall(retired, text) == []
