@@ -250,6 +250,7 @@ def dev_pictures(data_dir: Path) -> list[bytes]:
     return [tar.read(row.image) for row in rows[:: len(rows) // 40][:40]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variation", "first"),
     [pytest.param(row, first, id=row.name) for row, first in zip(VARIATIONS, FIRST_PICTURES, strict=False)],
