@@ -70,7 +70,7 @@ class Hypothesis:
     """Of picture and caption in the scorer's space, -1 to 1; None where it was not asked for."""
 
     log_probability: float | None = None
-    """Of the model that wrote it, in nats; None for a caption of the memory."""
+    """Of the model that wrote it, in nats; None for a caption of the memory that no beam wrote too."""
 
     source: str = "beam"
     """``"beam"`` or ``"memory"``."""

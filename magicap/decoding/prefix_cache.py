@@ -216,7 +216,8 @@ class PrefixCache:
         cosines = max_cosine(fresh.extension.hidden, fresh.extension.prefixes.hidden)
         for (prefix, row), values in zip(rows, cosines, strict=True):
             columns = torch.tensor(row, device=values.device)
-            prefix.repetition = prefix.repetition.index_copy(0, columns, values)
+            with self._lock:  # or another thread's cosines of other columns could be lost
+                prefix.repetition = prefix.repetition.index_copy(0, columns, values)
         return torch.stack([prefix.repetition for prefix in prefixes]), fresh
 
     def extend(

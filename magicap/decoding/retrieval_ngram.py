@@ -13,11 +13,14 @@ import numpy as np
 from magicap.arrays import FloatArray, IntArray
 
 _LONGEST = 3  # tokens of context
-_BACKOFF = 0.5  # captions' worth of trust in the shorter context
+_PRIOR_COUNT = 0.5  # captions that the shorter context counts as much as
 
 
 class RetrievalNgramModel:
-    """Next-token probabilities of weighted captions, longest context first (Witten-Bell interpolation)."""
+    """Next-token probabilities of weighted captions: each context has the shorter one as its Dirichlet prior.
+
+    (MacKay and Peto 1995, "A hierarchical Dirichlet language model".)
+    """
 
     def __init__(self, captions: Sequence[Sequence[int]], weights: FloatArray) -> None:
         """
@@ -42,7 +45,7 @@ class RetrievalNgramModel:
                 break
             column = np.minimum(np.searchsorted(tokens, candidates), len(tokens) - 1)
             count = np.where(tokens[column] == candidates, counts[column], 0.0)
-            trust = _BACKOFF if length else 0.0
+            trust = _PRIOR_COUNT if length else 0.0
             probability = (count + trust * probability) / (total + trust)
         return probability
 
