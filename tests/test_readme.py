@@ -138,7 +138,7 @@ def test_evaluation_as_in_the_readme_gives_figures(data_set):
         assert "CIDEr-D" in run([sys.executable, "-m", "magicap", *words[1:]]).stdout
     compared, published = commands("python eval/")
     assert (
-        "consensus of 30 nearest (floor)"
+        "consensus of 30 nearest (baseline)"
         in run([sys.executable, str(ROOT / compared[1]), *compared[2:]]).stdout
     )
     assert Path("report.html").stat().st_size > 50_000
