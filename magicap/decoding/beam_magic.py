@@ -19,7 +19,6 @@ from magicap.decoding.beam import beam_hypotheses
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import (
-    MIN_STD,
     EvidenceSet,
     evidence_from_hypotheses,
     evidence_from_neighbours,
@@ -30,6 +29,7 @@ from magicap.decoding.settings import BeamMagicSearch
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.results import Hypothesis
+from magicap.retrieval.caption_memory import MIN_STD
 
 _IMAGE_WEIGHT = 2.0  # where no memory says what the picture shows; chosen on Flickr8k dev
 

@@ -15,12 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from magicap.arrays import FloatArray
-from magicap.metrics.cider import DocumentFrequencies, expected_cider_d
+from magicap.metrics.cider import MIN_PROBABILITY, DocumentFrequencies, expected_cider_d
 from magicap.results import Hypothesis
-from magicap.retrieval.caption_memory import CaptionMemory
-
-MIN_STD = 1e-6
-"""Standard deviation of cosines that are all the same."""
+from magicap.retrieval.caption_memory import MIN_STD, CaptionMemory
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def leave_one_out(utilities: FloatArray, weights: FloatArray) -> FloatArray:
         weights: (M,) of the evidence.
     """
     expected = utilities @ weights
-    expected[: len(weights)] /= np.maximum(1 - weights, MIN_STD)
+    expected[: len(weights)] /= np.maximum(1 - weights, MIN_PROBABILITY)
     return np.asarray(expected)
 
 

@@ -37,7 +37,8 @@ SIGMA = 6.0
 """Captions that differ by this many words lose 39 % of their similarity."""
 
 _PAIRS_AT_A_TIME = 100_000  # bounds memory
-_MIN_PROBABILITY = 1e-6  # of the other references that a reference is compared with
+MIN_PROBABILITY = 1e-6
+"""Of the other references that a reference is compared with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +306,7 @@ def expected_cider_d(
 
     squares = np.bincount(owner, weights=ngrams.count * unit**2, minlength=len(texts))[:M]
     with_itself = weights * (10 / ORDERS * squares)
-    expected[:M] = np.maximum(expected[:M] - with_itself, 0) / np.maximum(1 - weights, _MIN_PROBABILITY)
+    expected[:M] = np.maximum(expected[:M] - with_itself, 0) / np.maximum(1 - weights, MIN_PROBABILITY)
     return np.asarray(expected)
 
 

@@ -10,7 +10,6 @@ Shapes: B pictures, D embedding width of the scorer, W hidden width of the langu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magicap.errors import BadModel, BadSettings
+from magicap.models.weight_names import keep_weight_names
 
 PROMPT_FILE = "soft_prompt.safetensors"
 _UNREADABLE = (OSError, KeyError, RuntimeError, SafetensorError)
-_STORED_NAMES = {"image_projection.": "picture.", "memory_projection.": "memory."}
-"""Attribute to its name in ``state_dict()``, weight files and checkpoints, that of the first release."""
+_STORED_NAMES = {"image_projection": "picture", "memory_projection": "memory"}
 
 
 class SoftPrompt(nn.Module):
@@ -41,8 +40,7 @@ class SoftPrompt(nn.Module):
         super().__init__()
         self.image_projection = _mapping(scorer_width, width)
         self.memory_projection = _mapping(scorer_width, width)
-        self.register_state_dict_post_hook(_to_stored_names)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_from_stored_names)  # type: ignore[no-untyped-call]
+        keep_weight_names(self, _STORED_NAMES)
 
     @property
     def scorer_width(self) -> int:
@@ -123,20 +121,3 @@ class SoftPrompt(nn.Module):
 
 def _mapping(scorer_width: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(scorer_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-
-def _to_stored_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Rename a module's entries in its state dict to the stored names."""
-    _rename(state, prefix, _STORED_NAMES)
-
-
-def _from_stored_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename stored entries to the module's own names, before they are loaded."""
-    _rename(state, prefix, {stored: name for name, stored in _STORED_NAMES.items()})
-
-
-def _rename(state: dict[str, Any], prefix: str, names: Mapping[str, str]) -> None:
-    """Rename what begins so behind ``prefix``, in place; the order of entries stays."""
-    for old, new in names.items():
-        for key in [key for key in state if key.startswith(prefix + old)]:
-            state[prefix + new + key.removeprefix(prefix + old)] = state.pop(key)

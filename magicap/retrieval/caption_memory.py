@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
 
 VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
+MIN_STD = 1e-6
+"""Standard deviation of cosines that are all the same."""
+
 _STEPS = {8: 127, 4: 7}  # of a number's bits on disk -> steps on either side of zero
 _UNREADABLE = (
     OSError,
@@ -225,8 +228,8 @@ class CaptionMemory:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        largest = self.coordinates.abs().amax(dim=1, keepdim=True)
-        steps = (self.coordinates / largest * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
+        peaks = self.coordinates.abs().amax(dim=1, keepdim=True)
+        steps = (self.coordinates / peaks * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
         stored = {"vectors": steps} if self.bits == 8 else {"nibbles": _packed(steps)}
         if self.axes is not None:
             stored["axes"] = self.axes.half().cpu().contiguous()

@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.retrieval.caption_memory import MIN_STD, CaptionMemory
 
 _COVARIANCE_FROM = 1000  # captions
 _ISOTROPIC_LENGTH = 3.5  # beside a caption's vector of length 1; pictures of two domains gave 2.6 and 4.5
 _LONGEST = 10.0
 _HALVINGS = 20
-_MIN_STD = 1e-6
 
 
 class ModalityGap:
@@ -80,5 +79,5 @@ def _length_like(images: Tensor, vectors: Tensor, noise: Tensor, memory: Caption
 def _prominence(queries: Tensor, memory: CaptionMemory) -> float:
     """By how many standard deviations the nearest caption is nearer than the mean one, on average."""
     cosines = memory.cosines(queries)
-    std = cosines.std(dim=1).clamp_min(_MIN_STD)
+    std = cosines.std(dim=1).clamp_min(MIN_STD)
     return float(((cosines.max(dim=1).values - cosines.mean(dim=1)) / std).mean())

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from magicap.models.weight_names import keep_weight_names
 from magicap.supervised.decoder import Decoder, DecoderConfig, Prediction, Tensors
 from magicap.supervised.vocabulary import PAD
-from magicap.supervised.weight_names import keep_weight_names
 
 
 class ShowAndTell(Decoder):

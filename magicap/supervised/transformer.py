@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadSettings
+from magicap.models.weight_names import keep_weight_names
 from magicap.supervised.decoder import Decoder, DecoderConfig, Prediction, Reading, Tensors
 from magicap.supervised.vocabulary import PAD
-from magicap.supervised.weight_names import keep_weight_names
 
 
 class Block(nn.Module):
