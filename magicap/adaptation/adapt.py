@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,20 +126,20 @@ def adapt(
         BadImage: a picture cannot be read.
     """
     settings = settings or AdaptationSettings()
-    learned, held_out = _split(texts, settings)
+    learned, apart = _split(texts, settings)
     image_vectors = None if images is None or not len(images) else parts.scorer.encode_images(images)
-    figures = _Figures(
-        held_out,
-        Sentences.of(parts.language_model, held_out, settings.max_tokens),
-        parts.scorer.encode_texts(held_out),
+    held_out = _HeldOut(
+        apart,
+        Sentences.of(parts.language_model, apart, settings.max_tokens),
+        parts.scorer.encode_texts(apart),
         image_vectors,
         settings,
     )
-    before = figures.of(parts)
+    before = held_out.figures(parts)
     on_message("encoding the memory's captions")
     memory = CaptionMemory.from_texts(parts.scorer, learned[: settings.sentences])
     on_message(f"tuning the language model on {len(learned)} sentences")
-    language_model = _tuned(parts, memory, learned, held_out, settings, folder)
+    language_model = _tuned(parts, memory, learned, held_out, folder)
     if settings.samples:
         on_message(f"sampling up to {settings.samples} captions from it, encoding them")
         samples = sample_captions(language_model, settings.samples, seed=settings.seed)
@@ -148,7 +148,7 @@ def adapt(
     on_message(f"tuning the decoding on {source}")
     decoding = tune_decoding(as_beam_magic(parts.decoding), memory, image_vectors, seed=settings.seed)
     adapted = Parts(language_model, parts.scorer, decoding, memory)
-    return adapted, Adaptation(len(learned), len(held_out), before, figures.of(adapted))
+    return adapted, Adaptation(len(learned), len(apart), before, held_out.figures(adapted))
 
 
 def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str], list[str]]:
@@ -181,16 +181,16 @@ def _tuned(
     parts: Parts,
     memory: CaptionMemory,
     learned: Sequence[str],
-    held_out: Sequence[str],
-    settings: AdaptationSettings,
+    held_out: _HeldOut,
     folder: Path | None,
 ) -> LanguageModel:
     """A language model tuned on sentences, each conditioned on its own vector where it has a soft prompt."""
+    settings = held_out.settings
     language_model = parts.language_model.to_train()
     if language_model.soft_prompt is None:
-        objective = _unconditioned(language_model, learned, held_out, settings)
+        objective = _unconditioned(language_model, learned, held_out)
     else:
-        objective = _conditioned(language_model, parts, memory, learned, held_out, settings)
+        objective = _conditioned(language_model, parts, memory, learned, held_out)
     best = BestWeights(objective.module)
     fit(
         objective.module,
@@ -212,17 +212,13 @@ def _tuned(
     return language_model.to_caption(parts.language_model.model.dtype)
 
 
-def _unconditioned(
-    language_model: LanguageModel,
-    learned: Sequence[str],
-    held_out: Sequence[str],
-    settings: AdaptationSettings,
-) -> _Objective:
+def _unconditioned(language_model: LanguageModel, learned: Sequence[str], held_out: _HeldOut) -> _Objective:
     """Next-token cross entropy of the sentences alone."""
-    train, check = (Sentences.of(language_model, texts, settings.max_tokens) for texts in (learned, held_out))
+    settings = held_out.settings
+    train = Sentences.of(language_model, learned, settings.max_tokens)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        return evaluate_text(model, check, settings.batch_size)
+        return evaluate_text(model, held_out.sentences, settings.batch_size)
 
     return _Objective(language_model.model, train, unconditioned_loss, validate)
 
@@ -232,14 +228,12 @@ def _conditioned(
     parts: Parts,
     memory: CaptionMemory,
     learned: Sequence[str],
-    held_out: Sequence[str],
-    settings: AdaptationSettings,
+    held_out: _HeldOut,
 ) -> _Objective:
     """Next-token cross entropy behind the soft prompt of each sentence's own vector and its neighbours."""
-    train, check = (
-        conditioned_sentences(language_model, parts.scorer, memory, texts, settings.max_tokens)
-        for texts in (learned, held_out)
-    )
+    settings = held_out.settings
+    train = conditioned_sentences(language_model, parts.scorer, memory, learned, settings.max_tokens)
+    check = held_out.conditioned()
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
@@ -254,7 +248,7 @@ def _forward_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Figures:
+class _HeldOut:
     """The S held-out sentences on which captioners before and after are compared."""
 
     texts: Sequence[str]
@@ -267,7 +261,12 @@ class _Figures:
 
     settings: AdaptationSettings
 
-    def of(self, parts: Parts) -> dict[str, float]:
+    def conditioned(self) -> Sentences:
+        """The sentences with their own vectors to be conditioned on; none of them is in the memory."""
+        nowhere = torch.full((len(self.texts),), -1)
+        return replace(self.sentences, vectors=self.vectors.half().cpu(), memory_positions=nowhere)
+
+    def figures(self, parts: Parts) -> dict[str, float]:
         """See :attr:`Adaptation.before`."""
         model = parts.language_model.model.eval()
         with torch.no_grad():
