@@ -19,8 +19,8 @@ from magicap.images.reader import SUFFIXES
 class ImageFiles:
     """Encoded pictures of tar files and folders, by name. Worker processes may share one.
 
-    Forked workers read beside their parent, and spawned ones get a copy that opens the files for itself. So
-    may threads, unless a tar file is compressed: then it is not thread-safe, and reading in any order is slow.
+    Forked workers read beside their parent, and spawned ones get a copy that opens the files for itself.
+    Threads may share one unless a tar file is compressed, which also makes reading out of order slow.
 
     A picture is found by its path inside the tar file or folder, and by any end of its path: ``0001.jpg``,
     ``val/0001.jpg``, and, where ``set/val`` itself was given, still ``val/0001.jpg``. Hidden files and files
