@@ -33,21 +33,23 @@ MAY_CHANGE = ("out",)
 
 @dataclass(frozen=True)
 class Config(AdaptationSettings):
-    captions: list[str] = field(
-        default_factory=list, metadata={"help": "text files, a caption a line, or data sets (train split)"}
-    )
-    key: str | None = field(
-        default=None, metadata={"help": "--captions are JSON lines: the key of the sentences, e.g. humorous"}
-    )
-    images: list[str] = field(
-        default_factory=list,
-        metadata={"help": "folders or tar files of pictures; no caption is read of them"},
-    )
-    base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
-    out: str = field(default="runs/domain", metadata={"help": "folder of the new captioner"})
-    most_images: int = field(
-        default=500, metadata={"help": "pictures that the search is tuned on, the first of --images"}
-    )
+    captions: list[str] = field(default_factory=list)
+    """Text files with a caption a line, or data sets, of which the train split is read."""
+
+    key: str | None = None
+    """Key of the sentences, such as humorous, where --captions are JSON lines."""
+
+    images: list[str] = field(default_factory=list)
+    """Folders or tar files of pictures of the domain; no caption is read of them."""
+
+    base: str = DEFAULT
+    """Preset or folder of the captioner to start from."""
+
+    out: str = "runs/domain"
+    """Folder of the new captioner; training goes to <out>/training."""
+
+    most_images: int = 500
+    """The most pictures that the search is tuned on, the first of --images."""
 
 
 def main(config: Config) -> None:

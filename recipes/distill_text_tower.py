@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -48,46 +48,77 @@ MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "workers", "cpu", "
 
 @dataclass(frozen=True)
 class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
-    )
-    validation: list[str] = field(
-        metadata={"help": "data sets whose dev or val split chooses the checkpoint"}
-    )
-    tokenizer: str = field(metadata={"help": "folder of the tokenizer that the student reads"})
-    out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "sentence-transformers model, name or folder; default: all-MiniLM-L6-v2 as packaged"
-        },
-    )
-    image_model: str = field(
-        default=ScorerShape.image_model, metadata={"help": "timm name of the image trunk"}
-    )
-    image_weights: str | None = field(
-        default=None, metadata={"help": "safetensors of that trunk under timm's names"}
-    )
-    image_size: int = field(default=ScorerShape.image_size, metadata={"help": "side of its square picture"})
-    pool: str = field(default=ScorerShape.pool, metadata={"help": "its pooling: token or avg"})
-    width: int = field(default=ScorerShape.width, metadata={"help": "of the shared space and the student"})
-    text_layers: int = field(default=ScorerShape.text_layers, metadata={"help": "the student's blocks"})
-    text_heads: int = field(default=ScorerShape.text_heads, metadata={"help": "its attention heads"})
-    context_length: int = field(
-        default=ScorerShape.context_length, metadata={"help": "longest text, in tokens"}
-    )
-    cut_share: float = field(
-        default=0.2, metadata={"help": "share of sentences of which only a beginning is read"}
-    )
-    epochs: int = field(default=3, metadata={"help": "passes over the text"})
-    batch_size: int = field(default=512, metadata={"help": "sentences a step"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "peak rate"})
-    weight_decay: float = field(default=0.02, metadata={"help": "AdamW's, on matrices only"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16, also for the teacher"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and spelling"})
-    workers: int = field(default=0, metadata={"help": "processes that make the batches"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    text: list[str]
+    """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
+    with a caption a line."""
+
+    validation: list[str]
+    """Data sets whose dev or val split chooses the checkpoint."""
+
+    tokenizer: str
+    """Folder of the tokenizer that the student reads."""
+
+    out: str
+    """Folder of this run; the best model goes to <out>/best."""
+
+    teacher: str | None = None
+    """Name or folder of the sentence-transformers model that teaches; default: all-MiniLM-L6-v2 as
+    packaged."""
+
+    image_model: str = ScorerShape.image_model
+    """Name in timm of the image trunk."""
+
+    image_weights: str | None = None
+    """File in safetensors format with the image trunk's weights under timm's names; default: random
+    weights."""
+
+    image_size: int = ScorerShape.image_size
+    """Side of the square picture that the image trunk reads, in pixels."""
+
+    pool: Literal["token", "avg"] = ScorerShape.pool
+    """Pooling of the image trunk."""
+
+    width: int = ScorerShape.width
+    """Width of the shared space and of the student."""
+
+    text_layers: int = ScorerShape.text_layers
+    """Number of the student's blocks."""
+
+    text_heads: int = ScorerShape.text_heads
+    """Number of attention heads in each of the student's blocks."""
+
+    context_length: int = ScorerShape.context_length
+    """Longest text that the student reads, in tokens."""
+
+    cut_share: float = 0.2
+    """Share of the sentences of which only a beginning is read, 0 to 1."""
+
+    epochs: int = 3
+    """Number of passes over the text."""
+
+    batch_size: int = 512
+    """Number of sentences in a step."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate of the student."""
+
+    weight_decay: float = 0.02
+    """Weight decay of AdamW, on matrices only."""
+
+    max_steps: int | None = None
+    """Stop after this many steps; default: no limit."""
+
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the computation, also the teacher's: no for float32, bf16 for bfloat16."""
+
+    seed: int = 1
+    """Seed of weights, order and spelling."""
+
+    workers: int = 0
+    """Number of processes that make the batches beside the main one."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
         require_number("--cut_share", self.cut_share, lambda share: 0 <= share <= 1, "between 0 and 1")

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -78,60 +78,132 @@ ALL_CAPTIONS = 100  # of a picture: more than any data set has
 
 @dataclass(frozen=True)
 class Config:
-    captions: str = field(metadata={"help": "data set with a train and a dev (or val) split"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of both splits"})
-    out: str = field(metadata={"help": "folder of this run; the captioner goes to <out>/best"})
-    start: str | None = field(
-        default=None, metadata={"help": "a captioner of this very shape whose weights to start from"}
-    )
-    image_model: str = field(default="mobilenetv2_100", metadata={"help": "timm name of the encoder"})
-    image_options: list[str] = field(
-        default_factory=lambda: ["pad_type=same"], metadata={"help": "NAME=VALUE of timm.create_model"}
-    )
-    image_weights: str | None = field(default=None, metadata={"help": "safetensors of a trained encoder"})
-    image_size: int = field(default=224, metadata={"help": "side of the square picture it reads"})
-    decoder: str = field(default="soft", metadata={"help": "soft, hard, none or transformer"})
-    width: int = field(default=512, metadata={"help": "of the decoder's hidden state"})
-    embedding: int = field(default=256, metadata={"help": "of a word"})
-    attention: int = field(
-        default=256, metadata={"help": "of the space where state and locations are compared"}
-    )
-    layers: int = field(default=3, metadata={"help": "blocks of a Transformer"})
-    heads: int = field(default=8, metadata={"help": "attention heads of a Transformer"})
-    dropout: float = field(default=0.5, metadata={"help": "while learning word by word"})
-    max_words: int = field(default=24, metadata={"help": "longest caption"})
-    min_count: int = field(default=5, metadata={"help": "how often a word must stand in the captions"})
-    features: str | None = field(
-        default=None, metadata={"help": "folder of the features, which runs may share (<out>/features)"}
-    )
-    views: int = field(
-        default=3, metadata={"help": "of a picture, kept as features; the first is the picture"}
-    )
-    batch_size: int = field(default=32, metadata={"help": "pictures a step"})
-    captions_per_image: int = field(default=5, metadata={"help": "captions of a picture a step"})
-    smoothing: float = field(default=0.1, metadata={"help": "of labels"})
-    coverage: float = field(default=1.0, metadata={"help": "weight of doubly stochastic attention"})
-    xe_epochs: int = field(default=12, metadata={"help": "passes of cross-entropy, encoder frozen"})
-    xe_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of that"})
-    finetune_epochs: int = field(default=0, metadata={"help": "passes with the upper encoder trainable"})
-    finetune_rate: float = field(default=3e-4, metadata={"help": "peak learning rate of the decoder then"})
-    encoder_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of the encoder"})
+    captions: str
+    """Data set with a train and a dev (or val) split."""
+
+    images: list[str]
+    """Tar files or folders with the pictures of both splits."""
+
+    out: str
+    """Folder of this run; the captioner goes to <out>/best."""
+
+    start: str | None = None
+    """Folder of a captioner of the very shape of this one, whose weights to start from."""
+
+    image_model: str = "mobilenetv2_100"
+    """Name in timm of the encoder."""
+
+    image_options: list[str] = field(default_factory=lambda: ["pad_type=same"])
+    """Options of timm.create_model for the encoder, each written NAME=VALUE."""
+
+    image_weights: str | None = None
+    """File in safetensors format with the weights of a trained encoder; default: random weights."""
+
+    image_size: int = 224
+    """Side of the square picture that the encoder reads, in pixels."""
+
+    decoder: Literal["soft", "hard", "none", "transformer"] = "soft"
+    """Kind of the decoder: soft or hard attention with an LSTM, none for an LSTM without attention, or a
+    transformer."""
+
+    width: int = 512
+    """Width of the decoder's hidden state."""
+
+    embedding: int = 256
+    """Width of a word's embedding."""
+
+    attention: int = 256
+    """Width of the space where the decoder's state and locations of the picture are compared."""
+
+    layers: int = 3
+    """Number of blocks of a Transformer decoder."""
+
+    heads: int = 8
+    """Number of attention heads in each block of a Transformer decoder."""
+
+    dropout: float = 0.5
+    """Share of activations that are dropped while the decoder learns word by word, 0 to 1."""
+
+    max_words: int = 24
+    """Longest caption in words."""
+
+    min_count: int = 5
+    """How often a word must stand in the captions to be in the vocabulary."""
+
+    features: str | None = None
+    """Folder of the encoder's features, which several runs may share; default: <out>/features."""
+
+    views: int = 3
+    """Number of views of a picture that are kept as features; the first is the picture itself."""
+
+    batch_size: int = 32
+    """Number of pictures in a step."""
+
+    captions_per_image: int = 5
+    """Number of captions of a picture in a step."""
+
+    smoothing: float = 0.1
+    """Share of probability that label smoothing gives to the other words, 0 to 1."""
+
+    coverage: float = 1.0
+    """Weight of the doubly stochastic attention loss."""
+
+    xe_epochs: int = 12
+    """Passes of cross-entropy training while the encoder is frozen."""
+
+    xe_rate: float = 1e-3
+    """Peak learning rate of cross-entropy training while the encoder is frozen."""
+
+    finetune_epochs: int = 0
+    """Passes of cross-entropy training while the upper encoder is trainable."""
+
+    finetune_rate: float = 3e-4
+    """Peak learning rate of the decoder while the upper encoder is trainable."""
+
+    encoder_rate: float = 1e-4
+    """Peak learning rate of the upper encoder."""
+
     frozen: list[str] = field(
-        default_factory=lambda: ["conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2."],
-        metadata={"help": "parts of the encoder, by the beginning of their names, that are frozen even then"},
+        default_factory=lambda: ["conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2."]
     )
-    scst_epochs: int = field(default=8, metadata={"help": "passes of self-critical training"})
-    scst_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of that"})
-    scst_samples: int = field(default=5, metadata={"help": "captions sampled of a picture"})
-    weight_average: float = field(default=0.995, metadata={"help": "decay of the running average of weights"})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices only"})
-    beam_size: int = field(default=3, metadata={"help": "of the captioner that is written"})
-    length_penalty: float = field(default=1.0, metadata={"help": "of the captioner that is written"})
-    dtype: str = field(default="float32", metadata={"help": "of the weights in <out>/best: or float16"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order, augmentation and samples"})
-    workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    """Parts of the encoder, by the beginning of their names, that stay frozen while the upper encoder is
+    trainable."""
+
+    scst_epochs: int = 8
+    """Passes of self-critical training."""
+
+    scst_rate: float = 1e-4
+    """Peak learning rate of self-critical training."""
+
+    scst_samples: int = 5
+    """Number of captions that self-critical training samples of a picture; at least 2."""
+
+    weight_average: float = 0.995
+    """Decay of the running average of weights, a step."""
+
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, on matrices only."""
+
+    beam_size: int = 3
+    """Beam size of the captioner that is written."""
+
+    length_penalty: float = 1.0
+    """Length penalty of the captioner that is written; above 1 prefers longer captions."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Precision of the weights in <out>/best."""
+
+    max_steps: int | None = None
+    """Stop each stage after this many steps; default: no limit."""
+
+    seed: int = 1
+    """Seed of weights, order, augmentation and samples."""
+
+    workers: int = 0
+    """Number of processes that read and augment pictures beside the main one."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
         require_int("--views", self.views)

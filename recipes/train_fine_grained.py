@@ -17,8 +17,9 @@ was trained on: for a captioner's folder, train on its own ``scorer/``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -51,34 +52,71 @@ WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the loc
 
 @dataclass(frozen=True)
 class Config:
-    captions: str = field(metadata={"help": "data set with a train and a dev (or val) split"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of both splits"})
-    scorer: str = field(metadata={"help": "trained scorer whose towers are read: folder, hf-hub: or name"})
-    out: str = field(metadata={"help": "folder of this run; the best projections go to <out>/best"})
-    tag: str | None = field(default=None, metadata={"help": "its weights' tag, where the scorer is a name"})
-    width: int = field(default=FineGrainedSettings.width, metadata={"help": "of the local space"})
-    hidden: int = field(default=FineGrainedSettings.hidden, metadata={"help": "of the projections' layer"})
-    dropout: float = field(default=FineGrainedSettings.dropout, metadata={"help": "before each layer"})
-    region: int = field(
-        default=FineGrainedSettings.region, metadata={"help": "patches averaged, a side of a square"}
-    )
-    image_block: int = field(
-        default=FineGrainedSettings.image_block, metadata={"help": "whose states patches have; -1 the last"}
-    )
-    text_block: int = field(
-        default=FineGrainedSettings.text_block, metadata={"help": "whose states words have; -1 the last"}
-    )
-    captions_per_image: int = field(default=3, metadata={"help": "captions sampled of a picture a pass"})
-    epochs: int = field(default=12, metadata={"help": "passes over the pictures"})
-    batch_size: int = field(default=128, metadata={"help": "pictures a step"})
-    rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
-    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
-    top: int = field(default=20, metadata={"help": "candidates that are re-ranked on dev"})
-    limit: int | None = field(default=None, metadata={"help": "train on the first so many pictures only"})
-    dtype: str = field(default="float32", metadata={"help": "of the projections that are kept: or float16"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and captions"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    captions: str
+    """Data set with a train and a dev (or val) split."""
+
+    images: list[str]
+    """Tar files or folders with the pictures of both splits."""
+
+    scorer: str
+    """Trained scorer whose towers are read: a folder, an hf-hub: id or a name of open_clip."""
+
+    out: str
+    """Folder of this run; the best projections go to <out>/best."""
+
+    tag: str | None = None
+    """Tag of the scorer's weights for open_clip, where --scorer is a name."""
+
+    width: int = FineGrainedSettings.width
+    """Width of the local space, in which words and patches are compared."""
+
+    hidden: int = FineGrainedSettings.hidden
+    """Width of the projections' hidden layer."""
+
+    dropout: float = FineGrainedSettings.dropout
+    """Share of activations that are dropped before each layer of the projections, 0 to 1."""
+
+    region: int = FineGrainedSettings.region
+    """Side of the square of patches that are averaged into one, in patches."""
+
+    image_block: int = FineGrainedSettings.image_block
+    """Block of the image tower whose states the patches have; -1 is the last."""
+
+    text_block: int = FineGrainedSettings.text_block
+    """Block of the text tower whose states the words have; -1 is the last."""
+
+    captions_per_image: int = 3
+    """Number of captions sampled of a picture in a pass."""
+
+    epochs: int = 12
+    """Number of passes over the pictures."""
+
+    batch_size: int = 128
+    """Number of pictures in a step."""
+
+    rate: float = 2e-3
+    """Peak learning rate of the projections."""
+
+    weight_decay: float = 0.1
+    """Weight decay of AdamW, on matrices only."""
+
+    top: int = 20
+    """Number of candidates that are re-ranked on the dev split."""
+
+    limit: int | None = None
+    """Train on this many pictures only, the first; default: all."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Precision of the projections in <out>/best."""
+
+    max_steps: int | None = None
+    """Stop after this many steps; default: no limit."""
+
+    seed: int = 1
+    """Seed of weights, order and captions."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone and compute on the CPU."""
 
     def settings(self) -> FineGrainedSettings:
         return FineGrainedSettings(

@@ -28,7 +28,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,89 +69,132 @@ Picture = Callable[[int, CaptionedImage], Tensor]
 
 @dataclass(frozen=True)
 class Config:
-    captions: list[str] = field(metadata={"help": "data sets, of which the train split is read"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of all splits"})
-    out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
-    validation: list[str] = field(
-        default_factory=list,
-        metadata={"help": "data sets whose dev or val split chooses the checkpoint; default: --captions"},
-    )
-    shares: list[float] = field(
-        default_factory=list,
-        metadata={"help": "share of each data set in a batch, 1 together; default: by their sizes"},
-    )
-    base: str | None = field(
-        default=None, metadata={"help": "open_clip model to start from: name, hf-hub: or folder"}
-    )
-    tag: str | None = field(default=None, metadata={"help": "its weights' tag, where base is a name"})
-    tokenizer: str | None = field(default=None, metadata={"help": "tokenizer of a fresh text tower"})
-    image_model: str = field(
-        default=ScorerShape.image_model, metadata={"help": "timm name of a fresh image tower"}
-    )
-    image_weights: str | None = field(
-        default=None, metadata={"help": "safetensors of that trunk, timm's names"}
-    )
-    image_size: int = field(
-        default=ScorerShape.image_size, metadata={"help": "side of the square picture a fresh tower reads"}
-    )
-    pool: str = field(
-        default=ScorerShape.pool, metadata={"help": "pooling of a fresh image tower: token or avg"}
-    )
-    width: int = field(
-        default=ScorerShape.width, metadata={"help": "of the shared space and of a fresh text tower"}
-    )
-    text_layers: int = field(
-        default=ScorerShape.text_layers, metadata={"help": "blocks of a fresh text tower"}
-    )
-    text_heads: int = field(
-        default=ScorerShape.text_heads, metadata={"help": "attention heads of a fresh text tower"}
-    )
-    context_length: int = field(
-        default=ScorerShape.context_length, metadata={"help": "longest text, in tokens"}
-    )
-    teacher: str | None = field(
-        default=None, metadata={"help": "folder of a run of distill_text_tower.py, near which the text stays"}
-    )
-    teacher_weight: float = field(default=0.5, metadata={"help": "of the loss that keeps it there"})
-    lock_text: bool = field(
-        default=False, metadata={"help": "leave the text tower as it is (locked-image tuning, turned round)"}
-    )
-    class_weight: float = field(
-        default=0.1, metadata={"help": "of the loss that keeps the answers of a class vector's classifier"}
-    )
-    loss: str = field(
-        default="infonce", metadata={"help": "infonce, or vse++ for the hardest-negative hinge"}
-    )
-    captions_per_image: int = field(default=3, metadata={"help": "captions sampled of a picture a pass"})
-    locked_epochs: int = field(default=12, metadata={"help": "passes with the trunk frozen"})
-    locked_views: int = field(
-        default=2,
-        metadata={"help": "views of a picture whose features are kept; the first is the picture"},
-    )
-    locked_batch_size: int = field(default=256, metadata={"help": "pictures a step, trunk frozen"})
-    locked_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, trunk frozen"})
-    finetune_epochs: int = field(default=10, metadata={"help": "passes with the upper trunk trainable"})
-    finetune_validations: float = field(
-        default=0.5, metadata={"help": "validations a pass of that; 0.5 for every other one"}
-    )
-    whole_epochs: int = field(default=1, metadata={"help": "the last of them, that see whole pictures"})
-    patch_dropout: float = field(
-        default=0.5, metadata={"help": "share of a picture's patches left out in the others"}
-    )
-    weight_average: float = field(default=0.99, metadata={"help": "decay of the running average of weights"})
-    finetune_batch_size: int = field(default=96, metadata={"help": "pictures a step, trunk trainable"})
-    finetune_rate: float = field(
-        default=2e-4, metadata={"help": "peak learning rate of text tower and projection"}
-    )
-    trunk_rate: float = field(default=1.5e-4, metadata={"help": "peak rate of the trunk's last block"})
-    trunk_decay: float = field(default=0.8, metadata={"help": "factor on the rate, block by block downwards"})
-    trunk_blocks: int = field(default=8, metadata={"help": "how many upper blocks are tuned"})
-    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and augmentation"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
-    workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    captions: list[str]
+    """Data sets, of which the train split is read."""
+
+    images: list[str]
+    """Tar files or folders with the pictures of all splits."""
+
+    out: str
+    """Folder of this run; the best model goes to <out>/best."""
+
+    validation: list[str] = field(default_factory=list)
+    """Data sets whose dev or val split chooses the checkpoint; default: those of --captions."""
+
+    shares: list[float] = field(default_factory=list)
+    """Share of each data set in a batch, 1 together; default: by their sizes."""
+
+    base: str | None = None
+    """Scorer to start from: a folder, an hf-hub: id or a name of open_clip."""
+
+    tag: str | None = None
+    """Tag of the base's weights for open_clip, where --base is a name."""
+
+    tokenizer: str | None = None
+    """Folder of the tokenizer of a fresh text tower, where no --base is given."""
+
+    image_model: str = ScorerShape.image_model
+    """Name in timm of a fresh image tower."""
+
+    image_weights: str | None = None
+    """File in safetensors format with the trunk of a fresh image tower under timm's names; default: random
+    weights."""
+
+    image_size: int = ScorerShape.image_size
+    """Side of the square picture that a fresh image tower reads, in pixels."""
+
+    pool: Literal["token", "avg"] = ScorerShape.pool
+    """Pooling of a fresh image tower."""
+
+    width: int = ScorerShape.width
+    """Width of the shared space and of a fresh text tower."""
+
+    text_layers: int = ScorerShape.text_layers
+    """Number of blocks of a fresh text tower."""
+
+    text_heads: int = ScorerShape.text_heads
+    """Number of attention heads in each block of a fresh text tower."""
+
+    context_length: int = ScorerShape.context_length
+    """Longest text that a fresh text tower reads, in tokens."""
+
+    teacher: str | None = None
+    """Folder of a run of distill_text_tower.py, near whose teacher the text tower stays."""
+
+    teacher_weight: float = 0.5
+    """Weight of the loss that keeps the text tower near its teacher."""
+
+    lock_text: bool = False
+    """Whether to leave the text tower as it is and train the image tower alone."""
+
+    class_weight: float = 0.1
+    """Weight of the loss that keeps the answers of a class vector's classifier."""
+
+    loss: Literal["infonce", "vse++"] = "infonce"
+    """Loss of a batch of pairs: infonce, or vse++ for the hinge of the hardest negative."""
+
+    captions_per_image: int = 3
+    """Number of captions sampled of a picture in a pass."""
+
+    locked_epochs: int = 12
+    """Passes over the pictures while the trunk is frozen."""
+
+    locked_views: int = 2
+    """Number of views of a picture whose features are kept; the first is the picture itself."""
+
+    locked_batch_size: int = 256
+    """Number of pictures in a step while the trunk is frozen."""
+
+    locked_rate: float = 1e-3
+    """Peak learning rate while the trunk is frozen."""
+
+    finetune_epochs: int = 10
+    """Passes over the pictures while the upper trunk is trainable."""
+
+    finetune_validations: float = 0.5
+    """Validations in a pass while the upper trunk is trainable; 0.5 for every other pass."""
+
+    whole_epochs: int = 1
+    """How many of the last passes see whole pictures while the upper trunk is trainable."""
+
+    patch_dropout: float = 0.5
+    """Share of a picture's patches that is left out in the passes before, at least 0 and below 1."""
+
+    weight_average: float = 0.99
+    """Decay of the running average of weights, a step."""
+
+    finetune_batch_size: int = 96
+    """Number of pictures in a step while the upper trunk is trainable."""
+
+    finetune_rate: float = 2e-4
+    """Peak learning rate of text tower and projection while the upper trunk is trainable."""
+
+    trunk_rate: float = 1.5e-4
+    """Peak learning rate of the trunk's last block."""
+
+    trunk_decay: float = 0.8
+    """Factor on the learning rate from a block of the trunk to the block below it."""
+
+    trunk_blocks: int = 8
+    """Number of the trunk's upper blocks that are trainable."""
+
+    weight_decay: float = 0.1
+    """Weight decay of AdamW, on matrices only."""
+
+    max_steps: int | None = None
+    """Stop each stage after this many steps; default: no limit."""
+
+    seed: int = 1
+    """Seed of weights, order and augmentation."""
+
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the computation: no for float32, bf16 for autocast to bfloat16."""
+
+    workers: int = 0
+    """Number of processes that read and augment pictures beside the main one."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
         if self.loss not in ("infonce", "vse++"):

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -41,42 +42,78 @@ MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "m
 
 @dataclass(frozen=True)
 class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
-    )
-    validation_text: list[str] = field(
-        metadata={"help": "data sets (their dev or val split) or text files; choose the checkpoint"}
-    )
-    out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
-    base: str | None = field(
-        default=None, metadata={"help": "model to start from: a folder or a hub id such as gpt2"}
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "tokenizer to start afresh with, where no base is given"}
-    )
-    layers: int = field(default=6, metadata={"help": "blocks of a fresh model"})
-    width: int = field(default=256, metadata={"help": "embedding width of a fresh model"})
-    heads: int = field(default=8, metadata={"help": "attention heads of a fresh model"})
-    positions: int = field(default=64, metadata={"help": "longest sentence of a fresh model, in tokens"})
-    epochs: int = field(default=1, metadata={"help": "passes over all of the text"})
-    domain_text: list[str] = field(
-        default_factory=list, metadata={"help": "text of the domain, of --text or other, that is read last"}
-    )
-    domain_epochs: int = field(default=2, metadata={"help": "passes over --domain_text after those"})
-    batch_size: int = field(default=128, metadata={"help": "sentences a step"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "peak rate; 2e-5 suits a pretrained base"})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on matrices only"})
-    dropout: float = field(default=0.0, metadata={"help": "of a fresh model"})
-    contrastive: float = field(
-        default=0.0, metadata={"help": "weight of the SimCTG term; its authors used 1"}
-    )
-    margin: float = field(default=0.5, metadata={"help": "rho of the SimCTG term"})
-    max_tokens: int = field(default=40, metadata={"help": "longer sentences are cut here"})
-    validations_per_epoch: int = field(default=4, metadata={"help": "how often the checkpoint is considered"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and dropout"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    text: list[str]
+    """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
+    with a caption a line."""
+
+    validation_text: list[str]
+    """Data sets, of which the dev or val split is read, or text files; the checkpoint is chosen on them."""
+
+    out: str
+    """Folder of this run; the best model goes to <out>/best."""
+
+    base: str | None = None
+    """Model to start from: a folder or a hub id such as gpt2."""
+
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer of a fresh model, where no --base is given."""
+
+    layers: int = 6
+    """Number of blocks of a fresh model."""
+
+    width: int = 256
+    """Embedding width of a fresh model."""
+
+    heads: int = 8
+    """Number of attention heads in each block of a fresh model."""
+
+    positions: int = 64
+    """Longest sentence of a fresh model, in tokens."""
+
+    epochs: int = 1
+    """Number of passes over all of the text."""
+
+    domain_text: list[str] = field(default_factory=list)
+    """Text of the domain, of --text or other, that is read last."""
+
+    domain_epochs: int = 2
+    """Number of passes over --domain_text, after those over all of the text."""
+
+    batch_size: int = 128
+    """Number of sentences in a step."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate; 2e-5 suits a pretrained base."""
+
+    weight_decay: float = 0.05
+    """Weight decay of AdamW, on matrices only."""
+
+    dropout: float = 0.0
+    """Share of activations that are dropped in a fresh model, 0 to 1."""
+
+    contrastive: float = 0.0
+    """Weight of SimCTG's contrastive loss; its authors used 1."""
+
+    margin: float = 0.5
+    """Margin rho of SimCTG's contrastive loss."""
+
+    max_tokens: int = 40
+    """Longest sentence in tokens; longer ones are cut here."""
+
+    validations_per_epoch: int = 4
+    """How many times in a pass over the text the checkpoint is validated."""
+
+    max_steps: int | None = None
+    """Stop after this many steps; default: no limit."""
+
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the computation: no for float32, bf16 for autocast to bfloat16."""
+
+    seed: int = 1
+    """Seed of weights, order and dropout."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
         if self.base is None and self.positions < self.max_tokens:

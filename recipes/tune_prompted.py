@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from accelerate.utils import set_seed
 from cli import run
@@ -44,38 +45,60 @@ BEST = Path("training", "best")
 
 @dataclass(frozen=True)
 class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
-    )
-    validation_text: list[str] = field(
-        metadata={"help": "data sets (their dev or val split) or text files; choose the checkpoint"}
-    )
-    out: str = field(metadata={"help": "folder of the new captioner; training goes to <out>/training"})
-    base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
-    least_noise: float = field(
-        default=NOISE[0],
-        metadata={"help": "least length of the noise, in standard deviations of captions' vectors"},
-    )
-    greatest_noise: float = field(
-        default=NOISE[1], metadata={"help": "greatest; each sentence's is sampled between the two"}
-    )
-    memory_samples: int = field(
-        default=20_000,
-        metadata={"help": "captions that the language model samples as the memory of a base without one"},
-    )
-    epochs: int = field(default=1, metadata={"help": "passes over the text"})
-    batch_size: int = field(default=64, metadata={"help": "sentences a step"})
-    learning_rate: float = field(
-        default=5e-4, metadata={"help": "peak rate of the language model; 2e-5 suits a GPT-2 of full size"}
-    )
-    prompt_rate: float = field(default=1e-3, metadata={"help": "of the soft prompt"})
-    weight_decay: float = field(default=0.02, metadata={"help": "AdamW's, on matrices only"})
-    max_tokens: int = field(default=40, metadata={"help": "longer sentences are cut here"})
-    validations_per_epoch: int = field(default=4, metadata={"help": "how often the checkpoint is considered"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and noise"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    text: list[str]
+    """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
+    with a caption a line."""
+
+    validation_text: list[str]
+    """Data sets, of which the dev or val split is read, or text files; the checkpoint is chosen on them."""
+
+    out: str
+    """Folder of the new captioner; training goes to <out>/training."""
+
+    base: str = DEFAULT
+    """Preset or folder of the captioner to start from."""
+
+    least_noise: float = NOISE[0]
+    """Least length of the noise, in standard deviations of captions' vectors."""
+
+    greatest_noise: float = NOISE[1]
+    """Greatest length of the noise; that of each sentence is sampled between the two."""
+
+    memory_samples: int = 20_000
+    """Number of captions that the language model samples as the memory of a base without one."""
+
+    epochs: int = 1
+    """Number of passes over the text."""
+
+    batch_size: int = 64
+    """Number of sentences in a step."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
+
+    prompt_rate: float = 1e-3
+    """Peak learning rate of the soft prompt."""
+
+    weight_decay: float = 0.02
+    """Weight decay of AdamW, on matrices only."""
+
+    max_tokens: int = 40
+    """Longest sentence in tokens; longer ones are cut here."""
+
+    validations_per_epoch: int = 4
+    """How many times in a pass over the text the checkpoint is validated."""
+
+    max_steps: int | None = None
+    """Stop after this many steps; default: no limit."""
+
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the computation: no for float32, bf16 for autocast to bfloat16."""
+
+    seed: int = 1
+    """Seed of weights, order and noise."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
         require_int("--memory_samples", self.memory_samples)

@@ -57,13 +57,13 @@ class AdaptationSettings:
     """Passes of the language model over the sentences."""
 
     max_steps: int = 1500
-    """The most steps of these, 64 sentences each."""
+    """The most steps of training, whatever the passes."""
 
     learning_rate: float = 5e-4
-    """Peak rate of the language model; 2e-5 suits a GPT-2 of full size."""
+    """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
 
     batch_size: int = 64
-    """Sentences a step."""
+    """Number of sentences in a step."""
 
     max_tokens: int = 40
     """Longer sentences are cut here while the language model is tuned."""
@@ -78,7 +78,7 @@ class AdaptationSettings:
     """Share of the sentences that are kept out of training and memory: they compare before and after."""
 
     seed: int = 1
-    """Of what is held out, order and samples."""
+    """Seed of what is held out, of the order of sentences, and of samples."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "max_steps", "batch_size", "max_tokens", "sentences"):
