@@ -34,8 +34,7 @@ import torch
 from accelerate.utils import set_seed
 from cli import run
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.checks import require_int
@@ -48,21 +47,24 @@ from magicap.supervised.grid import GridConfig, load_backbone
 from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
-from magicap.training.captioning import cross_entropy_loss, self_critical_loss, validation
+from magicap.training import processes
+from magicap.training.captioning import validation
 from magicap.training.checks import open_run_folder
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Pairs, augmentation, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.captioning import CaptionCrossEntropy, CaptionObjective, SelfCritical
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, augmentation, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 from magicap.training.rewards import CiderReward
 
 XE, FINETUNE, SCST = "xe", "finetune", "scst"
 MAY_CHANGE = (
-    "out",
     "features",
     "xe_epochs",
     "finetune_epochs",
     "scst_epochs",
-    "max_steps",
     "xe_rate",
     "finetune_rate",
     "encoder_rate",
@@ -70,14 +72,12 @@ MAY_CHANGE = (
     "beam_size",
     "length_penalty",
     "dtype",
-    "workers",
-    "cpu",
 )
 ALL_CAPTIONS = 100  # of a picture: more than any data set has
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     captions: str
     """Data set with a train and a dev (or val) split."""
 
@@ -193,19 +193,11 @@ class Config:
     dtype: Literal["float32", "float16"] = "float32"
     """Precision of the weights in <out>/best."""
 
-    max_steps: int | None = None
-    """Stop each stage after this many steps; default: no limit."""
-
-    seed: int = 1
-    """Seed of weights, order, augmentation and samples."""
-
     workers: int = 0
     """Number of processes that read and augment pictures beside the main one."""
 
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_int("--views", self.views)
         require_int("--scst_samples", self.scst_samples, least=2)
         if not self.xe_epochs + self.finetune_epochs + self.scst_epochs:
@@ -215,7 +207,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     train = read_captioned_images(config.captions, ("train",))
     dev = read_captioned_images(config.captions, ("dev", "val"))
@@ -232,7 +224,8 @@ def main(config: Config) -> None:
             if epochs:
                 stage(config, network, data, out / name)
                 network.load_state_dict(load_file(out / name / "best" / WEIGHTS_FILE))
-    save(config, network, out / "best", config.dtype)
+    if processes.is_first():
+        save(config, network, out / "best", config.dtype)
 
 
 def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNetwork:
@@ -298,9 +291,10 @@ class Data:
         self.network.eval()
         pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
         parts = []
-        with torch.no_grad():
-            for batch in tqdm(pictures, desc="features", disable=None):
+        with torch.no_grad(), progress(len(rows), "features", unit="picture") as bar:
+            for batch in pictures:
                 parts.append(self.network(batch["images"].to(self.network.device)).half().cpu())
+                bar.update(len(parts[-1]))
         return torch.cat(parts)
 
     def _features(
@@ -321,15 +315,13 @@ def cross_entropy_stage(config: Config, network: CaptionNetwork, data: Data, fol
     """Encoder frozen: the decoder learns captions word by word."""
     views = data.views()
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
-        return pairs.loader(config.batch_size)
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
 
     train_stage(
-        network,
+        word_by_word(config, network, on_grids=True),
         split_by_decay(network.decoder.parameters(), config.xe_rate, config.weight_decay),
-        loader=loader,
-        loss=lambda batch: batch_loss(config, network, batch["images"].float(), batch),
+        pairs=pairs,
         dev_grids=data.dev_grids,
         data=data,
         folder=folder,
@@ -345,21 +337,16 @@ def finetune_stage(config: Config, network: CaptionNetwork, data: Data, folder: 
         if not name.startswith(tuple(config.frozen))
     ]
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(
-            data.train,
-            lambda _, row: data.augmented(row),
-            config.captions_per_image,
-            config.seed + 1000 + epoch,
-        )
-        return pairs.loader(config.batch_size, config.workers)
+    def pairs(epoch: int) -> Pairs:
+        seed = config.seed + 1000 + epoch
+        return Pairs(data.train, lambda _, row: data.augmented(row), config.captions_per_image, seed)
 
     train_stage(
-        network,
+        word_by_word(config, network, on_grids=False),
         split_by_decay(network.decoder.parameters(), config.finetune_rate, config.weight_decay)
         + split_by_decay(trainable, config.encoder_rate, config.weight_decay),
-        loader=loader,
-        loss=lambda batch: batch_loss(config, network, network(batch["images"]), batch),
+        pairs=pairs,
+        workers=config.workers,
         dev_grids=data.new_dev_grids,
         data=data,
         folder=folder,
@@ -372,29 +359,13 @@ def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, fol
     views = data.views()
     reward = CiderReward([[caption_words(text) for text in row.captions] for row in data.train])
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(data.train, one_of(views), ALL_CAPTIONS, config.seed + 2000 + epoch)
-        return pairs.loader(config.batch_size)
-
-    def loss(batch: Batch) -> Tensor:
-        references: list[list[str]] = [[] for _ in batch["images"]]
-        for text, owner in zip(batch["texts"], batch["owner"].tolist(), strict=True):
-            references[owner].append(text)
-        return self_critical_loss(
-            network.decoder,
-            batch["images"].float(),
-            references,
-            network.vocabulary,
-            reward,
-            captions=config.scst_samples,
-            max_new_tokens=config.max_words,
-        )
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(data.train, one_of(views), ALL_CAPTIONS, config.seed + 2000 + epoch)
 
     train_stage(
-        network,
+        SelfCritical(network, reward, samples=config.scst_samples),
         split_by_decay(network.decoder.parameters(), config.scst_rate, config.weight_decay),
-        loader=loader,
-        loss=loss,
+        pairs=pairs,
         dev_grids=data.dev_grids,
         data=data,
         folder=folder,
@@ -403,46 +374,40 @@ def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, fol
 
 
 def train_stage(
-    network: CaptionNetwork,
+    objective: CaptionObjective,
     groups: list[dict[str, Any]],
     *,
-    loader: Callable[[int], Any],
-    loss: Callable[[Batch], Tensor],
+    pairs: Callable[[int], Pairs],
     dev_grids: Callable[[], list[Tensor]],
     data: Data,
     folder: Path,
     epochs: int,
+    workers: int = 0,
 ) -> None:
     """One stage: weights in no group are frozen."""
-    trainable = {id(parameter) for group in groups for parameter in group["params"]}
-    for parameter in network.parameters():
-        parameter.requires_grad_(id(parameter) in trainable)
-    config = data.config
+    config, network = data.config, data.network
     set_seed(config.seed)  # whether or not the stages before ran just now
+    step_rows = config.step_rows(config.batch_size)
 
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: CaptionObjective) -> dict[str, float]:
         parts = [part.to(network.device) for part in dev_grids()]
         return validation(network.decoder, parts, data.dev, network.vocabulary)
 
     fit(
-        network,
+        objective,
         groups,
-        loader=loader,
-        loss=lambda _, batch: loss(batch),
+        epoch=lambda epoch: pairs(epoch).epoch(step_rows, workers),
         validate=validate,
         save_best=lambda _: save(config, network, folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=epochs, average=config.weight_average, max_steps=config.max_steps, cpu=config.cpu
-        ),
+        config=config.loop(epochs, average=config.weight_average, description=folder.name),
     )
 
 
-def batch_loss(config: Config, network: CaptionNetwork, grid: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of a batch's captions, given the grids (B, L, D) of its pictures."""
-    ids = network.vocabulary.batch(batch["texts"], batch["owner"].tolist(), config.max_words)
-    return cross_entropy_loss(
-        network.decoder, grid, ids.to(grid.device), smoothing=config.smoothing, coverage=config.coverage
+def word_by_word(config: Config, network: CaptionNetwork, *, on_grids: bool) -> CaptionCrossEntropy:
+    """The objective of the first two stages."""
+    return CaptionCrossEntropy(
+        network, on_grids=on_grids, smoothing=config.smoothing, coverage=config.coverage
     )
 
 
