@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cli import run
 from tqdm import tqdm
@@ -22,69 +23,75 @@ from magicap.retrieval.sampled_captions import sample_captions
 
 @dataclass(frozen=True)
 class Config:
-    scorer: str = field(metadata={"help": "folder, hf-hub: id or open_clip name of a scorer"})
-    out: str = field(metadata={"help": "folder to write"})
-    language_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder or hub id of a causal language model, with its soft prompt if it has one; "
-            "default: that of --base, without"
-        },
-    )
-    base: str = field(
-        default=DEFAULT, metadata={"help": "preset or captioner's folder whose language model is taken"}
-    )
-    scorer_tag: str | None = field(
-        default=None, metadata={"help": "open_clip's tag, where the scorer is a name"}
-    )
-    dtype: str = field(
-        default="float16", metadata={"help": "of the stored weights: float16, bfloat16 or float32"}
-    )
-    memory_samples: int = field(
-        default=0, metadata={"help": "captions of the memory that the language model is to sample"}
-    )
-    sampling_temperature: float = field(default=0.8, metadata={"help": "at which it samples them"})
-    memory_text: list[str] = field(
-        default_factory=list, metadata={"help": "caption text for the memory (train split)"}
-    )
-    memory_of: str | None = field(
-        default=None, metadata={"help": "preset or captioner's folder whose memory is taken too"}
-    )
-    memory_of_size: int | None = field(
-        default=None, metadata={"help": "of these at most so many, its first; default: all"}
-    )
-    memory_size: int | None = field(
-        default=None, metadata={"help": "captions of --memory_text at most, chosen at random; default: all"}
-    )
-    memory_held_out: list[str] = field(
-        default_factory=list,
-        metadata={"help": "data sets whose dev, val and test captions are left out, word for word"},
-    )
-    memory_bits: int = field(
-        default=8, metadata={"help": "bits of a number of their vectors on disk: 8 or 4"}
-    )
-    memory_width: int | None = field(
-        default=None,
-        metadata={"help": "dimensions of the subspace that their vectors are reduced to; default: all"},
-    )
-    neighbours: int = field(
-        default=BeamMagicSearch.neighbours, metadata={"help": "captions of the memory that are the evidence"}
-    )
-    temperature: float = field(
-        default=BeamMagicSearch.temperature,
-        metadata={"help": "of its weights, in standard deviations of cosines"},
-    )
-    ngram_weight: float = field(
-        default=BeamMagicSearch.ngram_weight,
-        metadata={"help": "interpolation weight of the retrieval n-gram model of the evidence"},
-    )
-    seed: int = field(default=1, metadata={"help": "of the samples, and of the choice of text"})
-    top_k: int = field(default=MagicSearch.top_k, metadata={"help": "candidates a step"})
-    alpha: float = field(default=MagicSearch.alpha, metadata={"help": "weight of the degeneration penalty"})
-    beta: float = field(default=MagicSearch.beta, metadata={"help": "weight of the picture"})
-    max_new_tokens: int = field(
-        default=MagicSearch.max_new_tokens, metadata={"help": "longest caption, in tokens"}
-    )
+    scorer: str
+    """Scorer to put in: a folder, an hf-hub: id or a name of open_clip."""
+
+    out: str
+    """Folder of the new captioner."""
+
+    language_model: str | None = None
+    """Folder or hub id of a causal language model, with its soft prompt if it has one; default: the language
+    model of --base without its soft prompt."""
+
+    base: str = DEFAULT
+    """Preset or folder of the captioner whose language model is taken where --language_model names none."""
+
+    scorer_tag: str | None = None
+    """Tag of the weights for open_clip, where --scorer is a name."""
+
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of the stored weights."""
+
+    memory_samples: int = 0
+    """Number of captions that the language model samples for the memory."""
+
+    sampling_temperature: float = 0.8
+    """Temperature at which these captions are sampled; above 0."""
+
+    memory_text: list[str] = field(default_factory=list)
+    """Text files or data sets (train split) whose captions go into the memory."""
+
+    memory_of: str | None = None
+    """Preset or folder of a captioner whose memory is taken too."""
+
+    memory_of_size: int | None = None
+    """The most captions that are taken of the memory of --memory_of, its first; default: all."""
+
+    memory_size: int | None = None
+    """The most captions that are taken of --memory_text, chosen at random; default: all."""
+
+    memory_held_out: list[str] = field(default_factory=list)
+    """Data sets whose dev, val and test captions are left out of the memory, word for word."""
+
+    memory_bits: Literal[8, 4] = 8
+    """Bits of a number of the memory's vectors on disk."""
+
+    memory_width: int | None = None
+    """Dimensions of the subspace that the memory's vectors are reduced to; default: all."""
+
+    neighbours: int = BeamMagicSearch.neighbours
+    """Number of captions of the memory that are the evidence of a picture."""
+
+    temperature: float = BeamMagicSearch.temperature
+    """Temperature of the evidence's weights, in standard deviations of its cosines."""
+
+    ngram_weight: float = BeamMagicSearch.ngram_weight
+    """Weight of the retrieval n-gram model of the evidence in the probability of a next token, 0 to 1."""
+
+    seed: int = 1
+    """Seed of the sampled captions and of the choice of text."""
+
+    top_k: int = MagicSearch.top_k
+    """Number of most probable next tokens that compete in magic search, for a captioner without a memory."""
+
+    alpha: float = MagicSearch.alpha
+    """Weight of the degeneration penalty in magic search, 0 to 1, for a captioner without a memory."""
+
+    beta: float = MagicSearch.beta
+    """Weight of the picture in magic search, for a captioner without a memory."""
+
+    max_new_tokens: int = MagicSearch.max_new_tokens
+    """Longest caption in tokens."""
 
 
 def main(config: Config) -> None:

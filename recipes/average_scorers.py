@@ -8,7 +8,8 @@ Uniform soups of fine-tuned models of one origin are often better than each of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from cli import run
@@ -19,15 +20,18 @@ from magicap.errors import BadModel, BadSettings
 
 @dataclass(frozen=True)
 class Config:
-    scorers: list[str] = field(metadata={"help": "folders of two scorers or more, of one shape"})
-    out: str = field(metadata={"help": "folder to write"})
-    dtype: str = field(default="float32", metadata={"help": "of the stored weights: float32 or float16"})
+    scorers: list[str]
+    """Folders of two scorers or more, all of one shape."""
+
+    out: str
+    """Folder of the averaged scorer."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Precision of the stored weights."""
 
     def __post_init__(self) -> None:
         if len(self.scorers) < 2:
             raise BadSettings(f"--scorers must name two scorers or more, found {len(self.scorers)}")
-        if self.dtype not in ("float32", "float16"):
-            raise BadSettings(f"--dtype must be float32 or float16, found {self.dtype!r}")
 
 
 def main(config: Config) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +57,38 @@ FEWEST_SENTENCES = 500
 
 @dataclass(frozen=True)
 class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split) or text files, some thousand sentences"}
-    )
-    out: str = field(metadata={"help": "folder of the new scorer"})
-    base: str = field(
-        default=DEFAULT, metadata={"help": "preset, captioner or scorer folder whose text tower is taken"}
-    )
-    classifier: str = field(
-        default="vit_tiny_patch16_224", metadata={"help": "timm name, or hf-hub: id, of the classifier"}
-    )
-    weights: str | None = field(
-        default=None, metadata={"help": "safetensors of its weights; default: timm's pretrained ones"}
-    )
-    class_names: str | None = field(
-        default=None,
-        metadata={"help": "text file, a class a line in the classifier's order; default: its own"},
-    )
-    sentence_encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "sentence-transformers model, name or folder; default: all-MiniLM-L6-v2 as packaged"
-        },
-    )
-    template: str = field(default="a photo of a {}.", metadata={"help": "sentence with a class name"})
-    top: int = field(default=TOP, metadata={"help": "how many of a picture's likeliest classes count"})
-    sentences: int = field(default=20_000, metadata={"help": "the most sentences of --text that are read"})
-    seed: int = field(default=1, metadata={"help": "of the choice of sentences"})
+    text: list[str]
+    """Data sets, of which the train split is read, or text files; some thousand sentences."""
+
+    out: str
+    """Folder of the new scorer."""
+
+    base: str = DEFAULT
+    """Preset, or folder of a captioner or scorer, whose text tower is taken."""
+
+    classifier: str = "vit_tiny_patch16_224"
+    """Name in timm, or hf-hub: id, of the classifier."""
+
+    weights: str | None = None
+    """File in safetensors format with the classifier's weights; default: timm's pretrained ones."""
+
+    class_names: str | None = None
+    """Text file with a class a line in the classifier's order; default: the names that timm knows."""
+
+    sentence_encoder: str | None = None
+    """Name or folder of a sentence-transformers model; default: all-MiniLM-L6-v2 as packaged."""
+
+    template: str = "a photo of a {}."
+    """Sentence with a class name, which takes the place of {}."""
+
+    top: int = TOP
+    """Number of a picture's likeliest classes that count."""
+
+    sentences: int = 20_000
+    """The most sentences of --text that are read, chosen at random."""
+
+    seed: int = 1
+    """Seed of the choice of sentences."""
 
     def __post_init__(self) -> None:
         if "{}" not in self.template:

@@ -20,76 +20,95 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-from accelerate.utils import set_seed
 from cli import run
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from magicap.checks import require_number
 from magicap.data import CaptionedImage, normalise_caption, read_sentences
 from magicap.models.scorer import ImageTextScorer
+from magicap.training import processes
+from magicap.training.batches import Batch, Epoch, shuffled
 from magicap.training.checks import open_run_folder, require_rows
-from magicap.training.contrastive import text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import distillation
+from magicap.training.loop import fit
+from magicap.training.objectives.distillation import Distillation
+from magicap.training.options import TrainingOptions
 from magicap.training.pairs import read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respell
 from magicap.training.validation import text_recall
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "workers", "cpu", "mixed_precision")
+MAY_CHANGE = ("epochs", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
-    )
-    validation: list[str] = field(
-        metadata={"help": "data sets whose dev or val split chooses the checkpoint"}
-    )
-    tokenizer: str = field(metadata={"help": "folder of the tokenizer that the student reads"})
-    out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "sentence-transformers model, name or folder; default: all-MiniLM-L6-v2 as packaged"
-        },
-    )
-    image_model: str = field(
-        default=ScorerShape.image_model, metadata={"help": "timm name of the image trunk"}
-    )
-    image_weights: str | None = field(
-        default=None, metadata={"help": "safetensors of that trunk under timm's names"}
-    )
-    image_size: int = field(default=ScorerShape.image_size, metadata={"help": "side of its square picture"})
-    pool: str = field(default=ScorerShape.pool, metadata={"help": "its pooling: token or avg"})
-    width: int = field(default=ScorerShape.width, metadata={"help": "of the shared space and the student"})
-    text_layers: int = field(default=ScorerShape.text_layers, metadata={"help": "the student's blocks"})
-    text_heads: int = field(default=ScorerShape.text_heads, metadata={"help": "its attention heads"})
-    context_length: int = field(
-        default=ScorerShape.context_length, metadata={"help": "longest text, in tokens"}
-    )
-    cut_share: float = field(
-        default=0.2, metadata={"help": "share of sentences of which only a beginning is read"}
-    )
-    epochs: int = field(default=3, metadata={"help": "passes over the text"})
-    batch_size: int = field(default=512, metadata={"help": "sentences a step"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "peak rate"})
-    weight_decay: float = field(default=0.02, metadata={"help": "AdamW's, on matrices only"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16, also for the teacher"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and spelling"})
-    workers: int = field(default=0, metadata={"help": "processes that make the batches"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+class Config(TrainingOptions):
+    text: list[str]
+    """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
+    with a caption a line."""
+
+    validation: list[str]
+    """Data sets whose dev or val split chooses the checkpoint."""
+
+    tokenizer: str
+    """Folder of the tokenizer that the student reads."""
+
+    out: str
+    """Folder of this run; the best model goes to <out>/best."""
+
+    teacher: str | None = None
+    """Name or folder of the sentence-transformers model that teaches; default: all-MiniLM-L6-v2 as
+    packaged."""
+
+    image_model: str = ScorerShape.image_model
+    """Name in timm of the image trunk."""
+
+    image_weights: str | None = None
+    """File in safetensors format with the image trunk's weights under timm's names; default: random
+    weights."""
+
+    image_size: int = ScorerShape.image_size
+    """Side of the square picture that the image trunk reads, in pixels."""
+
+    pool: Literal["token", "avg"] = ScorerShape.pool
+    """Pooling of the image trunk."""
+
+    width: int = ScorerShape.width
+    """Width of the shared space and of the student."""
+
+    text_layers: int = ScorerShape.text_layers
+    """Number of the student's blocks."""
+
+    text_heads: int = ScorerShape.text_heads
+    """Number of attention heads in each of the student's blocks."""
+
+    context_length: int = ScorerShape.context_length
+    """Longest text that the student reads, in tokens."""
+
+    cut_share: float = 0.2
+    """Share of the sentences of which only a beginning is read, 0 to 1."""
+
+    epochs: int = 3
+    """Number of passes over the text."""
+
+    batch_size: int = 512
+    """Number of sentences in a step."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate of the student."""
+
+    weight_decay: float = 0.02
+    """Weight decay of AdamW, on matrices only."""
+
+    workers: int = 0
+    """Number of processes that make the batches beside the main one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("--cut_share", self.cut_share, lambda share: 0 <= share <= 1, "between 0 and 1")
 
 
@@ -109,7 +128,7 @@ class Spellings(Dataset[Batch]):
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     dev = [
         row for path in config.validation for row in read_captioned_images(path, ("dev", "val"), at_least=2)
@@ -122,44 +141,28 @@ def main(config: Config) -> None:
     train = list(dict.fromkeys(texts))
     scorer = fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
 
-    def loss(_: nn.Module, batch: Batch) -> Tensor:
-        vectors = text_vectors(scorer, batch["texts"])
-        return distillation(vectors, batch["teacher"].to(vectors.device))
-
     text_tower = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
     fit(
-        scorer.model,
+        Distillation(scorer),
         split_by_decay(text_tower, config.learning_rate, config.weight_decay),
-        loader=lambda epoch: batches(config, teacher, train, epoch),
-        loss=loss,
+        epoch=lambda number: epoch(config, teacher, train, number),
         validate=lambda _: validation(scorer, teacher, dev),
         save_best=lambda _: scorer.save_pretrained(out / "best"),
         folder=out / "training",
-        config=LoopConfig(
-            epochs=config.epochs,
-            validations_per_epoch=2,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
-        ),
+        config=config.loop(config.epochs, validations_per_epoch=2, description="distilling the text tower"),
     )
 
 
-def batches(config: Config, teacher: TeacherVectors, train: Sequence[str], epoch: int) -> DataLoader[Any]:
+def epoch(config: Config, teacher: TeacherVectors, train: Sequence[str], number: int) -> Epoch:
     """The texts of an epoch, each batch with the teacher's vectors of them, (B, D)."""
 
     def collate(rows: Sequence[Batch]) -> Batch:
         _, vectors = teacher.of([train[row["row"]] for row in rows])
         return {"texts": [row["text"] for row in rows], "teacher": vectors}
 
-    return DataLoader(
-        Spellings(train, config.cut_share, config.seed + epoch),
-        config.batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(config.seed + epoch),
-        collate_fn=collate,
-        num_workers=config.workers,
-    )
+    seed = config.seed + number
+    steps = shuffled(len(train), config.step_rows(config.batch_size), seed)
+    return Epoch(Spellings(train, config.cut_share, seed), steps, collate, config.workers)
 
 
 def validation(
@@ -178,14 +181,15 @@ def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
 
 def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> TeacherVectors:
     """The teacher's vectors of all texts, computed once and kept in the folder of the run."""
-    if not TeacherVectors.is_saved(folder):
-        encoded = encode_with_teacher(
-            config.teacher,
-            texts,
-            device="cpu" if config.cpu else None,
-            bfloat16=config.mixed_precision == "bf16",
-        )
-        TeacherVectors(texts, reduce_width(encoded, config.width)).save(folder)
+    with processes.first_alone():
+        if processes.is_first() and not TeacherVectors.is_saved(folder):
+            encoded = encode_with_teacher(
+                config.teacher,
+                texts,
+                device="cpu" if config.cpu else None,
+                bfloat16=config.mixed_precision == "bf16",
+            )
+            TeacherVectors(texts, reduce_width(encoded, config.width)).save(folder)
     return TeacherVectors.load(folder)
 
 

@@ -28,14 +28,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import set_seed
 from cli import run
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.checks import require_int
@@ -48,21 +47,24 @@ from magicap.supervised.grid import GridConfig, load_backbone
 from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
-from magicap.training.captioning import cross_entropy_loss, self_critical_loss, validation
+from magicap.training import processes
+from magicap.training.captioning import validation
 from magicap.training.checks import open_run_folder
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Pairs, augmentation, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.captioning import CaptionCrossEntropy, CaptionObjective, SelfCritical
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, augmentation, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 from magicap.training.rewards import CiderReward
 
 XE, FINETUNE, SCST = "xe", "finetune", "scst"
 MAY_CHANGE = (
-    "out",
     "features",
     "xe_epochs",
     "finetune_epochs",
     "scst_epochs",
-    "max_steps",
     "xe_rate",
     "finetune_rate",
     "encoder_rate",
@@ -70,70 +72,132 @@ MAY_CHANGE = (
     "beam_size",
     "length_penalty",
     "dtype",
-    "workers",
-    "cpu",
 )
 ALL_CAPTIONS = 100  # of a picture: more than any data set has
 
 
 @dataclass(frozen=True)
-class Config:
-    captions: str = field(metadata={"help": "data set with a train and a dev (or val) split"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of both splits"})
-    out: str = field(metadata={"help": "folder of this run; the captioner goes to <out>/best"})
-    start: str | None = field(
-        default=None, metadata={"help": "a captioner of this very shape whose weights to start from"}
-    )
-    image_model: str = field(default="mobilenetv2_100", metadata={"help": "timm name of the encoder"})
-    image_options: list[str] = field(
-        default_factory=lambda: ["pad_type=same"], metadata={"help": "NAME=VALUE of timm.create_model"}
-    )
-    image_weights: str | None = field(default=None, metadata={"help": "safetensors of a trained encoder"})
-    image_size: int = field(default=224, metadata={"help": "side of the square picture it reads"})
-    decoder: str = field(default="soft", metadata={"help": "soft, hard, none or transformer"})
-    width: int = field(default=512, metadata={"help": "of the decoder's hidden state"})
-    embedding: int = field(default=256, metadata={"help": "of a word"})
-    attention: int = field(
-        default=256, metadata={"help": "of the space where state and locations are compared"}
-    )
-    layers: int = field(default=3, metadata={"help": "blocks of a Transformer"})
-    heads: int = field(default=8, metadata={"help": "attention heads of a Transformer"})
-    dropout: float = field(default=0.5, metadata={"help": "while learning word by word"})
-    max_words: int = field(default=24, metadata={"help": "longest caption"})
-    min_count: int = field(default=5, metadata={"help": "how often a word must stand in the captions"})
-    features: str | None = field(
-        default=None, metadata={"help": "folder of the features, which runs may share (<out>/features)"}
-    )
-    views: int = field(
-        default=3, metadata={"help": "of a picture, kept as features; the first is the picture"}
-    )
-    batch_size: int = field(default=32, metadata={"help": "pictures a step"})
-    captions_per_image: int = field(default=5, metadata={"help": "captions of a picture a step"})
-    smoothing: float = field(default=0.1, metadata={"help": "of labels"})
-    coverage: float = field(default=1.0, metadata={"help": "weight of doubly stochastic attention"})
-    xe_epochs: int = field(default=12, metadata={"help": "passes of cross-entropy, encoder frozen"})
-    xe_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of that"})
-    finetune_epochs: int = field(default=0, metadata={"help": "passes with the upper encoder trainable"})
-    finetune_rate: float = field(default=3e-4, metadata={"help": "peak learning rate of the decoder then"})
-    encoder_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of the encoder"})
+class Config(TrainingOptions):
+    captions: str
+    """Data set with a train and a dev (or val) split."""
+
+    images: list[str]
+    """Tar files or folders with the pictures of both splits."""
+
+    out: str
+    """Folder of this run; the captioner goes to <out>/best."""
+
+    start: str | None = None
+    """Folder of a captioner of the very shape of this one, whose weights to start from."""
+
+    image_model: str = "mobilenetv2_100"
+    """Name in timm of the encoder."""
+
+    image_options: list[str] = field(default_factory=lambda: ["pad_type=same"])
+    """Options of timm.create_model for the encoder, each written NAME=VALUE."""
+
+    image_weights: str | None = None
+    """File in safetensors format with the weights of a trained encoder; default: random weights."""
+
+    image_size: int = 224
+    """Side of the square picture that the encoder reads, in pixels."""
+
+    decoder: Literal["soft", "hard", "none", "transformer"] = "soft"
+    """Kind of the decoder: soft or hard attention with an LSTM, none for an LSTM without attention, or a
+    transformer."""
+
+    width: int = 512
+    """Width of the decoder's hidden state."""
+
+    embedding: int = 256
+    """Width of a word's embedding."""
+
+    attention: int = 256
+    """Width of the space where the decoder's state and locations of the picture are compared."""
+
+    layers: int = 3
+    """Number of blocks of a Transformer decoder."""
+
+    heads: int = 8
+    """Number of attention heads in each block of a Transformer decoder."""
+
+    dropout: float = 0.5
+    """Share of activations that are dropped while the decoder learns word by word, 0 to 1."""
+
+    max_words: int = 24
+    """Longest caption in words."""
+
+    min_count: int = 5
+    """How often a word must stand in the captions to be in the vocabulary."""
+
+    features: str | None = None
+    """Folder of the encoder's features, which several runs may share; default: <out>/features."""
+
+    views: int = 3
+    """Number of views of a picture that are kept as features; the first is the picture itself."""
+
+    batch_size: int = 32
+    """Number of pictures in a step."""
+
+    captions_per_image: int = 5
+    """Number of captions of a picture in a step."""
+
+    smoothing: float = 0.1
+    """Share of probability that label smoothing gives to the other words, 0 to 1."""
+
+    coverage: float = 1.0
+    """Weight of the doubly stochastic attention loss."""
+
+    xe_epochs: int = 12
+    """Passes of cross-entropy training while the encoder is frozen."""
+
+    xe_rate: float = 1e-3
+    """Peak learning rate of cross-entropy training while the encoder is frozen."""
+
+    finetune_epochs: int = 0
+    """Passes of cross-entropy training while the upper encoder is trainable."""
+
+    finetune_rate: float = 3e-4
+    """Peak learning rate of the decoder while the upper encoder is trainable."""
+
+    encoder_rate: float = 1e-4
+    """Peak learning rate of the upper encoder."""
+
     frozen: list[str] = field(
-        default_factory=lambda: ["conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2."],
-        metadata={"help": "parts of the encoder, by the beginning of their names, that are frozen even then"},
+        default_factory=lambda: ["conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2."]
     )
-    scst_epochs: int = field(default=8, metadata={"help": "passes of self-critical training"})
-    scst_rate: float = field(default=1e-4, metadata={"help": "peak learning rate of that"})
-    scst_samples: int = field(default=5, metadata={"help": "captions sampled of a picture"})
-    weight_average: float = field(default=0.995, metadata={"help": "decay of the running average of weights"})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices only"})
-    beam_size: int = field(default=3, metadata={"help": "of the captioner that is written"})
-    length_penalty: float = field(default=1.0, metadata={"help": "of the captioner that is written"})
-    dtype: str = field(default="float32", metadata={"help": "of the weights in <out>/best: or float16"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order, augmentation and samples"})
-    workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+    """Parts of the encoder, by the beginning of their names, that stay frozen while the upper encoder is
+    trainable."""
+
+    scst_epochs: int = 8
+    """Passes of self-critical training."""
+
+    scst_rate: float = 1e-4
+    """Peak learning rate of self-critical training."""
+
+    scst_samples: int = 5
+    """Number of captions that self-critical training samples of a picture; at least 2."""
+
+    weight_average: float = 0.995
+    """Decay of the running average of weights, a step."""
+
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, on matrices only."""
+
+    beam_size: int = 3
+    """Beam size of the captioner that is written."""
+
+    length_penalty: float = 1.0
+    """Length penalty of the captioner that is written; above 1 prefers longer captions."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Precision of the weights in <out>/best."""
+
+    workers: int = 0
+    """Number of processes that read and augment pictures beside the main one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_int("--views", self.views)
         require_int("--scst_samples", self.scst_samples, least=2)
         if not self.xe_epochs + self.finetune_epochs + self.scst_epochs:
@@ -143,7 +207,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     train = read_captioned_images(config.captions, ("train",))
     dev = read_captioned_images(config.captions, ("dev", "val"))
@@ -160,7 +224,8 @@ def main(config: Config) -> None:
             if epochs:
                 stage(config, network, data, out / name)
                 network.load_state_dict(load_file(out / name / "best" / WEIGHTS_FILE))
-    save(config, network, out / "best", config.dtype)
+    if processes.is_first():
+        save(config, network, out / "best", config.dtype)
 
 
 def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNetwork:
@@ -226,9 +291,10 @@ class Data:
         self.network.eval()
         pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
         parts = []
-        with torch.no_grad():
-            for batch in tqdm(pictures, desc="features", disable=None):
+        with torch.no_grad(), progress(len(rows), "features", unit="picture") as bar:
+            for batch in pictures:
                 parts.append(self.network(batch["images"].to(self.network.device)).half().cpu())
+                bar.update(len(parts[-1]))
         return torch.cat(parts)
 
     def _features(
@@ -249,15 +315,13 @@ def cross_entropy_stage(config: Config, network: CaptionNetwork, data: Data, fol
     """Encoder frozen: the decoder learns captions word by word."""
     views = data.views()
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
-        return pairs.loader(config.batch_size)
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
 
     train_stage(
-        network,
+        word_by_word(config, network, on_grids=True),
         split_by_decay(network.decoder.parameters(), config.xe_rate, config.weight_decay),
-        loader=loader,
-        loss=lambda batch: batch_loss(config, network, batch["images"].float(), batch),
+        pairs=pairs,
         dev_grids=data.dev_grids,
         data=data,
         folder=folder,
@@ -273,21 +337,16 @@ def finetune_stage(config: Config, network: CaptionNetwork, data: Data, folder: 
         if not name.startswith(tuple(config.frozen))
     ]
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(
-            data.train,
-            lambda _, row: data.augmented(row),
-            config.captions_per_image,
-            config.seed + 1000 + epoch,
-        )
-        return pairs.loader(config.batch_size, config.workers)
+    def pairs(epoch: int) -> Pairs:
+        seed = config.seed + 1000 + epoch
+        return Pairs(data.train, lambda _, row: data.augmented(row), config.captions_per_image, seed)
 
     train_stage(
-        network,
+        word_by_word(config, network, on_grids=False),
         split_by_decay(network.decoder.parameters(), config.finetune_rate, config.weight_decay)
         + split_by_decay(trainable, config.encoder_rate, config.weight_decay),
-        loader=loader,
-        loss=lambda batch: batch_loss(config, network, network(batch["images"]), batch),
+        pairs=pairs,
+        workers=config.workers,
         dev_grids=data.new_dev_grids,
         data=data,
         folder=folder,
@@ -300,29 +359,13 @@ def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, fol
     views = data.views()
     reward = CiderReward([[caption_words(text) for text in row.captions] for row in data.train])
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(data.train, one_of(views), ALL_CAPTIONS, config.seed + 2000 + epoch)
-        return pairs.loader(config.batch_size)
-
-    def loss(batch: Batch) -> Tensor:
-        references: list[list[str]] = [[] for _ in batch["images"]]
-        for text, owner in zip(batch["texts"], batch["owner"].tolist(), strict=True):
-            references[owner].append(text)
-        return self_critical_loss(
-            network.decoder,
-            batch["images"].float(),
-            references,
-            network.vocabulary,
-            reward,
-            captions=config.scst_samples,
-            max_new_tokens=config.max_words,
-        )
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(data.train, one_of(views), ALL_CAPTIONS, config.seed + 2000 + epoch)
 
     train_stage(
-        network,
+        SelfCritical(network, reward, samples=config.scst_samples),
         split_by_decay(network.decoder.parameters(), config.scst_rate, config.weight_decay),
-        loader=loader,
-        loss=loss,
+        pairs=pairs,
         dev_grids=data.dev_grids,
         data=data,
         folder=folder,
@@ -331,46 +374,40 @@ def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, fol
 
 
 def train_stage(
-    network: CaptionNetwork,
+    objective: CaptionObjective,
     groups: list[dict[str, Any]],
     *,
-    loader: Callable[[int], Any],
-    loss: Callable[[Batch], Tensor],
+    pairs: Callable[[int], Pairs],
     dev_grids: Callable[[], list[Tensor]],
     data: Data,
     folder: Path,
     epochs: int,
+    workers: int = 0,
 ) -> None:
     """One stage: weights in no group are frozen."""
-    trainable = {id(parameter) for group in groups for parameter in group["params"]}
-    for parameter in network.parameters():
-        parameter.requires_grad_(id(parameter) in trainable)
-    config = data.config
+    config, network = data.config, data.network
     set_seed(config.seed)  # whether or not the stages before ran just now
+    step_rows = config.step_rows(config.batch_size)
 
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: CaptionObjective) -> dict[str, float]:
         parts = [part.to(network.device) for part in dev_grids()]
         return validation(network.decoder, parts, data.dev, network.vocabulary)
 
     fit(
-        network,
+        objective,
         groups,
-        loader=loader,
-        loss=lambda _, batch: loss(batch),
+        epoch=lambda epoch: pairs(epoch).epoch(step_rows, workers),
         validate=validate,
         save_best=lambda _: save(config, network, folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=epochs, average=config.weight_average, max_steps=config.max_steps, cpu=config.cpu
-        ),
+        config=config.loop(epochs, average=config.weight_average, description=folder.name),
     )
 
 
-def batch_loss(config: Config, network: CaptionNetwork, grid: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of a batch's captions, given the grids (B, L, D) of its pictures."""
-    ids = network.vocabulary.batch(batch["texts"], batch["owner"].tolist(), config.max_words)
-    return cross_entropy_loss(
-        network.decoder, grid, ids.to(grid.device), smoothing=config.smoothing, coverage=config.coverage
+def word_by_word(config: Config, network: CaptionNetwork, *, on_grids: bool) -> CaptionCrossEntropy:
+    """The objective of the first two stages."""
+    return CaptionCrossEntropy(
+        network, on_grids=on_grids, smoothing=config.smoothing, coverage=config.coverage
     )
 
 

@@ -17,19 +17,17 @@ was trained on: for a captioner's folder, train on its own ``scorer/``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
-from accelerate.utils import set_seed
 from cli import run
 from torch import Tensor
-from tqdm import tqdm
 
 from magicap.captioners.folder import as_dtype
 from magicap.data import CaptionedImage, ImageFiles, normalise_caption
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.models.fine_grained.late_interaction import late_interaction
 from magicap.models.fine_grained.local_features import (
     FineGrainedSettings,
     LocalHeads,
@@ -39,46 +37,78 @@ from magicap.models.fine_grained.local_features import (
 )
 from magicap.models.fine_grained.scorer import Candidates, FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
+from magicap.training.batches import Batch, Epoch
 from magicap.training.checks import open_run_folder
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import info_nce
-from magicap.training.pairs import Pairs, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.fine_grained import FineGrainedContrastive
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, collate, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "rate", "cpu")
+MAY_CHANGE = ("epochs", "rate")
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the local score, tried on dev
 
 
 @dataclass(frozen=True)
-class Config:
-    captions: str = field(metadata={"help": "data set with a train and a dev (or val) split"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of both splits"})
-    scorer: str = field(metadata={"help": "trained scorer whose towers are read: folder, hf-hub: or name"})
-    out: str = field(metadata={"help": "folder of this run; the best projections go to <out>/best"})
-    tag: str | None = field(default=None, metadata={"help": "its weights' tag, where the scorer is a name"})
-    width: int = field(default=FineGrainedSettings.width, metadata={"help": "of the local space"})
-    hidden: int = field(default=FineGrainedSettings.hidden, metadata={"help": "of the projections' layer"})
-    dropout: float = field(default=FineGrainedSettings.dropout, metadata={"help": "before each layer"})
-    region: int = field(
-        default=FineGrainedSettings.region, metadata={"help": "patches averaged, a side of a square"}
-    )
-    image_block: int = field(
-        default=FineGrainedSettings.image_block, metadata={"help": "whose states patches have; -1 the last"}
-    )
-    text_block: int = field(
-        default=FineGrainedSettings.text_block, metadata={"help": "whose states words have; -1 the last"}
-    )
-    captions_per_image: int = field(default=3, metadata={"help": "captions sampled of a picture a pass"})
-    epochs: int = field(default=12, metadata={"help": "passes over the pictures"})
-    batch_size: int = field(default=128, metadata={"help": "pictures a step"})
-    rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
-    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
-    top: int = field(default=20, metadata={"help": "candidates that are re-ranked on dev"})
-    limit: int | None = field(default=None, metadata={"help": "train on the first so many pictures only"})
-    dtype: str = field(default="float32", metadata={"help": "of the projections that are kept: or float16"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and captions"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+class Config(TrainingOptions):
+    captions: str
+    """Data set with a train and a dev (or val) split."""
+
+    images: list[str]
+    """Tar files or folders with the pictures of both splits."""
+
+    scorer: str
+    """Trained scorer whose towers are read: a folder, an hf-hub: id or a name of open_clip."""
+
+    out: str
+    """Folder of this run; the best projections go to <out>/best."""
+
+    tag: str | None = None
+    """Tag of the scorer's weights for open_clip, where --scorer is a name."""
+
+    width: int = FineGrainedSettings.width
+    """Width of the local space, in which words and patches are compared."""
+
+    hidden: int = FineGrainedSettings.hidden
+    """Width of the projections' hidden layer."""
+
+    dropout: float = FineGrainedSettings.dropout
+    """Share of activations that are dropped before each layer of the projections, 0 to 1."""
+
+    region: int = FineGrainedSettings.region
+    """Side of the square of patches that are averaged into one, in patches."""
+
+    image_block: int = FineGrainedSettings.image_block
+    """Block of the image tower whose states the patches have; -1 is the last."""
+
+    text_block: int = FineGrainedSettings.text_block
+    """Block of the text tower whose states the words have; -1 is the last."""
+
+    captions_per_image: int = 3
+    """Number of captions sampled of a picture in a pass."""
+
+    epochs: int = 12
+    """Number of passes over the pictures."""
+
+    batch_size: int = 128
+    """Number of pictures in a step."""
+
+    rate: float = 2e-3
+    """Peak learning rate of the projections."""
+
+    weight_decay: float = 0.1
+    """Weight decay of AdamW, on matrices only."""
+
+    top: int = 20
+    """Number of candidates that are re-ranked on the dev split."""
+
+    limit: int | None = None
+    """Train on this many pictures only, the first; default: all."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Precision of the projections in <out>/best."""
 
     def settings(self) -> FineGrainedSettings:
         return FineGrainedSettings(
@@ -104,10 +134,12 @@ class Pictures:
 
         def compute() -> tuple[Tensor, ...]:
             parts = []
-            for start in tqdm(range(0, len(rows), 32), desc=f"pictures, {file.stem}", disable=None):
-                batch = [fine.scorer.pixels(images.read(row.image)) for row in rows[start : start + 32]]
-                vectors, states = fine.states.of_pixels(torch.stack(batch))
-                parts.append((vectors.cpu(), states.cpu().half()))
+            with progress(len(rows), file.stem, unit="picture") as bar:
+                for start in range(0, len(rows), 32):
+                    batch = [fine.scorer.pixels(images.read(row.image)) for row in rows[start : start + 32]]
+                    vectors, states = fine.states.of_pixels(torch.stack(batch))
+                    parts.append((vectors.cpu(), states.cpu().half()))
+                    bar.update(len(batch))
             return tuple(map(torch.cat, zip(*parts, strict=True)))
 
         return cls(*load_or_compute(file, compute))
@@ -148,7 +180,7 @@ class Captions:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     fine = FineGrainedScorer(ImageTextScorer.from_pretrained(config.scorer, config.tag), config.settings())
     train = read_captioned_images(config.captions, ("train",))[: config.limit]
@@ -162,26 +194,29 @@ def main(config: Config) -> None:
     dev_captions = Captions.read(fine, captions_of(dev), out / "dev_captions.pt")
     owner = torch.tensor([number for number, row in enumerate(dev) for _ in row.captions])
 
-    def pairs(epoch: int) -> Pairs:
-        return Pairs(
-            train, lambda number, _: pictures.states[number], config.captions_per_image, config.seed + epoch
-        )
+    collate_words = with_words(captions, texts)
+    step_rows = config.step_rows(config.batch_size)
 
-    def validate(heads: LocalHeads) -> dict[str, float]:
+    def epoch(number: int) -> Epoch:
+        seed = config.seed + number
+        pairs = Pairs(train, lambda row, _: pictures.states[row], config.captions_per_image, seed)
+        return replace(pairs.epoch(step_rows), collate=collate_words)
+
+    def validate(_: FineGrainedContrastive) -> dict[str, float]:
+        heads = fine.heads
         candidates = fine.candidates(dev_pictures.local(heads), dev_captions.local(heads), config.top)
         figures = with_best_weight(candidates, owner)
         fine.settings = replace(fine.settings, weight=figures["weight"])
         return figures
 
     fit(
-        fine.heads,
+        FineGrainedContrastive(fine.heads),
         split_by_decay(fine.heads.parameters(), config.rate, config.weight_decay),
-        loader=lambda epoch: pairs(epoch).loader(config.batch_size),
-        loss=contrastive_loss(captions, texts),
+        epoch=epoch,
         validate=validate,
         save_best=lambda _: fine.save_pretrained(out / "best", dtype=as_dtype(config.dtype)),
         folder=out,
-        config=LoopConfig(epochs=config.epochs, max_steps=config.max_steps, cpu=config.cpu),
+        config=config.loop(config.epochs, description="training the projections"),
     )
 
 
@@ -190,25 +225,23 @@ def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
     return [normalise_caption(text) for row in rows for text in row.captions]
 
 
-def contrastive_loss(captions: Captions, texts: Sequence[str]) -> Callable[[LocalHeads, Batch], Tensor]:
-    """Symmetric contrastive loss of late-interaction scores; a picture's captions never count as wrong."""
+def with_words(captions: Captions, texts: Sequence[str]) -> Callable[[Sequence[Batch]], Batch]:
+    """How rows become a batch that holds the words of its captions beside the states of its pictures."""
     number = {text: n for n, text in enumerate(texts)}
     starts = (captions.counts.cumsum(0) - captions.counts).tolist()
 
-    def loss(heads: LocalHeads, batch: Batch) -> Tensor:
+    def collate_words(rows: Sequence[Batch]) -> Batch:
+        batch = collate(rows)
         numbers = [number[text] for text in batch["texts"]]
         counts = captions.counts[numbers]
-        rows = [row for n in numbers for row in range(starts[n], starts[n] + int(captions.counts[n]))]
-        device = heads.logit_scale.device
-        words, mask = padded(heads.words(captions.states[rows].to(device)), counts.to(device))
-        patches = heads.patches(batch["images"].flatten(2).transpose(1, 2))
-        scores = late_interaction(patches, words, mask)
-        # With unit vectors as pictures and rows of scores as texts, their products are the scores.
-        return info_nce(
-            torch.eye(len(scores), device=device), scores.T, batch["owner"], heads.logit_scale.exp()
-        )
+        words = [
+            starts[n] + word
+            for n, count in zip(numbers, counts.tolist(), strict=True)
+            for word in range(count)
+        ]
+        return batch | {"words": captions.states[words], "counts": counts}
 
-    return loss
+    return collate_words
 
 
 def with_best_weight(candidates: Candidates, owner: Tensor) -> dict[str, float]:

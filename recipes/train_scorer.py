@@ -24,136 +24,165 @@ A second run of the same command resumes where the first one stopped.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import set_seed
 from cli import run
 from timm.layers import PatchDropout
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
 from magicap.images.reader import open_image
 from magicap.models.scorer import ImageTextScorer
+from magicap.training import processes
+from magicap.training.batches import Domains, Epoch
 from magicap.training.checks import open_run_folder
-from magicap.training.contrastive import pair_loss, text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Domains, Pairs, augmentation, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.contrastive import (
+    ClassTerm,
+    Contrastive,
+    PatchDropoutSchedule,
+    TeacherTerm,
+)
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, augmentation, read_captioned_images
 from magicap.training.parameter_groups import layerwise, split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 from magicap.training.teacher import TeacherVectors
 from magicap.training.validation import recall
 
 LOCKED, FINETUNE = "locked", "finetune"
-MAY_CHANGE = (
-    "out",
-    "locked_epochs",
-    "finetune_epochs",
-    "max_steps",
-    "locked_rate",
-    "finetune_rate",
-    "trunk_rate",
-    "workers",
-    "cpu",
-)
+MAY_CHANGE = ("locked_epochs", "finetune_epochs", "locked_rate", "finetune_rate", "trunk_rate")
 Picture = Callable[[int, CaptionedImage], Tensor]
 
 
 @dataclass(frozen=True)
-class Config:
-    captions: list[str] = field(metadata={"help": "data sets, of which the train split is read"})
-    images: list[str] = field(metadata={"help": "tar files or folders with the pictures of all splits"})
-    out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
-    validation: list[str] = field(
-        default_factory=list,
-        metadata={"help": "data sets whose dev or val split chooses the checkpoint; default: --captions"},
-    )
-    shares: list[float] = field(
-        default_factory=list,
-        metadata={"help": "share of each data set in a batch, 1 together; default: by their sizes"},
-    )
-    base: str | None = field(
-        default=None, metadata={"help": "open_clip model to start from: name, hf-hub: or folder"}
-    )
-    tag: str | None = field(default=None, metadata={"help": "its weights' tag, where base is a name"})
-    tokenizer: str | None = field(default=None, metadata={"help": "tokenizer of a fresh text tower"})
-    image_model: str = field(
-        default=ScorerShape.image_model, metadata={"help": "timm name of a fresh image tower"}
-    )
-    image_weights: str | None = field(
-        default=None, metadata={"help": "safetensors of that trunk, timm's names"}
-    )
-    image_size: int = field(
-        default=ScorerShape.image_size, metadata={"help": "side of the square picture a fresh tower reads"}
-    )
-    pool: str = field(
-        default=ScorerShape.pool, metadata={"help": "pooling of a fresh image tower: token or avg"}
-    )
-    width: int = field(
-        default=ScorerShape.width, metadata={"help": "of the shared space and of a fresh text tower"}
-    )
-    text_layers: int = field(
-        default=ScorerShape.text_layers, metadata={"help": "blocks of a fresh text tower"}
-    )
-    text_heads: int = field(
-        default=ScorerShape.text_heads, metadata={"help": "attention heads of a fresh text tower"}
-    )
-    context_length: int = field(
-        default=ScorerShape.context_length, metadata={"help": "longest text, in tokens"}
-    )
-    teacher: str | None = field(
-        default=None, metadata={"help": "folder of a run of distill_text_tower.py, near which the text stays"}
-    )
-    teacher_weight: float = field(default=0.5, metadata={"help": "of the loss that keeps it there"})
-    lock_text: bool = field(
-        default=False, metadata={"help": "leave the text tower as it is (locked-image tuning, turned round)"}
-    )
-    class_weight: float = field(
-        default=0.1, metadata={"help": "of the loss that keeps the answers of a class vector's classifier"}
-    )
-    loss: str = field(
-        default="infonce", metadata={"help": "infonce, or vse++ for the hardest-negative hinge"}
-    )
-    captions_per_image: int = field(default=3, metadata={"help": "captions sampled of a picture a pass"})
-    locked_epochs: int = field(default=12, metadata={"help": "passes with the trunk frozen"})
-    locked_views: int = field(
-        default=2,
-        metadata={"help": "views of a picture whose features are kept; the first is the picture"},
-    )
-    locked_batch_size: int = field(default=256, metadata={"help": "pictures a step, trunk frozen"})
-    locked_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, trunk frozen"})
-    finetune_epochs: int = field(default=10, metadata={"help": "passes with the upper trunk trainable"})
-    finetune_validations: float = field(
-        default=0.5, metadata={"help": "validations a pass of that; 0.5 for every other one"}
-    )
-    whole_epochs: int = field(default=1, metadata={"help": "the last of them, that see whole pictures"})
-    patch_dropout: float = field(
-        default=0.5, metadata={"help": "share of a picture's patches left out in the others"}
-    )
-    weight_average: float = field(default=0.99, metadata={"help": "decay of the running average of weights"})
-    finetune_batch_size: int = field(default=96, metadata={"help": "pictures a step, trunk trainable"})
-    finetune_rate: float = field(
-        default=2e-4, metadata={"help": "peak learning rate of text tower and projection"}
-    )
-    trunk_rate: float = field(default=1.5e-4, metadata={"help": "peak rate of the trunk's last block"})
-    trunk_decay: float = field(default=0.8, metadata={"help": "factor on the rate, block by block downwards"})
-    trunk_blocks: int = field(default=8, metadata={"help": "how many upper blocks are tuned"})
-    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's, on matrices only"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop each stage after so many steps"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and augmentation"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
-    workers: int = field(default=0, metadata={"help": "processes that read and augment pictures"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+class Config(TrainingOptions):
+    captions: list[str]
+    """Data sets, of which the train split is read."""
+
+    images: list[str]
+    """Tar files or folders with the pictures of all splits."""
+
+    out: str
+    """Folder of this run; the best model goes to <out>/best."""
+
+    validation: list[str] = field(default_factory=list)
+    """Data sets whose dev or val split chooses the checkpoint; default: those of --captions."""
+
+    shares: list[float] = field(default_factory=list)
+    """Share of each data set in a batch, 1 together; default: by their sizes."""
+
+    base: str | None = None
+    """Scorer to start from: a folder, an hf-hub: id or a name of open_clip."""
+
+    tag: str | None = None
+    """Tag of the base's weights for open_clip, where --base is a name."""
+
+    tokenizer: str | None = None
+    """Folder of the tokenizer of a fresh text tower, where no --base is given."""
+
+    image_model: str = ScorerShape.image_model
+    """Name in timm of a fresh image tower."""
+
+    image_weights: str | None = None
+    """File in safetensors format with the trunk of a fresh image tower under timm's names; default: random
+    weights."""
+
+    image_size: int = ScorerShape.image_size
+    """Side of the square picture that a fresh image tower reads, in pixels."""
+
+    pool: Literal["token", "avg"] = ScorerShape.pool
+    """Pooling of a fresh image tower."""
+
+    width: int = ScorerShape.width
+    """Width of the shared space and of a fresh text tower."""
+
+    text_layers: int = ScorerShape.text_layers
+    """Number of blocks of a fresh text tower."""
+
+    text_heads: int = ScorerShape.text_heads
+    """Number of attention heads in each block of a fresh text tower."""
+
+    context_length: int = ScorerShape.context_length
+    """Longest text that a fresh text tower reads, in tokens."""
+
+    teacher: str | None = None
+    """Folder of a run of distill_text_tower.py, near whose teacher the text tower stays."""
+
+    teacher_weight: float = 0.5
+    """Weight of the loss that keeps the text tower near its teacher."""
+
+    lock_text: bool = False
+    """Whether to leave the text tower as it is and train the image tower alone."""
+
+    class_weight: float = 0.1
+    """Weight of the loss that keeps the answers of a class vector's classifier."""
+
+    loss: Literal["infonce", "vse++"] = "infonce"
+    """Loss of a batch of pairs: infonce, or vse++ for the hinge of the hardest negative."""
+
+    captions_per_image: int = 3
+    """Number of captions sampled of a picture in a pass."""
+
+    locked_epochs: int = 12
+    """Passes over the pictures while the trunk is frozen."""
+
+    locked_views: int = 2
+    """Number of views of a picture whose features are kept; the first is the picture itself."""
+
+    locked_batch_size: int = 256
+    """Number of pictures in a step while the trunk is frozen."""
+
+    locked_rate: float = 1e-3
+    """Peak learning rate while the trunk is frozen."""
+
+    finetune_epochs: int = 10
+    """Passes over the pictures while the upper trunk is trainable."""
+
+    finetune_validations: float = 0.5
+    """Validations in a pass while the upper trunk is trainable; 0.5 for every other pass."""
+
+    whole_epochs: int = 1
+    """How many of the last passes see whole pictures while the upper trunk is trainable."""
+
+    patch_dropout: float = 0.5
+    """Share of a picture's patches that is left out in the passes before, at least 0 and below 1."""
+
+    weight_average: float = 0.99
+    """Decay of the running average of weights, a step."""
+
+    finetune_batch_size: int = 96
+    """Number of pictures in a step while the upper trunk is trainable."""
+
+    finetune_rate: float = 2e-4
+    """Peak learning rate of text tower and projection while the upper trunk is trainable."""
+
+    trunk_rate: float = 1.5e-4
+    """Peak learning rate of the trunk's last block."""
+
+    trunk_decay: float = 0.8
+    """Factor on the learning rate from a block of the trunk to the block below it."""
+
+    trunk_blocks: int = 8
+    """Number of the trunk's upper blocks that are trainable."""
+
+    weight_decay: float = 0.1
+    """Weight decay of AdamW, on matrices only."""
+
+    workers: int = 0
+    """Number of processes that read and augment pictures beside the main one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in ("infonce", "vse++"):
             raise BadSettings(f"--loss must be infonce or vse++, found {self.loss!r}")
         require_number(
@@ -168,7 +197,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     sets = [read_captioned_images(path, ("train",)) for path in config.captions]
     train = [row for rows in sets for row in rows]
@@ -192,7 +221,8 @@ def main(config: Config) -> None:
         if config.finetune_epochs:
             finetune_stage(config, scorer, data, out / FINETUNE)
     best = out / (FINETUNE if config.finetune_epochs else LOCKED) / "best"
-    reload(scorer, best).save_pretrained(out / "best")
+    if processes.is_first():
+        reload(scorer, best).save_pretrained(out / "best")
 
 
 def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
@@ -201,7 +231,7 @@ def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains
 
 
 class Data:
-    """Pictures of both splits, as pixels (3, H, W) or pooled features (F), and the loss of a batch."""
+    """Pictures of both splits, as pixels (3, H, W) or pooled features (F), and what the scorer is to keep."""
 
     def __init__(
         self,
@@ -216,11 +246,9 @@ class Data:
         self.train, self.dev = train, dev
         self.teacher = None
         if config.teacher is not None:
-            self.teacher = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
+            vectors = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
+            self.teacher = TeacherTerm(vectors, config.teacher_weight)
         self.augment = augmentation(scorer.config["preprocess_cfg"])
-        self.classifier = None
-        if scorer.class_vector is not None and config.class_weight:
-            self.classifier = copy.deepcopy(scorer.class_vector.classifier).requires_grad_(False)
 
     def plain(self, _: int, row: CaptionedImage) -> Tensor:
         """The picture as the scorer reads it, (3, H, W)."""
@@ -246,32 +274,28 @@ class Data:
         device = self.scorer.device
         half = self.config.mixed_precision == "bf16"
         parts = []
-        for batch in tqdm(pairs.in_order(64, self.config.workers), desc="features", disable=None):
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                pooled = trunk(batch["images"].to(device)).float().cpu()
+        with progress(len(pairs), "features", unit="picture") as bar:
+            for batch in pairs.in_order(64, self.config.workers):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    pooled = trunk(batch["images"].to(device)).float().cpu()
                 parts.append(pooled.clone())  # or it might keep all tokens alive
+                bar.update(len(pooled))
         return torch.cat(parts)
 
-    def loss(self, pooled: Tensor, batch: Batch, plain: Tensor | None) -> Tensor:
-        """The loss of a batch, given the trunk's pooled features (B, F) of its views.
-
-        Args:
-            plain: (N, F) features of all whole pictures by the trunk as it was; None: no classes to keep.
-        """
-        vectors = self.scorer.model.visual.head(pooled)
-        with torch.set_grad_enabled(not self.config.lock_text):
-            texts = text_vectors(self.scorer, batch["respelled"])
-        total = pair_loss(self.scorer, vectors, texts, batch["owner"], self.config.loss)
-        if self.teacher is not None and not self.config.lock_text:
-            rows, targets = self.teacher.of(batch["texts"])
-            cosine = (texts[rows.to(texts.device)] * targets.to(texts.device)).sum(dim=1)
-            total = total + self.config.teacher_weight * (1 - cosine).mean()
-        if self.classifier is not None and plain is not None:
-            answers = self.scorer.class_vector.classifier(pooled).float().log_softmax(dim=1)
-            before = self.classifier(plain[batch["rows"].cpu()].to(pooled.device)).float().log_softmax(dim=1)
-            divergence = F.kl_div(answers, before, log_target=True, reduction="batchmean")
-            total = total + self.config.class_weight * divergence
-        return total
+    def objective(self, **settings: Any) -> Contrastive:
+        """The loss of a batch, with the terms that keep what the scorer knows before this stage."""
+        config, class_vector = self.config, self.scorer.class_vector
+        classes = None
+        if class_vector is not None and config.class_weight:
+            classes = ClassTerm(class_vector.classifier, self.plain_features(), config.class_weight)
+        return Contrastive(
+            self.scorer,
+            loss=config.loss,
+            lock_text=config.lock_text,
+            teacher=self.teacher,
+            classes=classes,
+            **settings,
+        )
 
     def recall(self, vectors: Tensor) -> dict[str, float]:
         """Recall on the validation pictures of these unit vectors (N, D)."""
@@ -294,51 +318,39 @@ def locked_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Pa
 
         return Pairs(data.train, features, config.captions_per_image, config.seed + epoch)
 
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: Any) -> dict[str, float]:
         vectors = scorer.model.visual.head(dev_features.to(scorer.device))
         return data.recall(F.normalize(vectors.float(), dim=-1))
 
     head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
+    step_rows = config.step_rows(config.locked_batch_size)
     fit(
-        scorer.model,
+        data.objective(on_features=True),
         split_by_decay(head, config.locked_rate, config.weight_decay),
-        loader=lambda epoch: pairs(epoch).loader(config.locked_batch_size, domains=data.domains),
-        loss=lambda _, batch: data.loss(batch["images"], batch, plain),
+        epoch=lambda epoch: pairs(epoch).epoch(step_rows, domains=data.domains),
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=config.locked_epochs,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
-        ),
+        config=config.loop(config.locked_epochs, description=LOCKED),
     )
 
 
 def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
     """Upper trunk trainable: everything above the frozen blocks learns, on augmented pictures."""
-    first_whole = config.finetune_epochs - config.whole_epochs
-    visual = scorer.model.visual
-    dropout = patch_dropout(visual)
-    has_trunk = hasattr(visual, "trunk")
-    plain = data.plain_features() if data.classifier is not None else None
+    whole_from = config.finetune_epochs - config.whole_epochs
+    dropout = PatchDropoutSchedule(patch_dropout(scorer.model.visual), config.patch_dropout, whole_from)
+    step_rows = config.step_rows(config.finetune_batch_size)
 
-    def loss(_: nn.Module, batch: Batch) -> Tensor:
-        dropout.prob = config.patch_dropout if batch["epoch"] < first_whole else 0.0
-        if has_trunk:
-            return data.loss(visual.trunk(batch["images"]), batch, plain)
-        texts = text_vectors(scorer, batch["respelled"])
-        return pair_loss(scorer, visual(batch["images"]), texts, batch["owner"], config.loss)
-
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: Any) -> dict[str, float]:
         return data.recall(scorer.encode_images([data.images.read(row.image) for row in data.dev]))
 
-    def pairs(epoch: int) -> Pairs:
-        return Pairs(data.train, data.augmented, config.captions_per_image, config.seed + 1000 + epoch)
+    def epoch(number: int) -> Epoch:
+        seed = config.seed + 1000 + number
+        pairs = Pairs(data.train, data.augmented, config.captions_per_image, seed)
+        return pairs.epoch(step_rows, config.workers, data.domains)
 
     fit(
-        scorer.model,
+        data.objective(patch_dropout=dropout),
         layerwise(
             scorer.model,
             rate=config.finetune_rate,
@@ -347,18 +359,15 @@ def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: 
             trunk_blocks=config.trunk_blocks,
             decay=config.weight_decay,
         ),
-        loader=lambda epoch: pairs(epoch).loader(config.finetune_batch_size, config.workers, data.domains),
-        loss=loss,
+        epoch=epoch,
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=config.finetune_epochs,
+        config=config.loop(
+            config.finetune_epochs,
             validations_per_epoch=config.finetune_validations,
             average=config.weight_average,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
+            description=FINETUNE,
         ),
     )
 

@@ -10,7 +10,7 @@ scorer reads the same entries behind a lower-casing normaliser, between a start 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cli import run
@@ -24,9 +24,14 @@ from magicap.training.checks import require_rows
 
 @dataclass(frozen=True)
 class Config:
-    text: list[str] = field(metadata={"help": "data sets (their train split) or plain text files"})
-    out: str = field(metadata={"help": "folder to write; gets language_model/ and scorer/"})
-    vocabulary_size: int = field(default=8000, metadata={"help": "entries, special tokens included"})
+    text: list[str]
+    """Data sets, of which the train split is read, or text files with a caption a line."""
+
+    out: str
+    """Folder to write, which gets language_model/ and scorer/."""
+
+    vocabulary_size: int = 8000
+    """Number of entries, special tokens included."""
 
 
 def main(config: Config) -> None:

@@ -21,62 +21,87 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
-import torch
-from accelerate.utils import set_seed
 from cli import run
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from magicap.data import read_sentences
 from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
+from magicap.training import processes
+from magicap.training.batches import Epoch
 from magicap.training.checks import open_run_folder, require_rows
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
+from magicap.training.loop import fit
+from magicap.training.objectives.base import Objective
+from magicap.training.objectives.language import CrossEntropy, SimCTG
+from magicap.training.options import TrainingOptions
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.sentences import Sentences, evaluate_text
+from magicap.training.sentences import Sentences, evaluate_model
 
-MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "mixed_precision", "cpu")
+MAY_CHANGE = ("epochs", "domain_epochs", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
-    )
-    validation_text: list[str] = field(
-        metadata={"help": "data sets (their dev or val split) or text files; choose the checkpoint"}
-    )
-    out: str = field(metadata={"help": "folder of this run; the best model goes to <out>/best"})
-    base: str | None = field(
-        default=None, metadata={"help": "model to start from: a folder or a hub id such as gpt2"}
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "tokenizer to start afresh with, where no base is given"}
-    )
-    layers: int = field(default=6, metadata={"help": "blocks of a fresh model"})
-    width: int = field(default=256, metadata={"help": "embedding width of a fresh model"})
-    heads: int = field(default=8, metadata={"help": "attention heads of a fresh model"})
-    positions: int = field(default=64, metadata={"help": "longest sentence of a fresh model, in tokens"})
-    epochs: int = field(default=1, metadata={"help": "passes over all of the text"})
-    domain_text: list[str] = field(
-        default_factory=list, metadata={"help": "text of the domain, of --text or other, that is read last"}
-    )
-    domain_epochs: int = field(default=2, metadata={"help": "passes over --domain_text after those"})
-    batch_size: int = field(default=128, metadata={"help": "sentences a step"})
-    learning_rate: float = field(default=2e-3, metadata={"help": "peak rate; 2e-5 suits a pretrained base"})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on matrices only"})
-    dropout: float = field(default=0.0, metadata={"help": "of a fresh model"})
-    contrastive: float = field(
-        default=0.0, metadata={"help": "weight of the SimCTG term; its authors used 1"}
-    )
-    margin: float = field(default=0.5, metadata={"help": "rho of the SimCTG term"})
-    max_tokens: int = field(default=40, metadata={"help": "longer sentences are cut here"})
-    validations_per_epoch: int = field(default=4, metadata={"help": "how often the checkpoint is considered"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and dropout"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+class Config(TrainingOptions):
+    text: list[str]
+    """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
+    with a caption a line."""
+
+    validation_text: list[str]
+    """Data sets, of which the dev or val split is read, or text files; the checkpoint is chosen on them."""
+
+    out: str
+    """Folder of this run; the best model goes to <out>/best."""
+
+    base: str | None = None
+    """Model to start from: a folder or a hub id such as gpt2."""
+
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer of a fresh model, where no --base is given."""
+
+    layers: int = 6
+    """Number of blocks of a fresh model."""
+
+    width: int = 256
+    """Embedding width of a fresh model."""
+
+    heads: int = 8
+    """Number of attention heads in each block of a fresh model."""
+
+    positions: int = 64
+    """Longest sentence of a fresh model, in tokens."""
+
+    epochs: int = 1
+    """Number of passes over all of the text."""
+
+    domain_text: list[str] = field(default_factory=list)
+    """Text of the domain, of --text or other, that is read last."""
+
+    domain_epochs: int = 2
+    """Number of passes over --domain_text, after those over all of the text."""
+
+    batch_size: int = 128
+    """Number of sentences in a step."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate; 2e-5 suits a pretrained base."""
+
+    weight_decay: float = 0.05
+    """Weight decay of AdamW, on matrices only."""
+
+    dropout: float = 0.0
+    """Share of activations that are dropped in a fresh model, 0 to 1."""
+
+    contrastive: float = 0.0
+    """Weight of SimCTG's contrastive loss; its authors used 1."""
+
+    margin: float = 0.5
+    """Margin rho of SimCTG's contrastive loss."""
+
+    max_tokens: int = 40
+    """Longest sentence in tokens; longer ones are cut here."""
+
+    validations_per_epoch: int = 4
+    """How many times in a pass over the text the checkpoint is validated."""
 
     def __post_init__(self) -> None:
         if self.base is None and self.positions < self.max_tokens:
@@ -87,46 +112,42 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     language_model = start_model(config)
     texts = {path: read_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
     every = reduce(add, [texts[path] for path in config.text])
     domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
     held_out = read_validation(language_model, config)
+    step_rows = config.step_rows(config.batch_size)
 
-    def epoch_batches(epoch: int) -> DataLoader[int]:
-        train = every if epoch < config.epochs or domain is None else domain
-        return train.batches(config.batch_size, shuffle=config.seed + epoch)
+    def epoch(number: int) -> Epoch:
+        train = every if number < config.epochs or domain is None else domain
+        return train.epoch(step_rows, shuffle=config.seed + number)
 
     out = Path(config.out)
     open_run_folder(out, asdict(config), MAY_CHANGE)
     state = fit(
-        language_model.model,
+        objective(config, language_model),
         split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),
-        loader=epoch_batches,
-        loss=lambda model, batch: simctg_loss(model, batch, config),
-        validate=lambda model: evaluate_text(model, held_out, config.batch_size),
+        epoch=epoch,
+        validate=lambda _: evaluate_model(language_model.model, held_out, config.batch_size),
         save_best=lambda _: language_model.save_pretrained(out / "best"),
         folder=out,
-        config=LoopConfig(
-            epochs=config.epochs + (0 if domain is None else config.domain_epochs),
+        config=config.loop(
+            config.epochs + (0 if domain is None else config.domain_epochs),
             validations_per_epoch=config.validations_per_epoch,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
+            description="tuning the language model",
         ),
     )
-    print(json.dumps({"sentences": len(every), **state.state_dict()}))
+    if processes.is_first():
+        print(json.dumps({"sentences": len(every), **state.state_dict()}))
 
 
-def simctg_loss(model: torch.nn.Module, batch: Batch, config: Config) -> torch.Tensor:
-    """Cross-entropy of the next token, in nats, and the contrastive term of SimCTG where it has a weight."""
-    output = model(batch["ids"], attention_mask=batch["mask"], output_hidden_states=config.contrastive > 0)
-    loss = next_token_cross_entropy(output.logits, batch["ids"], batch["mask"])
+def objective(config: Config, language_model: LanguageModel) -> Objective:
+    """Cross-entropy of the next token, with the contrastive term of SimCTG where it has a weight."""
     if config.contrastive > 0:
-        hidden = output.hidden_states[-1]
-        loss = loss + config.contrastive * simctg_contrastive(hidden, batch["mask"], config.margin)
-    return loss
+        return SimCTG(language_model.model, config.contrastive, config.margin)
+    return CrossEntropy(language_model.model)
 
 
 def start_model(config: Config) -> LanguageModel:

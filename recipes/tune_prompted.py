@@ -14,71 +14,91 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from accelerate.utils import set_seed
 from cli import run
-from tqdm import tqdm
 
 from magicap import Captioner, CaptionMemory, LanguageModel
 from magicap.captioners.presets import DEFAULT
-from magicap.checks import require_int
+from magicap.checks import require_int, require_number
 from magicap.data import read_sentences
 from magicap.decoding.searches import as_beam_magic
 from magicap.errors import BadSettings
+from magicap.retrieval.sampled_captions import sample_captions
+from magicap.training import processes
 from magicap.training.checks import open_run_folder, require_rows
-from magicap.training.loop import LoopConfig, TrainingState, fit
+from magicap.training.loop import TrainingState, fit
+from magicap.training.objectives.soft_prompt import CONDITION_DROPOUT, NOISE, SoftPromptCrossEntropy
+from magicap.training.options import TrainingOptions
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import digest, load_or_write
+from magicap.training.progress import progress
 from magicap.training.sentences import Sentences
-from magicap.training.soft_prompts import (
-    NOISE,
-    SoftPromptObjective,
-    conditioned_sentences,
-    evaluate_conditioned_text,
-)
+from magicap.training.soft_prompts import conditioned_sentences, evaluate_conditioned_text
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "mixed_precision", "cpu")
+MAY_CHANGE = ("epochs", "learning_rate", "prompt_rate")
 BEST = Path("training", "best")
 
 
 @dataclass(frozen=True)
-class Config:
-    text: list[str] = field(
-        metadata={"help": "data sets (train split, Flickr8k dev and test left out) or text files"}
-    )
-    validation_text: list[str] = field(
-        metadata={"help": "data sets (their dev or val split) or text files; choose the checkpoint"}
-    )
-    out: str = field(metadata={"help": "folder of the new captioner; training goes to <out>/training"})
-    base: str = field(default=DEFAULT, metadata={"help": "preset or captioner's folder to start from"})
-    least_noise: float = field(
-        default=NOISE[0],
-        metadata={"help": "least length of the noise, in standard deviations of captions' vectors"},
-    )
-    greatest_noise: float = field(
-        default=NOISE[1], metadata={"help": "greatest; each sentence's is sampled between the two"}
-    )
-    memory_samples: int = field(
-        default=20_000,
-        metadata={"help": "captions that the language model samples as the memory of a base without one"},
-    )
-    epochs: int = field(default=1, metadata={"help": "passes over the text"})
-    batch_size: int = field(default=64, metadata={"help": "sentences a step"})
-    learning_rate: float = field(
-        default=5e-4, metadata={"help": "peak rate of the language model; 2e-5 suits a GPT-2 of full size"}
-    )
-    prompt_rate: float = field(default=1e-3, metadata={"help": "of the soft prompt"})
-    weight_decay: float = field(default=0.02, metadata={"help": "AdamW's, on matrices only"})
-    max_tokens: int = field(default=40, metadata={"help": "longer sentences are cut here"})
-    validations_per_epoch: int = field(default=4, metadata={"help": "how often the checkpoint is considered"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after so many steps"})
-    mixed_precision: str = field(default="no", metadata={"help": "no or bf16"})
-    seed: int = field(default=1, metadata={"help": "of weights, order and noise"})
-    cpu: bool = field(default=False, metadata={"help": "leave a GPU alone"})
+class Config(TrainingOptions):
+    text: list[str]
+    """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
+    with a caption a line."""
+
+    validation_text: list[str]
+    """Data sets, of which the dev or val split is read, or text files; the checkpoint is chosen on them."""
+
+    out: str
+    """Folder of the new captioner; training goes to <out>/training."""
+
+    base: str = DEFAULT
+    """Preset or folder of the captioner to start from."""
+
+    least_noise: float = NOISE[0]
+    """Least length of the noise, in standard deviations of captions' vectors."""
+
+    greatest_noise: float = NOISE[1]
+    """Greatest length of the noise; that of each sentence is sampled between the two."""
+
+    condition_dropout: float = CONDITION_DROPOUT
+    """Share of sentences that are not conditioned on their own vector, and as many not on the memory, 0 to
+    1."""
+
+    memory_samples: int = 20_000
+    """Number of captions that the language model samples as the memory of a base without one."""
+
+    epochs: int = 1
+    """Number of passes over the text."""
+
+    batch_size: int = 64
+    """Number of sentences in a step."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
+
+    prompt_rate: float = 1e-3
+    """Peak learning rate of the soft prompt."""
+
+    weight_decay: float = 0.02
+    """Weight decay of AdamW, on matrices only."""
+
+    max_tokens: int = 40
+    """Longest sentence in tokens; longer ones are cut here."""
+
+    validations_per_epoch: int = 4
+    """How many times in a pass over the text the checkpoint is validated."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_int("--memory_samples", self.memory_samples)
+        require_number(
+            "--condition_dropout",
+            self.condition_dropout,
+            lambda share: 0 <= share < 1,
+            "at least 0 and below 1",
+        )
         if not 0 <= self.least_noise <= self.greatest_noise:
             raise BadSettings(
                 "--least_noise must be between 0 and --greatest_noise, found "
@@ -87,7 +107,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     captioner = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
     open_run_folder(out / "training", asdict(config), MAY_CHANGE)
@@ -96,14 +116,26 @@ def main(config: Config) -> None:
     held_out = [
         text for path in config.validation_text for text in read_texts(path, ("dev", "val"), held_out=())
     ]
-    sentences = encoded(captioner, memory, list(dict.fromkeys(texts)), config)
-    state = train(config, captioner, memory, sentences, encoded(captioner, memory, held_out, config))
+    texts = list(dict.fromkeys(texts))
+    sentences = encoded(captioner, memory, texts, config, "train")
+    state = train(
+        config, captioner, memory, sentences, encoded(captioner, memory, held_out, config, "held_out")
+    )
+    if processes.is_first():
+        save(config, captioner, memory, len(sentences), state)
+
+
+def save(
+    config: Config, captioner: Captioner, memory: CaptionMemory, sentences: int, state: TrainingState
+) -> None:
+    """The captioner with the best language model and soft prompt, and its model card."""
+    out = Path(config.out)
     decoding = replace(as_beam_magic(captioner.decoding), soft_prompt=True)
     language_model = LanguageModel.from_pretrained(out / BEST, device=captioner.device)
     conditioned = Captioner(language_model, captioner.scorer, decoding, memory)
     conditioned.save_pretrained(out, dtype="float16")
-    (out / "README.md").write_text(model_card(config, len(sentences), state), encoding="utf-8")
-    print(json.dumps({"sentences": len(sentences), **state.state_dict()}))
+    (out / "README.md").write_text(model_card(config, sentences, state), encoding="utf-8")
+    print(json.dumps({"sentences": sentences, **state.state_dict()}))
 
 
 def train(
@@ -113,24 +145,23 @@ def train(
     out = Path(config.out)
     captioner.language_model.require_room(config.max_tokens - 1)
     language_model = captioner.language_model.to_train()
-    objective = SoftPromptObjective(language_model, memory, (config.least_noise, config.greatest_noise))
+    noise = config.least_noise, config.greatest_noise
+    objective = SoftPromptCrossEntropy(language_model, memory, noise, config.condition_dropout)
+    step_rows = config.step_rows(config.batch_size)
     return fit(
         objective,
         [
             *split_by_decay(objective.model.parameters(), config.learning_rate, config.weight_decay),
             *split_by_decay(objective.prompt.parameters(), config.prompt_rate, config.weight_decay),
         ],
-        loader=lambda epoch: sentences.batches(config.batch_size, shuffle=config.seed + epoch),
-        loss=lambda model, batch: model(batch),
-        validate=lambda model: evaluate_conditioned_text(model, held_out, config.batch_size, config.seed),
+        epoch=lambda epoch: sentences.epoch(step_rows, shuffle=config.seed + epoch),
+        validate=lambda _: evaluate_conditioned_text(objective, held_out, config.batch_size, config.seed),
         save_best=lambda _: language_model.save_pretrained(out / BEST),
         folder=out / "training",
-        config=LoopConfig(
-            epochs=config.epochs,
+        config=config.loop(
+            config.epochs,
             validations_per_epoch=config.validations_per_epoch,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
+            description="tuning the soft prompt",
         ),
     )
 
@@ -144,21 +175,32 @@ def read_texts(path: str, splits: tuple[str, ...], held_out: tuple[str, ...] = (
 
 def sampled_memory(captioner: Captioner, config: Config) -> CaptionMemory:
     """Captions that the language model samples unconditioned, for a captioner without a memory."""
-    with tqdm(total=2 * config.memory_samples, desc="sampling and encoding a memory", disable=None) as bar:
-        return CaptionMemory.from_language_model(
+
+    def sample() -> list[str]:
+        with progress(config.memory_samples, "sampling a memory", unit="caption") as bar:
+            return sample_captions(
+                captioner.language_model, config.memory_samples, seed=config.seed, on_progress=bar.update
+            )
+
+    texts = load_or_write(Path(config.out, "training", "samples.json"), sample)
+    with progress(len(texts), "encoding the memory", unit="caption") as bar:
+        return CaptionMemory.from_texts(captioner.scorer, texts, on_progress=bar.update)
+
+
+def encoded(
+    captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config, name: str
+) -> Sentences:
+    """Sentences with their vectors, which are kept in a file, and their positions in the memory."""
+    key = digest(captioner.scorer.fingerprint, memory.texts, texts)
+    with progress(len(texts), "encoding sentences", unit="sentence") as bar:
+        return conditioned_sentences(
             captioner.language_model,
             captioner.scorer,
-            config.memory_samples,
-            seed=config.seed,
-            on_progress=bar.update,
-        )
-
-
-def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config) -> Sentences:
-    """Sentences with their vectors and their positions in the memory."""
-    with tqdm(total=len(texts), desc="encoding sentences", disable=None) as bar:
-        return conditioned_sentences(
-            captioner.language_model, captioner.scorer, memory, texts, config.max_tokens, bar.update
+            memory,
+            texts,
+            config.max_tokens,
+            bar.update,
+            Path(config.out, "training", f"{name}-{key}.pt"),
         )
 
 
