@@ -108,8 +108,8 @@ def compare_loaders(
         for name, view, workers in ways:
             rates[name, workers].append(rate(config, epoch(config, sets, view, number, workers)))
     table = [
-        (name, f"{n}", f"{statistics.median(found):.0f}", f"{min(found):.0f}", f"{max(found):.0f}")
-        for (name, n), found in rates.items()
+        (name, f"{n}", f"{statistics.median(counts):.0f}", f"{min(counts):.0f}", f"{max(counts):.0f}")
+        for (name, n), counts in rates.items()
     ]
     print(aligned(("way", "workers", "pictures/s", "lowest", "highest"), table))
     print(

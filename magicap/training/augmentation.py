@@ -78,9 +78,9 @@ class Augmentation:
     @classmethod
     def of(cls, config: Any) -> Self:
         """What a recipe's options of the same names ask for; the defaults where it has none."""
-        given = {name: getattr(config, name) for f in fields(cls) if hasattr(config, name := f.name)}
+        options = {name: getattr(config, name) for f in fields(cls) if hasattr(config, name := f.name)}
         values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
         }
         return cls(**values)
 
@@ -108,8 +108,8 @@ class Augmentation:
         )
 
 
-def _between(ends: tuple[float, float], drawn: float) -> float:
-    return ends[0] + drawn * (ends[1] - ends[0])
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] + share * (ends[1] - ends[0])
 
 
 def _require_range(name: str, values: tuple[float, float], most: float) -> None:
