@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from magicap.data import CaptionedImage
 from magicap.errors import BadSettings, MissingPackage, TrainingFailed
 from magicap.training.averaging import WeightAverage
+from magicap.training.batches import Epoch, shuffled
 from magicap.training.checks import open_run_folder
-from magicap.training.loop import LoopConfig, fit
+from magicap.training.loop import fit
 from magicap.training.losses import (
     hardest_negative_hinge,
     info_nce,
     next_token_cross_entropy,
     simctg_contrastive,
 )
+from magicap.training.objectives.base import Objective
+from magicap.training.options import LoopConfig, RunOptions
 from magicap.training.pairs import Pairs
 from magicap.training.parameter_groups import layerwise
 
@@ -44,6 +45,17 @@ class Interrupted(Exception):
     pass
 
 
+class Loss(Objective):
+    """Any function of a batch as the objective of a model."""
+
+    def __init__(self, model, loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch):
+        return self.loss(batch)
+
+
 def losses_of(
     folder: Path, stop_at: int | None = None, rate: float = 0.01, epochs: int = 3, average: float = 0.0
 ) -> list[float]:
@@ -56,27 +68,25 @@ def losses_of(
     data = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
     losses = []
 
-    def loss(model, batch):
+    def loss(batch):
         if len(losses) == stop_at:
             raise Interrupted
         value = (model(batch["x"]) - batch["x"].sum(dim=1, keepdim=True)).square().mean()
         losses.append(value.item())
         return value
 
-    def loader(epoch):
-        order = torch.Generator().manual_seed(epoch)
-        rows = [{"x": row} for row in data[: 40 if epoch != 2 else 32]]
-        return DataLoader(rows, batch_size=8, shuffle=True, generator=order)
+    def epoch(number):
+        rows = data[: 40 if number != 2 else 32]
+        return Epoch(rows, shuffled(len(rows), 8, number), lambda rows: {"x": torch.stack(rows)})
 
     fit(
-        model,
+        Loss(model, loss),
         [{"params": list(model.parameters()), "lr": rate, "weight_decay": 0.0}],
-        loader=loader,
-        loss=loss,
-        validate=lambda model: {"score": sum(p.sum().item() for p in model.parameters())},
+        epoch=epoch,
+        validate=lambda _: {"score": sum(p.sum().item() for p in model.parameters())},
         save_best=lambda _: None,
         folder=folder,
-        config=LoopConfig(epochs=epochs, average=average, checkpoint_minutes=0, cpu=True),
+        config=LoopConfig(epochs=epochs, average=average, run=RunOptions(cpu=True, checkpoint_minutes=0)),
     )
     return losses
 
@@ -130,14 +140,13 @@ def test_validation_may_come_every_other_epoch(tmp_path):
     torch.manual_seed(0)
     model, steps = torch.nn.Linear(1, 1), []
     fit(
-        model,
+        Loss(model, lambda batch: steps.append(batch["epoch"]) or model(batch["x"]).square().mean()),
         [{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.0}],
-        loader=lambda _: DataLoader([{"x": torch.ones(1)}] * 3, batch_size=1),
-        loss=lambda model, batch: steps.append(batch["epoch"]) or model(batch["x"]).square().mean(),
+        epoch=lambda _: Epoch([torch.ones(1)] * 3, [[0], [1], [2]], lambda rows: {"x": rows[0]}),
         validate=lambda _: {"score": len(steps)},
         save_best=lambda _: None,
         folder=tmp_path,
-        config=LoopConfig(epochs=4, validations_per_epoch=0.5, cpu=True),
+        config=LoopConfig(epochs=4, validations_per_epoch=0.5, run=RunOptions(cpu=True)),
     )
     assert steps == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
@@ -194,12 +203,6 @@ def test_a_resumed_run_takes_the_rate_given_now(tmp_path):
     )
     assert len(slow) == 1
     assert slowed == pytest.approx(slow)
-
-
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(BadSettings, match="expected one process, found 2"):
-        losses_of(tmp_path)
 
 
 def test_without_its_package_training_names_the_extra_that_brings_it(tmp_path, monkeypatch):

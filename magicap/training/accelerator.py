@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ def start_accelerator(options: RunOptions, folder: Path | None) -> Accelerator:
         MissingPackage: the tracker's package is not installed.
     """
     accelerate = require("accelerate")
+    # It warns of weights that a language model uses twice, at every checkpoint.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     if options.log_with is not None:
         _require_tracker(options.log_with)
     try:
@@ -29,8 +32,6 @@ def start_accelerator(options: RunOptions, folder: Path | None) -> Accelerator:
             mixed_precision=options.mixed_precision,
             log_with=options.log_with if folder is not None else None,
             project_dir=folder,
-            # Some losses leave a weight out of some steps: a class vector's, a temperature's.
-            kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
     except ValueError as error:  # fp16 without a GPU
         raise BadSettings(f"--mixed_precision {options.mixed_precision}: {error}") from error

@@ -13,15 +13,11 @@ _LINES_EVERY = 30.0  # seconds
 
 
 class _Lines(tqdm):  # type: ignore[misc]
-    """A bar that is printed as lines, the last of them only where others came before it."""
+    """A bar that is printed as lines, none of them for what is done before the first is due."""
 
     def display(self, *_: Any, **__: Any) -> None:
-        if self.n > self.initial:
+        if self.format_dict["elapsed"] >= _LINES_EVERY:
             print(str(self), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self.leave = False
-        super().close()
 
 
 def progress(total: int, description: str, *, unit: str = "it", initial: int = 0) -> Any:
