@@ -22,6 +22,7 @@ ALIASES = {
         "memory_weight": "ngram_weight",
     },
     "train_cnn_lstm": {
+        "start": "base",
         "teach_epochs": "xe_epochs",
         "teach_rate": "xe_rate",
         "tune_epochs": "finetune_epochs",

@@ -87,7 +87,7 @@ class Config(TrainingOptions):
     out: str
     """Folder of this run; the captioner goes to <out>/best."""
 
-    start: str | None = None
+    base: str | None = None
     """Folder of a captioner of the very shape of this one, whose weights to start from."""
 
     image_model: str = "mobilenetv2_100"
@@ -229,7 +229,7 @@ def main(config: Config) -> None:
 
 
 def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNetwork:
-    """A fresh decoder on a trained encoder, or the weights of ``--start``."""
+    """A fresh decoder on a trained encoder, or the weights of ``--base``."""
     grid = GridConfig(
         config.image_model, dict(option.split("=", 1) for option in config.image_options), config.image_size
     )
@@ -247,8 +247,8 @@ def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNet
     network = CaptionNetwork(grid, decoder, vocabulary)
     if config.image_weights is not None:
         load_backbone(network.encoder, config.image_weights)
-    if config.start is not None:
-        network.load_state_dict(load_file(Path(config.start) / WEIGHTS_FILE))
+    if config.base is not None:
+        network.load_state_dict(load_file(Path(config.base) / WEIGHTS_FILE))
     return network.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
 
 
@@ -314,7 +314,7 @@ class Data:
 
 def cross_entropy_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
     """Encoder frozen: the decoder learns captions word by word."""
-    views = data.views()
+    views, dev_grids = data.views(), data.dev_grids()
 
     def pairs(epoch: int) -> Pairs:
         return Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
@@ -323,7 +323,7 @@ def cross_entropy_stage(config: Config, network: CaptionNetwork, data: Data, fol
         word_by_word(config, network, on_grids=True),
         split_by_decay(network.decoder.parameters(), config.xe_rate, config.weight_decay),
         pairs=pairs,
-        dev_grids=data.dev_grids,
+        dev_grids=lambda: dev_grids,
         data=data,
         folder=folder,
         epochs=config.xe_epochs,
@@ -357,7 +357,7 @@ def finetune_stage(config: Config, network: CaptionNetwork, data: Data, folder: 
 
 def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
     """Encoder frozen: the decoder learns from the rewards of captions that it samples."""
-    views = data.views()
+    views, dev_grids = data.views(), data.dev_grids()
     reward = CiderReward([[caption_words(text) for text in row.captions] for row in data.train])
 
     def pairs(epoch: int) -> Pairs:
@@ -367,7 +367,7 @@ def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, fol
         SelfCritical(network, reward, samples=config.scst_samples),
         split_by_decay(network.decoder.parameters(), config.scst_rate, config.weight_decay),
         pairs=pairs,
-        dev_grids=data.dev_grids,
+        dev_grids=lambda: dev_grids,
         data=data,
         folder=folder,
         epochs=config.scst_epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -13,15 +14,11 @@ _LINES_EVERY = 30.0  # seconds
 
 
 class _Lines(tqdm):  # type: ignore[misc]
-    """A bar that is printed as lines, the last of them only where others came before it."""
+    """A bar that is printed as lines, none of them for what is done before the first is due."""
 
     def display(self, *_: Any, **__: Any) -> None:
-        if self.n > self.initial:
+        if self.format_dict["elapsed"] >= _LINES_EVERY:
             print(str(self), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self.leave = False
-        super().close()
 
 
 def progress(total: int, description: str, *, unit: str = "it", initial: int = 0) -> Any:
@@ -36,7 +33,8 @@ def progress(total: int, description: str, *, unit: str = "it", initial: int = 0
     settings = {"total": total, "desc": description, "unit": unit, "initial": initial}
     if sys.stderr.isatty() or not processes.is_first():
         return tqdm(**settings, dynamic_ncols=True, disable=not processes.is_first())
-    return _Lines(**settings, mininterval=_LINES_EVERY, ncols=100, bar_format=_LINE)
+    ignored = io.StringIO()  # what a bar writes around its lines
+    return _Lines(**settings, mininterval=_LINES_EVERY, ncols=100, bar_format=_LINE, file=ignored)
 
 
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} passed, {remaining} left{postfix}"

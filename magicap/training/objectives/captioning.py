@@ -74,12 +74,14 @@ class CaptionCrossEntropy(CaptionObjective):
         Args:
             batch: of :class:`magicap.training.pairs.Pairs`.
         """
-        decoder, grids = self.network.decoder, self.grids(batch)
-        rows = self.network.vocabulary.batch(
-            batch["texts"], batch["owner"].tolist(), decoder.config.max_words
-        )
-        ids = rows.to(grids.device)
-        words = ids[:, :, 1:]  # (B, C, T), from the start token on
+        grids, length = self.grids(batch), self.network.decoder.config.max_words
+        ids = self.network.vocabulary.batch(batch["texts"], batch["owner"].tolist(), length)
+        return self.of_ids(grids, ids.to(grids.device))
+
+    def of_ids(self, grids: Tensor, ids: Tensor) -> Tensor:
+        """The loss of captions (B, C, T) from the start token on, given their pictures' grids (B, L, D)."""
+        decoder = self.network.decoder
+        words = ids[:, :, 1:]
         mask = words != PAD
         reading = decoder(grids, ids[:, :, :-1])
         mean = caption_cross_entropy(reading.logits, words, PAD, self.smoothing)
