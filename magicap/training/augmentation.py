@@ -194,10 +194,8 @@ class View:
         """The crop of a picture of this width and height, found as torchvision's RandomResizedCrop does."""
         shape = 1.0 if self.is_squashed else width / height
         for area, ratio in self.crops:
-            wide, high = (
-                math.sqrt(area * ratio / shape),
-                math.sqrt(area / ratio * shape),
-            )  # shares of the sides
+            # shares of the picture's width and height
+            wide, high = math.sqrt(area * ratio / shape), math.sqrt(area / ratio * shape)
             if wide <= 1 and high <= 1:
                 x, y = self.place
                 break
