@@ -30,8 +30,9 @@ from cli import run
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from magicap.checks import require_number
+from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, normalise_caption, read_sentences
+from magicap.errors import BadSettings
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.contrastive import text_vectors
@@ -121,6 +122,12 @@ class Config:
     """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
+        for name in ("width", "text_layers", "text_heads", "batch_size"):
+            require_int(f"--{name}", getattr(self, name))
+        if self.width % self.text_heads:
+            raise BadSettings(
+                f"--width must be a multiple of --text_heads, found {self.width} and {self.text_heads}"
+            )
         require_number("--cut_share", self.cut_share, lambda share: 0 <= share <= 1, "between 0 and 1")
 
 

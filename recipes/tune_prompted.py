@@ -101,7 +101,8 @@ class Config:
     """Whether to leave a GPU alone and compute on the CPU."""
 
     def __post_init__(self) -> None:
-        require_int("--memory_samples", self.memory_samples)
+        for name in ("memory_samples", "batch_size", "max_tokens"):
+            require_int(f"--{name}", getattr(self, name))
         if not 0 <= self.least_noise <= self.greatest_noise:
             raise BadSettings(
                 "--least_noise must be between 0 and --greatest_noise, found "
