@@ -53,6 +53,18 @@ class TrainingFailed(MagicapError, RuntimeError):
     """Training that cannot go on; the message says what to change before it is resumed."""
 
 
+class TrainingStopped(MagicapError, RuntimeError):
+    """Training that ended before its last step, as it was asked to, with a checkpoint to go on from.
+
+    Attributes:
+        exit_code: of a recipe that stops: 0 where its time was up, else what shells have for the signal.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 0) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class BadIndex(MagicapError, ValueError):
     """A retrieval index that is not there, is damaged, or was made by another scorer."""
 

@@ -26,13 +26,13 @@ from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles, read_sentences
 from magicap.errors import BadData, BadImage, BadSettings
 from magicap.images.reader import open_image
+from magicap.training import processes
 from magicap.training.checks import open_run_folder
-
-MAY_CHANGE = ("out",)
+from magicap.training.options import RunOptions
 
 
 @dataclass(frozen=True)
-class Config(AdaptationSettings):
+class Config(RunOptions, AdaptationSettings):
     captions: list[str] = field(default_factory=list)
     """Text files with a caption a line, or data sets, of which the train split is read."""
 
@@ -51,16 +51,21 @@ class Config(AdaptationSettings):
     most_images: int = 500
     """The most pictures that the search is tuned on, the first of --images."""
 
+    def __post_init__(self) -> None:
+        RunOptions.__post_init__(self)
+        AdaptationSettings.__post_init__(self)
+
 
 def main(config: Config) -> None:
     if not config.captions:
         raise BadSettings("give --captions FILE, sentences of the new domain, a caption a line")
+    processes.start(config.cpu)
     set_seed(config.seed)
     out = Path(config.out)
     texts = [text for path in config.captions for text in read_texts(path, config.key)]
     images = read_images(config) if config.images else None
-    base = Captioner.from_pretrained(config.base)
-    open_run_folder(out / "training", asdict(config), MAY_CHANGE)
+    base = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
+    open_run_folder(out / "training", asdict(config), ())
     parts, report = adapt(
         base.parts,
         texts,
@@ -69,8 +74,16 @@ def main(config: Config) -> None:
         settings=AdaptationSettings(
             **{option.name: getattr(config, option.name) for option in fields(AdaptationSettings)}
         ),
+        run=config,
         on_message=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    if processes.is_first():
+        save(config, parts, report)
+
+
+def save(config: Config, parts: Parts, report: Adaptation) -> None:
+    """The adapted captioner and its model card, which is printed too."""
+    out = Path(config.out)
     adapted = Captioner(parts.language_model, parts.scorer, parts.decoding, parts.memory)
     adapted.save_pretrained(out, dtype="float16")
     card = model_card(config, parts, report)

@@ -22,33 +22,32 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from accelerate.utils import set_seed
 from cli import run
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, normalise_caption, read_sentences
 from magicap.errors import BadSettings
 from magicap.models.scorer import ImageTextScorer
+from magicap.training import processes
+from magicap.training.batches import Batch, Epoch, shuffled
 from magicap.training.checks import open_run_folder, require_rows
-from magicap.training.contrastive import text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import distillation
+from magicap.training.loop import fit
+from magicap.training.objectives.distillation import Distillation
+from magicap.training.options import TrainingOptions
 from magicap.training.pairs import read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respell
 from magicap.training.validation import text_recall
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "workers", "cpu", "mixed_precision")
+MAY_CHANGE = ("epochs", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     text: list[str]
     """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
     with a caption a line."""
@@ -106,22 +105,11 @@ class Config:
     weight_decay: float = 0.02
     """Weight decay of AdamW, on matrices only."""
 
-    max_steps: int | None = None
-    """Stop after this many steps; default: no limit."""
-
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the computation, also the teacher's: no for float32, bf16 for bfloat16."""
-
-    seed: int = 1
-    """Seed of weights, order and spelling."""
-
     workers: int = 0
     """Number of processes that make the batches beside the main one."""
 
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("width", "text_layers", "text_heads", "batch_size"):
             require_int(f"--{name}", getattr(self, name))
         if self.width % self.text_heads:
@@ -147,7 +135,7 @@ class Spellings(Dataset[Batch]):
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     dev = [
         row for path in config.validation for row in read_captioned_images(path, ("dev", "val"), at_least=2)
@@ -160,44 +148,28 @@ def main(config: Config) -> None:
     train = list(dict.fromkeys(texts))
     scorer = fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
 
-    def loss(_: nn.Module, batch: Batch) -> Tensor:
-        vectors = text_vectors(scorer, batch["texts"])
-        return distillation(vectors, batch["teacher"].to(vectors.device))
-
     text_tower = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
     fit(
-        scorer.model,
+        Distillation(scorer),
         split_by_decay(text_tower, config.learning_rate, config.weight_decay),
-        loader=lambda epoch: batches(config, teacher, train, epoch),
-        loss=loss,
+        epoch=lambda number: epoch(config, teacher, train, number),
         validate=lambda _: validation(scorer, teacher, dev),
         save_best=lambda _: scorer.save_pretrained(out / "best"),
         folder=out / "training",
-        config=LoopConfig(
-            epochs=config.epochs,
-            validations_per_epoch=2,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
-        ),
+        config=config.loop(config.epochs, validations_per_epoch=2, description="distilling the text tower"),
     )
 
 
-def batches(config: Config, teacher: TeacherVectors, train: Sequence[str], epoch: int) -> DataLoader[Any]:
+def epoch(config: Config, teacher: TeacherVectors, train: Sequence[str], number: int) -> Epoch:
     """The texts of an epoch, each batch with the teacher's vectors of them, (B, D)."""
 
     def collate(rows: Sequence[Batch]) -> Batch:
         _, vectors = teacher.of([train[row["row"]] for row in rows])
         return {"texts": [row["text"] for row in rows], "teacher": vectors}
 
-    return DataLoader(
-        Spellings(train, config.cut_share, config.seed + epoch),
-        config.batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(config.seed + epoch),
-        collate_fn=collate,
-        num_workers=config.workers,
-    )
+    seed = config.seed + number
+    steps = shuffled(len(train), config.step_rows(config.batch_size), seed)
+    return Epoch(Spellings(train, config.cut_share, seed), steps, collate, config.workers)
 
 
 def validation(
@@ -216,14 +188,15 @@ def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
 
 def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> TeacherVectors:
     """The teacher's vectors of all texts, computed once and kept in the folder of the run."""
-    if not TeacherVectors.is_saved(folder):
-        encoded = encode_with_teacher(
-            config.teacher,
-            texts,
-            device="cpu" if config.cpu else None,
-            bfloat16=config.mixed_precision == "bf16",
-        )
-        TeacherVectors(texts, reduce_width(encoded, config.width)).save(folder)
+    with processes.first_alone():
+        if processes.is_first() and not TeacherVectors.is_saved(folder):
+            encoded = encode_with_teacher(
+                config.teacher,
+                texts,
+                device="cpu" if config.cpu else None,
+                bfloat16=config.mixed_precision == "bf16",
+            )
+            TeacherVectors(texts, reduce_width(encoded, config.width)).save(folder)
     return TeacherVectors.load(folder)
 
 

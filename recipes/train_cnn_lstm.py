@@ -34,35 +34,37 @@ import torch
 from accelerate.utils import set_seed
 from cli import run
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.checks import require_int
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
-from magicap.images.reader import open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.grid import GridConfig, load_backbone
 from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
-from magicap.training.captioning import cross_entropy_loss, self_critical_loss, validation
+from magicap.training import processes
+from magicap.training.augmentation import RandomViews, normalised
+from magicap.training.captioning import validation
 from magicap.training.checks import open_run_folder
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Pairs, augmentation, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.captioning import CaptionCrossEntropy, CaptionObjective, SelfCritical
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 from magicap.training.rewards import CiderReward
 
 XE, FINETUNE, SCST = "xe", "finetune", "scst"
 MAY_CHANGE = (
-    "out",
     "features",
     "xe_epochs",
     "finetune_epochs",
     "scst_epochs",
-    "max_steps",
     "xe_rate",
     "finetune_rate",
     "encoder_rate",
@@ -70,14 +72,12 @@ MAY_CHANGE = (
     "beam_size",
     "length_penalty",
     "dtype",
-    "workers",
-    "cpu",
 )
 ALL_CAPTIONS = 100  # of a picture: more than any data set has
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     captions: str
     """Data set with a train and a dev (or val) split."""
 
@@ -87,7 +87,7 @@ class Config:
     out: str
     """Folder of this run; the captioner goes to <out>/best."""
 
-    start: str | None = None
+    base: str | None = None
     """Folder of a captioner of the very shape of this one, whose weights to start from."""
 
     image_model: str = "mobilenetv2_100"
@@ -193,19 +193,11 @@ class Config:
     dtype: Literal["float32", "float16"] = "float32"
     """Precision of the weights in <out>/best."""
 
-    max_steps: int | None = None
-    """Stop each stage after this many steps; default: no limit."""
-
-    seed: int = 1
-    """Seed of weights, order, augmentation and samples."""
-
     workers: int = 0
     """Number of processes that read and augment pictures beside the main one."""
 
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("views", "batch_size", "captions_per_image"):
             require_int(f"--{name}", getattr(self, name))
         require_int("--scst_samples", self.scst_samples, least=2)
@@ -216,7 +208,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     train = read_captioned_images(config.captions, ("train",))
     dev = read_captioned_images(config.captions, ("dev", "val"))
@@ -233,11 +225,12 @@ def main(config: Config) -> None:
             if epochs:
                 stage(config, network, data, out / name)
                 network.load_state_dict(load_file(out / name / "best" / WEIGHTS_FILE))
-    save(config, network, out / "best", config.dtype)
+    if processes.is_first():
+        save(config, network, out / "best", config.dtype)
 
 
 def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNetwork:
-    """A fresh decoder on a trained encoder, or the weights of ``--start``."""
+    """A fresh decoder on a trained encoder, or the weights of ``--base``."""
     grid = GridConfig(
         config.image_model, dict(option.split("=", 1) for option in config.image_options), config.image_size
     )
@@ -255,8 +248,8 @@ def start_network(config: Config, train: Sequence[CaptionedImage]) -> CaptionNet
     network = CaptionNetwork(grid, decoder, vocabulary)
     if config.image_weights is not None:
         load_backbone(network.encoder, config.image_weights)
-    if config.start is not None:
-        network.load_state_dict(load_file(Path(config.start) / WEIGHTS_FILE))
+    if config.base is not None:
+        network.load_state_dict(load_file(Path(config.base) / WEIGHTS_FILE))
     return network.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
 
 
@@ -274,8 +267,7 @@ class Data:
         return self.network.encoder.pixels(self.images.read(row.image))
 
     def augmented(self, row: CaptionedImage) -> Tensor:
-        augment = augmentation(self.network.encoder.config.preprocess)
-        return augment(open_image(self.images.read(row.image)), row.captions)
+        return RandomViews(self.images, self.network.encoder.config.preprocess)(0, row)
 
     def views(self) -> list[Tensor]:
         """Grids (N, L, D) of the training pictures in several views, in half precision."""
@@ -298,10 +290,13 @@ class Data:
         """(N, L, D) features of the frozen encoder, in half precision."""
         self.network.eval()
         pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
+        preprocess = self.network.encoder.config.preprocess
         parts = []
-        with torch.no_grad():
-            for batch in tqdm(pictures, desc="features", disable=None):
-                parts.append(self.network(batch["images"].to(self.network.device)).half().cpu())
+        with torch.no_grad(), progress(len(rows), "features", unit="picture") as bar:
+            for batch in pictures:
+                pixels = normalised(batch["images"].to(self.network.device), preprocess)
+                parts.append(self.network(pixels).half().cpu())
+                bar.update(len(parts[-1]))
         return torch.cat(parts)
 
     def _features(
@@ -320,18 +315,16 @@ class Data:
 
 def cross_entropy_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
     """Encoder frozen: the decoder learns captions word by word."""
-    views = data.views()
+    views, dev_grids = data.views(), data.dev_grids()
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
-        return pairs.loader(config.batch_size)
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(data.train, one_of(views), config.captions_per_image, config.seed + epoch)
 
     train_stage(
-        network,
+        word_by_word(config, network, on_grids=True),
         split_by_decay(network.decoder.parameters(), config.xe_rate, config.weight_decay),
-        loader=loader,
-        loss=lambda batch: batch_loss(config, network, batch["images"].float(), batch),
-        dev_grids=data.dev_grids,
+        pairs=pairs,
+        dev_grids=lambda: dev_grids,
         data=data,
         folder=folder,
         epochs=config.xe_epochs,
@@ -346,21 +339,16 @@ def finetune_stage(config: Config, network: CaptionNetwork, data: Data, folder: 
         if not name.startswith(tuple(config.frozen))
     ]
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(
-            data.train,
-            lambda _, row: data.augmented(row),
-            config.captions_per_image,
-            config.seed + 1000 + epoch,
-        )
-        return pairs.loader(config.batch_size, config.workers)
+    def pairs(epoch: int) -> Pairs:
+        seed = config.seed + 1000 + epoch
+        return Pairs(data.train, lambda _, row: data.augmented(row), config.captions_per_image, seed)
 
     train_stage(
-        network,
+        word_by_word(config, network, on_grids=False),
         split_by_decay(network.decoder.parameters(), config.finetune_rate, config.weight_decay)
         + split_by_decay(trainable, config.encoder_rate, config.weight_decay),
-        loader=loader,
-        loss=lambda batch: batch_loss(config, network, network(batch["images"]), batch),
+        pairs=pairs,
+        workers=config.workers,
         dev_grids=data.new_dev_grids,
         data=data,
         folder=folder,
@@ -370,33 +358,17 @@ def finetune_stage(config: Config, network: CaptionNetwork, data: Data, folder: 
 
 def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, folder: Path) -> None:
     """Encoder frozen: the decoder learns from the rewards of captions that it samples."""
-    views = data.views()
+    views, dev_grids = data.views(), data.dev_grids()
     reward = CiderReward([[caption_words(text) for text in row.captions] for row in data.train])
 
-    def loader(epoch: int) -> Any:
-        pairs = Pairs(data.train, one_of(views), ALL_CAPTIONS, config.seed + 2000 + epoch)
-        return pairs.loader(config.batch_size)
-
-    def loss(batch: Batch) -> Tensor:
-        references: list[list[str]] = [[] for _ in batch["images"]]
-        for text, owner in zip(batch["texts"], batch["owner"].tolist(), strict=True):
-            references[owner].append(text)
-        return self_critical_loss(
-            network.decoder,
-            batch["images"].float(),
-            references,
-            network.vocabulary,
-            reward,
-            captions=config.scst_samples,
-            max_new_tokens=config.max_words,
-        )
+    def pairs(epoch: int) -> Pairs:
+        return Pairs(data.train, one_of(views), ALL_CAPTIONS, config.seed + 2000 + epoch)
 
     train_stage(
-        network,
+        SelfCritical(network, reward, samples=config.scst_samples),
         split_by_decay(network.decoder.parameters(), config.scst_rate, config.weight_decay),
-        loader=loader,
-        loss=loss,
-        dev_grids=data.dev_grids,
+        pairs=pairs,
+        dev_grids=lambda: dev_grids,
         data=data,
         folder=folder,
         epochs=config.scst_epochs,
@@ -404,46 +376,40 @@ def self_critical_stage(config: Config, network: CaptionNetwork, data: Data, fol
 
 
 def train_stage(
-    network: CaptionNetwork,
+    objective: CaptionObjective,
     groups: list[dict[str, Any]],
     *,
-    loader: Callable[[int], Any],
-    loss: Callable[[Batch], Tensor],
+    pairs: Callable[[int], Pairs],
     dev_grids: Callable[[], list[Tensor]],
     data: Data,
     folder: Path,
     epochs: int,
+    workers: int = 0,
 ) -> None:
     """One stage: weights in no group are frozen."""
-    trainable = {id(parameter) for group in groups for parameter in group["params"]}
-    for parameter in network.parameters():
-        parameter.requires_grad_(id(parameter) in trainable)
-    config = data.config
+    config, network = data.config, data.network
     set_seed(config.seed)  # whether or not the stages before ran just now
+    step_rows = config.step_rows(config.batch_size)
 
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: CaptionObjective) -> dict[str, float]:
         parts = [part.to(network.device) for part in dev_grids()]
         return validation(network.decoder, parts, data.dev, network.vocabulary)
 
     fit(
-        network,
+        objective,
         groups,
-        loader=loader,
-        loss=lambda _, batch: loss(batch),
+        epoch=lambda epoch: pairs(epoch).epoch(step_rows, workers),
         validate=validate,
         save_best=lambda _: save(config, network, folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=epochs, average=config.weight_average, max_steps=config.max_steps, cpu=config.cpu
-        ),
+        config=config.loop(epochs, average=config.weight_average, description=folder.name),
     )
 
 
-def batch_loss(config: Config, network: CaptionNetwork, grid: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of a batch's captions, given the grids (B, L, D) of its pictures."""
-    ids = network.vocabulary.batch(batch["texts"], batch["owner"].tolist(), config.max_words)
-    return cross_entropy_loss(
-        network.decoder, grid, ids.to(grid.device), smoothing=config.smoothing, coverage=config.coverage
+def word_by_word(config: Config, network: CaptionNetwork, *, on_grids: bool) -> CaptionCrossEntropy:
+    """The objective of the first two stages."""
+    return CaptionCrossEntropy(
+        network, on_grids=on_grids, smoothing=config.smoothing, coverage=config.coverage
     )
 
 

@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate.utils import set_seed
 from cli import run
 from torch import Tensor
-from tqdm import tqdm
 
 from magicap.captioners.folder import as_dtype
 from magicap.data import CaptionedImage, ImageFiles, normalise_caption
 from magicap.metrics.retrieval import retrieval_recall
-from magicap.models.fine_grained.late_interaction import late_interaction
 from magicap.models.fine_grained.local_features import (
     FineGrainedSettings,
     LocalHeads,
@@ -40,18 +37,22 @@ from magicap.models.fine_grained.local_features import (
 )
 from magicap.models.fine_grained.scorer import Candidates, FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
+from magicap.training.batches import Batch, Epoch
 from magicap.training.checks import open_run_folder
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import info_nce
-from magicap.training.pairs import Pairs, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.fine_grained import FineGrainedContrastive
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, collate, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "rate", "cpu")
+MAY_CHANGE = ("epochs", "rate")
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the local score, tried on dev
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     captions: str
     """Data set with a train and a dev (or val) split."""
 
@@ -109,15 +110,6 @@ class Config:
     dtype: Literal["float32", "float16"] = "float32"
     """Precision of the projections in <out>/best."""
 
-    max_steps: int | None = None
-    """Stop after this many steps; default: no limit."""
-
-    seed: int = 1
-    """Seed of weights, order and captions."""
-
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def settings(self) -> FineGrainedSettings:
         return FineGrainedSettings(
             self.width, self.hidden, self.dropout, self.region, self.image_block, self.text_block
@@ -142,10 +134,12 @@ class Pictures:
 
         def compute() -> tuple[Tensor, ...]:
             parts = []
-            for start in tqdm(range(0, len(rows), 32), desc=f"pictures, {file.stem}", disable=None):
-                batch = [fine.scorer.pixels(images.read(row.image)) for row in rows[start : start + 32]]
-                vectors, states = fine.states.of_pixels(torch.stack(batch))
-                parts.append((vectors.cpu(), states.cpu().half()))
+            with progress(len(rows), file.stem, unit="picture") as bar:
+                for start in range(0, len(rows), 32):
+                    batch = [fine.scorer.pixels(images.read(row.image)) for row in rows[start : start + 32]]
+                    vectors, states = fine.states.of_pixels(torch.stack(batch))
+                    parts.append((vectors.cpu(), states.cpu().half()))
+                    bar.update(len(batch))
             return tuple(map(torch.cat, zip(*parts, strict=True)))
 
         return cls(*load_or_compute(file, compute))
@@ -186,7 +180,7 @@ class Captions:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     fine = FineGrainedScorer(ImageTextScorer.from_pretrained(config.scorer, config.tag), config.settings())
     train = read_captioned_images(config.captions, ("train",))[: config.limit]
@@ -200,26 +194,29 @@ def main(config: Config) -> None:
     dev_captions = Captions.read(fine, captions_of(dev), out / "dev_captions.pt")
     owner = torch.tensor([number for number, row in enumerate(dev) for _ in row.captions])
 
-    def pairs(epoch: int) -> Pairs:
-        return Pairs(
-            train, lambda number, _: pictures.states[number], config.captions_per_image, config.seed + epoch
-        )
+    collate_words = with_words(captions, texts)
+    step_rows = config.step_rows(config.batch_size)
 
-    def validate(heads: LocalHeads) -> dict[str, float]:
+    def epoch(number: int) -> Epoch:
+        seed = config.seed + number
+        pairs = Pairs(train, lambda row, _: pictures.states[row], config.captions_per_image, seed)
+        return replace(pairs.epoch(step_rows), collate=collate_words)
+
+    def validate(_: FineGrainedContrastive) -> dict[str, float]:
+        heads = fine.heads
         candidates = fine.candidates(dev_pictures.local(heads), dev_captions.local(heads), config.top)
         figures = with_best_weight(candidates, owner)
         fine.settings = replace(fine.settings, weight=figures["weight"])
         return figures
 
     fit(
-        fine.heads,
+        FineGrainedContrastive(fine.heads),
         split_by_decay(fine.heads.parameters(), config.rate, config.weight_decay),
-        loader=lambda epoch: pairs(epoch).loader(config.batch_size),
-        loss=contrastive_loss(captions, texts),
+        epoch=epoch,
         validate=validate,
         save_best=lambda _: fine.save_pretrained(out / "best", dtype=as_dtype(config.dtype)),
         folder=out,
-        config=LoopConfig(epochs=config.epochs, max_steps=config.max_steps, cpu=config.cpu),
+        config=config.loop(config.epochs, description="training the projections"),
     )
 
 
@@ -228,25 +225,23 @@ def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
     return [normalise_caption(text) for row in rows for text in row.captions]
 
 
-def contrastive_loss(captions: Captions, texts: Sequence[str]) -> Callable[[LocalHeads, Batch], Tensor]:
-    """Symmetric contrastive loss of late-interaction scores; a picture's captions never count as wrong."""
+def with_words(captions: Captions, texts: Sequence[str]) -> Callable[[Sequence[Batch]], Batch]:
+    """How rows become a batch that holds the words of its captions beside the states of its pictures."""
     number = {text: n for n, text in enumerate(texts)}
     starts = (captions.counts.cumsum(0) - captions.counts).tolist()
 
-    def loss(heads: LocalHeads, batch: Batch) -> Tensor:
+    def collate_words(rows: Sequence[Batch]) -> Batch:
+        batch = collate(rows)
         numbers = [number[text] for text in batch["texts"]]
         counts = captions.counts[numbers]
-        rows = [row for n in numbers for row in range(starts[n], starts[n] + int(captions.counts[n]))]
-        device = heads.logit_scale.device
-        words, mask = padded(heads.words(captions.states[rows].to(device)), counts.to(device))
-        patches = heads.patches(batch["images"].flatten(2).transpose(1, 2))
-        scores = late_interaction(patches, words, mask)
-        # With unit vectors as pictures and rows of scores as texts, their products are the scores.
-        return info_nce(
-            torch.eye(len(scores), device=device), scores.T, batch["owner"], heads.logit_scale.exp()
-        )
+        words = [
+            starts[n] + word
+            for n, count in zip(numbers, counts.tolist(), strict=True)
+            for word in range(count)
+        ]
+        return batch | {"words": captions.states[words], "counts": counts}
 
-    return loss
+    return collate_words
 
 
 def with_best_weight(candidates: Candidates, owner: Tensor) -> dict[str, float]:

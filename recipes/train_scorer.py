@@ -24,7 +24,6 @@ A second run of the same command resumes where the first one stopped.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,43 +31,41 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import set_seed
 from cli import run
 from timm.layers import PatchDropout
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
-from magicap.images.reader import open_image
 from magicap.models.scorer import ImageTextScorer
+from magicap.training import processes
+from magicap.training.augmentation import Augmentation, RandomViews, normalised
+from magicap.training.batches import Domains, Epoch
 from magicap.training.checks import open_run_folder
-from magicap.training.contrastive import pair_loss, text_vectors
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.pairs import Domains, Pairs, augmentation, load_or_compute, read_captioned_images
+from magicap.training.loop import fit
+from magicap.training.objectives.contrastive import (
+    ClassTerm,
+    Contrastive,
+    PatchDropoutSchedule,
+    TeacherTerm,
+)
+from magicap.training.options import TrainingOptions
+from magicap.training.pairs import Pairs, read_captioned_images
 from magicap.training.parameter_groups import layerwise, split_by_decay
+from magicap.training.phases import load_or_compute
+from magicap.training.progress import progress
 from magicap.training.teacher import TeacherVectors
 from magicap.training.validation import recall
 
 LOCKED, FINETUNE = "locked", "finetune"
-MAY_CHANGE = (
-    "out",
-    "locked_epochs",
-    "finetune_epochs",
-    "max_steps",
-    "locked_rate",
-    "finetune_rate",
-    "trunk_rate",
-    "workers",
-    "cpu",
-)
+MAY_CHANGE = ("locked_epochs", "finetune_epochs", "locked_rate", "finetune_rate", "trunk_rate")
 Picture = Callable[[int, CaptionedImage], Tensor]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     captions: list[str]
     """Data sets, of which the train split is read."""
 
@@ -163,6 +160,15 @@ class Config:
     weight_average: float = 0.99
     """Decay of the running average of weights, a step."""
 
+    coarse_share: float = Augmentation.coarse_share
+    """Share of the augmented pictures that have fewer pixels than the tower reads, 0 to 1."""
+
+    coarsest: int = Augmentation.coarsest
+    """Long side of the coarsest of these, in pixels."""
+
+    squashed_share: float = Augmentation.squashed_share
+    """Share of the augmented pictures that are squashed to a square first, 0 to 1; others keep theirs."""
+
     finetune_batch_size: int = 96
     """Number of pictures in a step while the upper trunk is trainable."""
 
@@ -181,22 +187,11 @@ class Config:
     weight_decay: float = 0.1
     """Weight decay of AdamW, on matrices only."""
 
-    max_steps: int | None = None
-    """Stop each stage after this many steps; default: no limit."""
-
-    seed: int = 1
-    """Seed of weights, order and augmentation."""
-
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the computation: no for float32, bf16 for autocast to bfloat16."""
-
     workers: int = 0
     """Number of processes that read and augment pictures beside the main one."""
 
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in ("infonce", "vse++"):
             raise BadSettings(f"--loss must be infonce or vse++, found {self.loss!r}")
         require_number(
@@ -217,7 +212,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     sets = [read_captioned_images(path, ("train",)) for path in config.captions]
     train = [row for rows in sets for row in rows]
@@ -241,7 +236,8 @@ def main(config: Config) -> None:
         if config.finetune_epochs:
             finetune_stage(config, scorer, data, out / FINETUNE)
     best = out / (FINETUNE if config.finetune_epochs else LOCKED) / "best"
-    reload(scorer, best).save_pretrained(out / "best")
+    if processes.is_first():
+        reload(scorer, best).save_pretrained(out / "best")
 
 
 def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
@@ -250,7 +246,7 @@ def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains
 
 
 class Data:
-    """Pictures of both splits, as pixels (3, H, W) or pooled features (F), and the loss of a batch."""
+    """Pictures of both splits, as pixels (3, H, W) or pooled features (F), and what the scorer is to keep."""
 
     def __init__(
         self,
@@ -265,19 +261,14 @@ class Data:
         self.train, self.dev = train, dev
         self.teacher = None
         if config.teacher is not None:
-            self.teacher = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
-        self.augment = augmentation(scorer.config["preprocess_cfg"])
-        self.classifier = None
-        if scorer.class_vector is not None and config.class_weight:
-            self.classifier = copy.deepcopy(scorer.class_vector.classifier).requires_grad_(False)
+            vectors = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
+            self.teacher = TeacherTerm(vectors, config.teacher_weight)
+        self.preprocess = scorer.config["preprocess_cfg"]
+        self.augmented = RandomViews(images, self.preprocess, Augmentation.of(config))
 
     def plain(self, _: int, row: CaptionedImage) -> Tensor:
         """The picture as the scorer reads it, (3, H, W)."""
         return self.scorer.pixels(self.images.read(row.image))
-
-    def augmented(self, _: int, row: CaptionedImage) -> Tensor:
-        """A random view of the picture, (3, H, W)."""
-        return self.augment(open_image(self.images.read(row.image)), row.captions)
 
     def plain_features(self) -> Tensor:
         """(N, F) features of the whole training pictures by the trunk as it was when training began."""
@@ -295,32 +286,28 @@ class Data:
         device = self.scorer.device
         half = self.config.mixed_precision == "bf16"
         parts = []
-        for batch in tqdm(pairs.in_order(64, self.config.workers), desc="features", disable=None):
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                pooled = trunk(batch["images"].to(device)).float().cpu()
+        with progress(len(pairs), "features", unit="picture") as bar:
+            for batch in pairs.in_order(64, self.config.workers):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    pooled = trunk(normalised(batch["images"].to(device), self.preprocess)).float().cpu()
                 parts.append(pooled.clone())  # or it might keep all tokens alive
+                bar.update(len(pooled))
         return torch.cat(parts)
 
-    def loss(self, pooled: Tensor, batch: Batch, plain: Tensor | None) -> Tensor:
-        """The loss of a batch, given the trunk's pooled features (B, F) of its views.
-
-        Args:
-            plain: (N, F) features of all whole pictures by the trunk as it was; None: no classes to keep.
-        """
-        vectors = self.scorer.model.visual.head(pooled)
-        with torch.set_grad_enabled(not self.config.lock_text):
-            texts = text_vectors(self.scorer, batch["respelled"])
-        total = pair_loss(self.scorer, vectors, texts, batch["owner"], self.config.loss)
-        if self.teacher is not None and not self.config.lock_text:
-            rows, targets = self.teacher.of(batch["texts"])
-            cosine = (texts[rows.to(texts.device)] * targets.to(texts.device)).sum(dim=1)
-            total = total + self.config.teacher_weight * (1 - cosine).mean()
-        if self.classifier is not None and plain is not None:
-            answers = self.scorer.class_vector.classifier(pooled).float().log_softmax(dim=1)
-            before = self.classifier(plain[batch["rows"].cpu()].to(pooled.device)).float().log_softmax(dim=1)
-            divergence = F.kl_div(answers, before, log_target=True, reduction="batchmean")
-            total = total + self.config.class_weight * divergence
-        return total
+    def objective(self, **settings: Any) -> Contrastive:
+        """The loss of a batch, with the terms that keep what the scorer knows before this stage."""
+        config, class_vector = self.config, self.scorer.class_vector
+        classes = None
+        if class_vector is not None and config.class_weight:
+            classes = ClassTerm(class_vector.classifier, self.plain_features(), config.class_weight)
+        return Contrastive(
+            self.scorer,
+            loss=config.loss,
+            lock_text=config.lock_text,
+            teacher=self.teacher,
+            classes=classes,
+            **settings,
+        )
 
     def recall(self, vectors: Tensor) -> dict[str, float]:
         """Recall on the validation pictures of these unit vectors (N, D)."""
@@ -343,51 +330,39 @@ def locked_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Pa
 
         return Pairs(data.train, features, config.captions_per_image, config.seed + epoch)
 
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: Any) -> dict[str, float]:
         vectors = scorer.model.visual.head(dev_features.to(scorer.device))
         return data.recall(F.normalize(vectors.float(), dim=-1))
 
     head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
+    step_rows = config.step_rows(config.locked_batch_size)
     fit(
-        scorer.model,
+        data.objective(on_features=True),
         split_by_decay(head, config.locked_rate, config.weight_decay),
-        loader=lambda epoch: pairs(epoch).loader(config.locked_batch_size, domains=data.domains),
-        loss=lambda _, batch: data.loss(batch["images"], batch, plain),
+        epoch=lambda epoch: pairs(epoch).epoch(step_rows, domains=data.domains),
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=config.locked_epochs,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
-        ),
+        config=config.loop(config.locked_epochs, description=LOCKED),
     )
 
 
 def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
     """Upper trunk trainable: everything above the frozen blocks learns, on augmented pictures."""
-    first_whole = config.finetune_epochs - config.whole_epochs
-    visual = scorer.model.visual
-    dropout = patch_dropout(visual)
-    has_trunk = hasattr(visual, "trunk")
-    plain = data.plain_features() if data.classifier is not None else None
+    whole_from = config.finetune_epochs - config.whole_epochs
+    dropout = PatchDropoutSchedule(patch_dropout(scorer.model.visual), config.patch_dropout, whole_from)
+    step_rows = config.step_rows(config.finetune_batch_size)
 
-    def loss(_: nn.Module, batch: Batch) -> Tensor:
-        dropout.prob = config.patch_dropout if batch["epoch"] < first_whole else 0.0
-        if has_trunk:
-            return data.loss(visual.trunk(batch["images"]), batch, plain)
-        texts = text_vectors(scorer, batch["respelled"])
-        return pair_loss(scorer, visual(batch["images"]), texts, batch["owner"], config.loss)
-
-    def validate(_: nn.Module) -> dict[str, float]:
+    def validate(_: Any) -> dict[str, float]:
         return data.recall(scorer.encode_images([data.images.read(row.image) for row in data.dev]))
 
-    def pairs(epoch: int) -> Pairs:
-        return Pairs(data.train, data.augmented, config.captions_per_image, config.seed + 1000 + epoch)
+    def epoch(number: int) -> Epoch:
+        seed = config.seed + 1000 + number
+        pairs = Pairs(data.train, data.augmented, config.captions_per_image, seed)
+        return pairs.epoch(step_rows, config.workers, data.domains)
 
     fit(
-        scorer.model,
+        data.objective(patch_dropout=dropout),
         layerwise(
             scorer.model,
             rate=config.finetune_rate,
@@ -396,18 +371,15 @@ def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: 
             trunk_blocks=config.trunk_blocks,
             decay=config.weight_decay,
         ),
-        loader=lambda epoch: pairs(epoch).loader(config.finetune_batch_size, config.workers, data.domains),
-        loss=loss,
+        epoch=epoch,
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
         folder=folder,
-        config=LoopConfig(
-            epochs=config.finetune_epochs,
+        config=config.loop(
+            config.finetune_epochs,
             validations_per_epoch=config.finetune_validations,
             average=config.weight_average,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
+            description=FINETUNE,
         ),
     )
 

@@ -20,29 +20,29 @@ from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Literal
 
-import torch
-from accelerate.utils import set_seed
 from cli import run
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
+from magicap.training import processes
+from magicap.training.batches import Epoch
 from magicap.training.checks import open_run_folder, require_rows
-from magicap.training.loop import Batch, LoopConfig, fit
-from magicap.training.losses import next_token_cross_entropy, simctg_contrastive
+from magicap.training.loop import fit
+from magicap.training.objectives.base import Objective
+from magicap.training.objectives.language import CrossEntropy, SimCTG
+from magicap.training.options import TrainingOptions
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.sentences import Sentences, evaluate_text
+from magicap.training.sentences import Sentences, evaluate_model
 
-MAY_CHANGE = ("out", "epochs", "domain_epochs", "max_steps", "learning_rate", "mixed_precision", "cpu")
+MAY_CHANGE = ("epochs", "domain_epochs", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     text: list[str]
     """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
     with a caption a line."""
@@ -104,19 +104,8 @@ class Config:
     validations_per_epoch: int = 4
     """How many times in a pass over the text the checkpoint is validated."""
 
-    max_steps: int | None = None
-    """Stop after this many steps; default: no limit."""
-
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the computation: no for float32, bf16 for autocast to bfloat16."""
-
-    seed: int = 1
-    """Seed of weights, order and dropout."""
-
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("layers", "width", "heads", "positions", "batch_size", "max_tokens"):
             require_int(f"--{name}", getattr(self, name))
         if self.base is None and self.width % self.heads:
@@ -129,46 +118,42 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     language_model = start_model(config)
     texts = {path: read_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
     every = reduce(add, [texts[path] for path in config.text])
     domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
     held_out = read_validation(language_model, config)
+    step_rows = config.step_rows(config.batch_size)
 
-    def epoch_batches(epoch: int) -> DataLoader[int]:
-        train = every if epoch < config.epochs or domain is None else domain
-        return train.batches(config.batch_size, shuffle=config.seed + epoch)
+    def epoch(number: int) -> Epoch:
+        train = every if number < config.epochs or domain is None else domain
+        return train.epoch(step_rows, shuffle=config.seed + number)
 
     out = Path(config.out)
     open_run_folder(out, asdict(config), MAY_CHANGE)
     state = fit(
-        language_model.model,
+        objective(config, language_model),
         split_by_decay(language_model.model.parameters(), config.learning_rate, config.weight_decay),
-        loader=epoch_batches,
-        loss=lambda model, batch: simctg_loss(model, batch, config),
-        validate=lambda model: evaluate_text(model, held_out, config.batch_size),
+        epoch=epoch,
+        validate=lambda _: evaluate_model(language_model.model, held_out, config.batch_size),
         save_best=lambda _: language_model.save_pretrained(out / "best"),
         folder=out,
-        config=LoopConfig(
-            epochs=config.epochs + (0 if domain is None else config.domain_epochs),
+        config=config.loop(
+            config.epochs + (0 if domain is None else config.domain_epochs),
             validations_per_epoch=config.validations_per_epoch,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
+            description="tuning the language model",
         ),
     )
-    print(json.dumps({"sentences": len(every), **state.state_dict()}))
+    if processes.is_first():
+        print(json.dumps({"sentences": len(every), **state.state_dict()}))
 
 
-def simctg_loss(model: torch.nn.Module, batch: Batch, config: Config) -> torch.Tensor:
-    """Cross-entropy of the next token, in nats, and the contrastive term of SimCTG where it has a weight."""
-    output = model(batch["ids"], attention_mask=batch["mask"], output_hidden_states=config.contrastive > 0)
-    loss = next_token_cross_entropy(output.logits, batch["ids"], batch["mask"])
+def objective(config: Config, language_model: LanguageModel) -> Objective:
+    """Cross-entropy of the next token, with the contrastive term of SimCTG where it has a weight."""
     if config.contrastive > 0:
-        hidden = output.hidden_states[-1]
-        loss = loss + config.contrastive * simctg_contrastive(hidden, batch["mask"], config.margin)
-    return loss
+        return SimCTG(language_model.model, config.contrastive, config.margin)
+    return CrossEntropy(language_model.model)
 
 
 def start_model(config: Config) -> LanguageModel:

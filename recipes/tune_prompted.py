@@ -16,35 +16,33 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from accelerate.utils import set_seed
 from cli import run
-from tqdm import tqdm
 
 from magicap import Captioner, CaptionMemory, LanguageModel
 from magicap.captioners.presets import DEFAULT
-from magicap.checks import require_int
+from magicap.checks import require_int, require_number
 from magicap.data import read_sentences
 from magicap.decoding.searches import as_beam_magic
 from magicap.errors import BadSettings
+from magicap.retrieval.sampled_captions import sample_captions
+from magicap.training import processes
 from magicap.training.checks import open_run_folder, require_rows
-from magicap.training.loop import LoopConfig, TrainingState, fit
+from magicap.training.loop import TrainingState, fit
+from magicap.training.objectives.soft_prompt import CONDITION_DROPOUT, NOISE, SoftPromptCrossEntropy
+from magicap.training.options import TrainingOptions
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.phases import digest, load_or_write
+from magicap.training.progress import progress
 from magicap.training.sentences import Sentences
-from magicap.training.soft_prompts import (
-    NOISE,
-    SoftPromptObjective,
-    conditioned_sentences,
-    evaluate_conditioned_text,
-)
+from magicap.training.soft_prompts import conditioned_sentences, evaluate_conditioned_text
 
-MAY_CHANGE = ("out", "epochs", "max_steps", "learning_rate", "prompt_rate", "mixed_precision", "cpu")
+MAY_CHANGE = ("epochs", "learning_rate", "prompt_rate")
 BEST = Path("training", "best")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainingOptions):
     text: list[str]
     """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
     with a caption a line."""
@@ -63,6 +61,10 @@ class Config:
 
     greatest_noise: float = NOISE[1]
     """Greatest length of the noise; that of each sentence is sampled between the two."""
+
+    condition_dropout: float = CONDITION_DROPOUT
+    """Share of sentences that are not conditioned on their own vector, and as many not on the memory, 0 to
+    1."""
 
     memory_samples: int = 20_000
     """Number of captions that the language model samples as the memory of a base without one."""
@@ -88,19 +90,14 @@ class Config:
     validations_per_epoch: int = 4
     """How many times in a pass over the text the checkpoint is validated."""
 
-    max_steps: int | None = None
-    """Stop after this many steps; default: no limit."""
-
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the computation: no for float32, bf16 for autocast to bfloat16."""
-
-    seed: int = 1
-    """Seed of weights, order and noise."""
-
-    cpu: bool = False
-    """Whether to leave a GPU alone and compute on the CPU."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(
+            "--condition_dropout",
+            self.condition_dropout,
+            lambda share: 0 <= share < 1,
+            "at least 0 and below 1",
+        )
         for name in ("memory_samples", "batch_size", "max_tokens"):
             require_int(f"--{name}", getattr(self, name))
         if not 0 <= self.least_noise <= self.greatest_noise:
@@ -111,7 +108,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    set_seed(config.seed)
+    config.begin()
     out = Path(config.out)
     captioner = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
     open_run_folder(out / "training", asdict(config), MAY_CHANGE)
@@ -120,14 +117,26 @@ def main(config: Config) -> None:
     held_out = [
         text for path in config.validation_text for text in read_texts(path, ("dev", "val"), held_out=())
     ]
-    sentences = encoded(captioner, memory, list(dict.fromkeys(texts)), config)
-    state = train(config, captioner, memory, sentences, encoded(captioner, memory, held_out, config))
+    texts = list(dict.fromkeys(texts))
+    sentences = encoded(captioner, memory, texts, config, "train")
+    state = train(
+        config, captioner, memory, sentences, encoded(captioner, memory, held_out, config, "held_out")
+    )
+    if processes.is_first():
+        save(config, captioner, memory, len(sentences), state)
+
+
+def save(
+    config: Config, captioner: Captioner, memory: CaptionMemory, sentences: int, state: TrainingState
+) -> None:
+    """The captioner with the best language model and soft prompt, and its model card."""
+    out = Path(config.out)
     decoding = replace(as_beam_magic(captioner.decoding), soft_prompt=True)
     language_model = LanguageModel.from_pretrained(out / BEST, device=captioner.device)
     conditioned = Captioner(language_model, captioner.scorer, decoding, memory)
     conditioned.save_pretrained(out, dtype="float16")
-    (out / "README.md").write_text(model_card(config, len(sentences), state), encoding="utf-8")
-    print(json.dumps({"sentences": len(sentences), **state.state_dict()}))
+    (out / "README.md").write_text(model_card(config, sentences, state), encoding="utf-8")
+    print(json.dumps({"sentences": sentences, **state.state_dict()}))
 
 
 def train(
@@ -137,24 +146,23 @@ def train(
     out = Path(config.out)
     captioner.language_model.require_room(config.max_tokens - 1)
     language_model = captioner.language_model.to_train()
-    objective = SoftPromptObjective(language_model, memory, (config.least_noise, config.greatest_noise))
+    noise = config.least_noise, config.greatest_noise
+    objective = SoftPromptCrossEntropy(language_model, memory, noise, config.condition_dropout)
+    step_rows = config.step_rows(config.batch_size)
     return fit(
         objective,
         [
             *split_by_decay(objective.model.parameters(), config.learning_rate, config.weight_decay),
             *split_by_decay(objective.prompt.parameters(), config.prompt_rate, config.weight_decay),
         ],
-        loader=lambda epoch: sentences.batches(config.batch_size, shuffle=config.seed + epoch),
-        loss=lambda model, batch: model(batch),
-        validate=lambda model: evaluate_conditioned_text(model, held_out, config.batch_size, config.seed),
+        epoch=lambda epoch: sentences.epoch(step_rows, shuffle=config.seed + epoch),
+        validate=lambda _: evaluate_conditioned_text(objective, held_out, config.batch_size, config.seed),
         save_best=lambda _: language_model.save_pretrained(out / BEST),
         folder=out / "training",
-        config=LoopConfig(
-            epochs=config.epochs,
+        config=config.loop(
+            config.epochs,
             validations_per_epoch=config.validations_per_epoch,
-            max_steps=config.max_steps,
-            mixed_precision=config.mixed_precision,
-            cpu=config.cpu,
+            description="tuning the soft prompt",
         ),
     )
 
@@ -168,21 +176,32 @@ def read_texts(path: str, splits: tuple[str, ...], held_out: tuple[str, ...] = (
 
 def sampled_memory(captioner: Captioner, config: Config) -> CaptionMemory:
     """Captions that the language model samples unconditioned, for a captioner without a memory."""
-    with tqdm(total=2 * config.memory_samples, desc="sampling and encoding a memory", disable=None) as bar:
-        return CaptionMemory.from_language_model(
+
+    def sample() -> list[str]:
+        with progress(config.memory_samples, "sampling a memory", unit="caption") as bar:
+            return sample_captions(
+                captioner.language_model, config.memory_samples, seed=config.seed, on_progress=bar.update
+            )
+
+    texts = load_or_write(Path(config.out, "training", "samples.json"), sample)
+    with progress(len(texts), "encoding the memory", unit="caption") as bar:
+        return CaptionMemory.from_texts(captioner.scorer, texts, on_progress=bar.update)
+
+
+def encoded(
+    captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config, name: str
+) -> Sentences:
+    """Sentences with their vectors, which are kept in a file, and their positions in the memory."""
+    key = digest(captioner.scorer.fingerprint, memory.texts, texts)
+    with progress(len(texts), "encoding sentences", unit="sentence") as bar:
+        return conditioned_sentences(
             captioner.language_model,
             captioner.scorer,
-            config.memory_samples,
-            seed=config.seed,
-            on_progress=bar.update,
-        )
-
-
-def encoded(captioner: Captioner, memory: CaptionMemory, texts: Sequence[str], config: Config) -> Sentences:
-    """Sentences with their vectors and their positions in the memory."""
-    with tqdm(total=len(texts), desc="encoding sentences", disable=None) as bar:
-        return conditioned_sentences(
-            captioner.language_model, captioner.scorer, memory, texts, config.max_tokens, bar.update
+            memory,
+            texts,
+            config.max_tokens,
+            bar.update,
+            Path(config.out, "training", f"{name}-{key}.pt"),
         )
 
 

@@ -33,6 +33,7 @@ from magicap.models.fine_grained.late_interaction import (
 from magicap.models.fine_grained.local_features import FineGrainedSettings, LocalTexts, padded
 from magicap.models.fine_grained.scorer import FineGrainedScorer
 from magicap.models.scorer import ImageTextScorer
+from magicap.training.objectives.fine_grained import FineGrainedContrastive
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = FineGrainedSettings(width=6, hidden=8, region=1, image_block=-1, text_block=-2, weight=0.7)
@@ -344,9 +345,13 @@ def test_the_loss_knows_every_caption_of_a_picture():
     torch.manual_seed(0)
     heads = FineGrainedScorer(tiny.scorer(), SETTINGS).heads
     states, counts = torch.randn(6, 32).half(), torch.tensor([1, 3, 2])
-    loss = train.contrastive_loss(train.Captions(unit(3, 4), states, counts), ["a", "b", "c"])
     images = torch.randn(2, 64, 2, 2).half()
-    value = loss(heads, {"texts": ["c", "a", "b"], "owner": torch.tensor([0, 0, 1]), "images": images})
+    collate = train.with_words(train.Captions(unit(3, 4), states, counts), ["a", "b", "c"])
+    rows = [
+        {"texts": texts, "respelled": texts, "row": row, "seed": 0, "image": images[row]}
+        for row, texts in enumerate((["c", "a"], ["b"]))
+    ]
+    value = FineGrainedContrastive(heads)(collate(rows))
     texts = LocalTexts(unit(3, 4), *padded(heads.words(states), counts))
     patches = heads.patches(images.flatten(2).transpose(1, 2))
     logits = 20 * naive(patches, texts.words, texts.mask)[:, [2, 0, 1]]

@@ -19,7 +19,7 @@ from PIL import Image
 from tiny import SENTENCES
 
 from magicap import BadData, BadSettings, BeamMagicSearch, Captioner, ImageTextScorer, MagicSearch
-from magicap.training.contrastive import inverse_temperature
+from magicap.training.objectives.contrastive import inverse_temperature
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -28,8 +28,10 @@ from magicap.decoding.settings import DECODINGS
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.retrieval.modality_gap import ModalityGap
 from magicap.settings_io import from_dict, to_dict
-from magicap.training.loop import LoopConfig, fit
-from magicap.training.soft_prompts import SoftPromptObjective, conditioned_sentences
+from magicap.training.loop import fit
+from magicap.training.objectives.soft_prompt import SoftPromptCrossEntropy
+from magicap.training.options import LoopConfig, RunOptions
+from magicap.training.soft_prompts import conditioned_sentences
 
 CAPTIONS = [
     f"A {who} {does}." for who in ("dog", "man", "child") for does in ("runs", "climbs", "plays", "is red")
@@ -124,7 +126,7 @@ def test_a_prompt_of_another_width_is_refused(captioner):
         soft_prompts(captioner, torch.zeros(1, 8), None)
     narrow = CaptionMemory(["A dog."], torch.ones(1, 1))
     with pytest.raises(BadSettings, match="two scorers"):
-        SoftPromptObjective(captioner.language_model, narrow)
+        SoftPromptCrossEntropy(captioner.language_model, narrow)
     plain = tiny.captioner(2).language_model
     with pytest.raises(BadModel, match="soft prompt of width 32"):
         LanguageModel(plain.model, plain.tokenizer, SoftPrompt(24, 16))
@@ -170,7 +172,7 @@ def test_it_learns_from_text_alone(captioner):
     """Twelve captions are learned by noised vectors; conditioned on the vectors it writes each again."""
     torch.manual_seed(0)
     learner = tiny.captioner(2).language_model
-    lesson = SoftPromptObjective(learner, captioner.memory, noise=(0.0, 0.2))
+    lesson = SoftPromptCrossEntropy(learner, captioner.memory, noise=(0.0, 0.2))
     sentences = conditioned_sentences(
         captioner.language_model, captioner.scorer, captioner.memory, CAPTIONS, 20
     )
@@ -178,7 +180,7 @@ def test_it_learns_from_text_alone(captioner):
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)
     lesson.train()
     for epoch in range(150):
-        for batch in sentences.batches(12, shuffle=epoch):
+        for batch in sentences.epoch(12, shuffle=epoch).batches():
             optimizer.zero_grad()
             lesson(batch).backward()
             optimizer.step()
@@ -213,18 +215,19 @@ def test_a_killed_run_learns_what_one_that_was_not_learns(captioner, tmp_path):
     def train(folder, stops):
         for steps in stops:
             torch.manual_seed(len(stops))  # a new process begins with other dice
-            lesson = SoftPromptObjective(tiny.with_soft_prompt(2).language_model.to_train(), captioner.memory)
+            lesson = SoftPromptCrossEntropy(
+                tiny.with_soft_prompt(2).language_model.to_train(), captioner.memory
+            )
             if not (folder / "checkpoint").exists():
                 torch.manual_seed(1)
             fit(
                 lesson,
                 [{"params": list(lesson.parameters()), "lr": 1e-3, "weight_decay": 0.0}],
-                loader=lambda epoch: sentences.batches(4, shuffle=epoch),
-                loss=lambda model, batch: model(batch),
+                epoch=lambda epoch: sentences.epoch(4, shuffle=epoch),
                 validate=lambda model: {"score": 0.0},
                 save_best=lambda model: None,
                 folder=folder,
-                config=LoopConfig(epochs=2, max_steps=steps, warmup_share=0.0, cpu=True),
+                config=LoopConfig(epochs=2, max_steps=steps, warmup_share=0.0, run=RunOptions(cpu=True)),
             )
         return lesson.state_dict()
 

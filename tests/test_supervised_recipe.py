@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,6 @@ from test_recipes import recipe as load_recipe
 from test_recipes_cli import parse
 
 from magicap import BadData, BadModel, BadSettings, BeamSearch, SupervisedCaptioner
-from magicap.training.loop import LoopConfig
 
 STAGES = ("xe", "finetune", "scst")
 CAPTIONS = [
@@ -155,21 +154,20 @@ def losses_of(recipe, config, stop_at: int | None = None) -> list[float]:
     """The loss of every step that a run takes, killed before a step if asked; a checkpoint after each."""
     losses: list[float] = []
 
-    def noted(loss):
-        def wrapper(*args, **more):
+    def noted(forward):
+        def wrapper(objective, batch):
             if len(losses) == stop_at:
                 raise Interrupted
-            value = loss(*args, **more)
+            value = forward(objective, batch)
             losses.append(value.item())
             return value
 
         return wrapper
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "LoopConfig", functools.partial(LoopConfig, checkpoint_minutes=0))
-        patch.setattr(recipe, "cross_entropy_loss", noted(recipe.cross_entropy_loss))
-        patch.setattr(recipe, "self_critical_loss", noted(recipe.self_critical_loss))
-        recipe.main(config)
+        for objective in (recipe.CaptionCrossEntropy, recipe.SelfCritical):
+            patch.setattr(objective, "forward", noted(objective.forward))
+        recipe.main(replace(config, checkpoint_minutes=0))
     return losses
 
 
@@ -210,7 +208,7 @@ def test_a_run_starts_from_a_captioner_of_its_shape(recipe, settings, tmp_path):
     more = settings | {"decoder": "soft", "finetune_epochs": 0, "scst_epochs": 0}
     recipe.main(recipe.Config(**more, out=str(tmp_path / "first")))
     first = tmp_path / "first" / "best"
-    recipe.main(recipe.Config(**more, out=str(tmp_path / "more"), start=str(first), xe_rate=0.0, seed=2))
+    recipe.main(recipe.Config(**more, out=str(tmp_path / "more"), base=str(first), xe_rate=0.0, seed=2))
     assert not changed(weights(first), weights(tmp_path / "more" / "best"))
     other = more | {"decoder": "none", "image_weights": str(first / "network.safetensors"), "seed": 3}
     recipe.main(recipe.Config(**other, out=str(tmp_path / "other")))
@@ -292,7 +290,7 @@ def test_an_empty_split_is_named(recipe, settings, data, tmp_path):
 
 
 def test_the_command_line_sets_the_config(recipe, capsys):
-    words = "--captions c --images a.tar b --out o --decoder hard --image_options a=1 b=2 --cpu --start s"
+    words = "--captions c --images a.tar b --out o --decoder hard --image_options a=1 b=2 --cpu --base s"
     config = parse(recipe.Config, words.split(), "train_cnn_lstm")
     assert config == recipe.Config(
         "c", ["a.tar", "b"], "o", "s", decoder="hard", image_options=["a=1", "b=2"], cpu=True

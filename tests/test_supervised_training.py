@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from magicap import BeamSearch, Sampling
 from magicap.data import CaptionedImage
 from magicap.metrics.cider import cider_d
-from magicap.supervised.decoder import DecoderConfig
+from magicap.supervised.decoder import Decoder, DecoderConfig
 from magicap.supervised.network import DECODERS
 from magicap.supervised.searches import search_captions
 from magicap.supervised.vocabulary import END, PAD, Vocabulary, caption_words
-from magicap.training.captioning import cross_entropy_loss, reward_words, self_critical_loss, validation
+from magicap.training.captioning import validation
 from magicap.training.losses import (
     caption_cross_entropy,
     doubly_stochastic,
     reinforce_locations,
     self_critical,
 )
+from magicap.training.objectives.captioning import CaptionCrossEntropy, SelfCritical, reward_words
 from magicap.training.rewards import END_WORD, CiderReward
 
 KINDS = sorted(DECODERS)
@@ -164,16 +165,34 @@ def small(kind: str, vocabulary: Vocabulary, seed: int = 0):
     return DECODERS[kind](config, 12, len(vocabulary))
 
 
+class Network(torch.nn.Module):
+    """A decoder and its words, as objectives of captions see a network that trains on grids."""
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.decoder, self.vocabulary = decoder, vocabulary
+
+
+def cross_entropy(decoder: Decoder, vocabulary: Vocabulary, smoothing: float = 0.0, coverage: float = 0.0):
+    network = Network(decoder, vocabulary)
+    return CaptionCrossEntropy(network, on_grids=True, smoothing=smoothing, coverage=coverage)
+
+
+def batch_of(grid: torch.Tensor, texts=SENTENCES, owner=range(4)) -> dict[str, Any]:
+    """Four pictures with a caption each, as training reads them."""
+    return {"images": grid, "texts": texts, "owner": torch.tensor(owner), "seeds": [11, 12, 13, 14]}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_learns_four_captions_by_heart(kind):
     vocabulary = Vocabulary.of(SENTENCES, 1)
     decoder = small(kind, vocabulary)
     grid = torch.randn(4, 6, 12)
-    ids = vocabulary.batch(SENTENCES, range(4), 8)
+    objective, batch = cross_entropy(decoder, vocabulary, coverage=0.1), batch_of(grid)
     optimizer = torch.optim.AdamW(decoder.parameters(), 0.01)
     losses = []
     for _ in range(100 if kind == "hard" else 60):
-        loss = cross_entropy_loss(decoder.train(), grid, ids, smoothing=0.0, coverage=0.1)
+        loss = objective.train()(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -197,7 +216,7 @@ def test_padding_and_absent_captions_change_no_loss():
     for kind in ("none", "soft", "transformer"):
         decoder = small(kind, vocabulary).eval()
         one, other = (
-            cross_entropy_loss(decoder, grid, each, smoothing=0.1, coverage=0.5).item()
+            cross_entropy(decoder, vocabulary, 0.1, 0.5).eval().of_ids(grid, each).item()
             for each in (ids, wider)
         )
         assert one == pytest.approx(other, abs=1e-5)
@@ -208,7 +227,7 @@ def test_coverage_and_smoothing_are_added_as_asked():
     decoder, grid = small("soft", vocabulary).eval(), torch.randn(4, 6, 12)
     ids = vocabulary.batch(SENTENCES, range(4), 8)
     plain, covered = (
-        cross_entropy_loss(decoder, grid, ids, smoothing=0.0, coverage=weight).item() for weight in (0.0, 0.5)
+        cross_entropy(decoder, vocabulary, 0.0, weight).eval()(batch_of(grid)).item() for weight in (0.0, 0.5)
     )
     reading = decoder(grid, ids[:, :, :-1])
     expected = doubly_stochastic(reading.attention, ids[:, :, 1:] != PAD).item()
@@ -219,17 +238,18 @@ def test_coverage_and_smoothing_are_added_as_asked():
 def test_self_critical_training_raises_the_reward(kind):
     """Mean reward of what is sampled, before and after some steps of self-critical training."""
     vocabulary = Vocabulary.of(SENTENCES, 1)
-    references = [[text] for text in SENTENCES]
     tokenized = [[caption_words(text)] for text in SENTENCES]
     reward = CiderReward(tokenized)
     decoder, grid = small(kind, vocabulary, 1), torch.randn(4, 6, 12)
-    ids = vocabulary.batch(SENTENCES, range(4), 8)
+    words = cross_entropy(decoder, vocabulary)
+    sampled = SelfCritical(Network(decoder, vocabulary), reward, samples=5)
 
-    def learn(loss: Callable[[], torch.Tensor], rate: float, steps: int) -> None:
+    def learn(objective: torch.nn.Module, rate: float, steps: int) -> None:
         optimizer = torch.optim.AdamW(decoder.parameters(), rate)
-        for _ in range(steps):
+        for step in range(steps):
             optimizer.zero_grad()
-            loss().backward()
+            seeds = [4 * step + picture for picture in range(4)]
+            objective.train()(batch_of(grid) | {"seeds": seeds}).backward()
             optimizer.step()
 
     def mean_reward() -> float:
@@ -240,10 +260,9 @@ def test_self_critical_training_raises_the_reward(kind):
             ).mean()
         )
 
-    learn(lambda: cross_entropy_loss(decoder.train(), grid, ids, smoothing=0.0, coverage=0.0), 0.01, 15)
+    learn(words, 0.01, 15)
     before = mean_reward()
-    settings = {"captions": 5, "max_new_tokens": 8}
-    learn(lambda: self_critical_loss(decoder, grid, references, vocabulary, reward, **settings), 0.003, 30)
+    learn(sampled, 0.003, 30)
     assert mean_reward() > 1.1 * before
 
 
@@ -255,10 +274,7 @@ def test_captions_are_sampled_and_rewarded_without_dropout():
     losses = []
     for dropout in (0.0, 0.9):
         decoder.dropout.p = dropout
-        torch.manual_seed(0)
-        loss = self_critical_loss(
-            decoder.train(), grid, [[t] for t in SENTENCES], vocabulary, reward, captions=3, max_new_tokens=8
-        )
+        loss = SelfCritical(Network(decoder, vocabulary), reward, samples=3).train()(batch_of(grid))
         losses.append(loss.item())
     assert losses[0] == losses[1] != 0
     loss.backward()

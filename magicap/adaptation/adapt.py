@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,14 +26,16 @@ from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.retrieval.modality_gap import pseudo_images
 from magicap.retrieval.sampled_captions import sample_captions
 from magicap.training.averaging import BestWeights
-from magicap.training.loop import Batch, LoopConfig, fit
+from magicap.training.loop import fit
+from magicap.training.objectives.base import Objective
+from magicap.training.objectives.language import CrossEntropy
+from magicap.training.objectives.soft_prompt import SoftPromptCrossEntropy
+from magicap.training.options import LoopConfig, RunOptions
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.sentences import Sentences, evaluate_text, unconditioned_loss
-from magicap.training.soft_prompts import (
-    SoftPromptObjective,
-    conditioned_sentences,
-    evaluate_conditioned_text,
-)
+from magicap.training.phases import digest, load_or_compute, load_or_write
+from magicap.training.progress import progress
+from magicap.training.sentences import Sentences, evaluate_model
+from magicap.training.soft_prompts import conditioned_sentences, evaluate_conditioned_text
 
 if TYPE_CHECKING:
     from magicap.images.reader import ImageSource
@@ -109,6 +111,7 @@ def adapt(
     images: Sequence[ImageSource] | None = None,
     *,
     settings: AdaptationSettings | None = None,
+    run: RunOptions | None = None,
     folder: Path | None = None,
     on_message: OnMessage = lambda line: None,
 ) -> tuple[Parts, Adaptation]:
@@ -118,14 +121,17 @@ def adapt(
         texts: sentences of the domain, a caption each.
         images: pictures of the domain without captions, which make the tuning of the decoding finer.
         settings: how much is done; None: the defaults.
-        folder: where training is logged and can resume; None: nothing is written.
+        run: where and how the language model is tuned; None: where it is, as the defaults say.
+        folder: where training is logged and every phase can resume; None: nothing is written.
         on_message: called with a line about what comes next.
 
     Raises:
         BadData: too few different sentences.
         BadImage: a picture cannot be read.
+        TrainingStopped: the time of ``run`` is up; the same call goes on from there.
     """
     settings = settings or AdaptationSettings()
+    run = run or RunOptions(cpu=parts.language_model.device.type == "cpu")
     learned, apart = _split(texts, settings)
     image_vectors = None if images is None or not len(images) else parts.scorer.encode_images(images)
     held_out = _HeldOut(
@@ -137,13 +143,12 @@ def adapt(
     )
     before = held_out.figures(parts)
     on_message("encoding the memory's captions")
-    memory = CaptionMemory.from_texts(parts.scorer, learned[: settings.sentences])
+    memory = _encoded(parts, learned[: settings.sentences], folder)
     on_message(f"tuning the language model on {len(learned)} sentences")
-    language_model = _tuned(parts, memory, learned, held_out, folder)
+    language_model = _tuned(parts, memory, learned, held_out, run, folder)
     if settings.samples:
         on_message(f"sampling up to {settings.samples} captions from it, encoding them")
-        samples = sample_captions(language_model, settings.samples, seed=settings.seed)
-        memory = memory.with_texts(parts.scorer, samples)
+        memory = memory.with_texts(parts.scorer, _sampled(language_model, learned, settings, folder))
     source = "captions alone" if image_vectors is None else f"{len(image_vectors)} pictures"
     on_message(f"tuning the decoding on {source}")
     decoding = tune_decoding(as_beam_magic(parts.decoding), memory, image_vectors, seed=settings.seed)
@@ -167,14 +172,31 @@ def _split(texts: Iterable[str], settings: AdaptationSettings) -> tuple[list[str
     return sentences[count:], sentences[:count]
 
 
-@dataclass(frozen=True)
-class _Objective:
-    """What is trained, on which sentences, by which loss, and how it is validated."""
+def _encoded(parts: Parts, texts: Sequence[str], folder: Path | None) -> CaptionMemory:
+    """A memory of different sentences; their vectors are kept in the folder."""
 
-    module: torch.nn.Module
-    train: Sentences
-    loss: Callable[[torch.nn.Module, Batch], Tensor]
-    validate: Callable[[torch.nn.Module], dict[str, float]]
+    def encode() -> Tensor:
+        with progress(len(texts), "encoding sentences", unit="sentence") as bar:
+            return parts.scorer.encode_texts(texts, on_progress=bar.update).cpu()
+
+    name = f"memory-{digest(parts.scorer.fingerprint, texts)}.pt"
+    vectors = load_or_compute(None if folder is None else folder / name, encode)
+    return CaptionMemory(texts, vectors.to(parts.scorer.device))
+
+
+def _sampled(
+    language_model: LanguageModel, learned: Sequence[str], settings: AdaptationSettings, folder: Path | None
+) -> list[str]:
+    """Captions of a tuned language model; they are kept in the folder."""
+
+    def sample() -> list[str]:
+        with progress(settings.samples, "sampling captions", unit="caption") as bar:
+            return sample_captions(
+                language_model, settings.samples, seed=settings.seed, on_progress=bar.update
+            )
+
+    name = f"samples-{digest(settings, learned)}.json"
+    return load_or_write(None if folder is None else folder / name, sample)
 
 
 def _tuned(
@@ -182,69 +204,47 @@ def _tuned(
     memory: CaptionMemory,
     learned: Sequence[str],
     held_out: _HeldOut,
+    run: RunOptions,
     folder: Path | None,
 ) -> LanguageModel:
     """A language model tuned on sentences, each conditioned on its own vector where it has a soft prompt."""
     settings = held_out.settings
     language_model = parts.language_model.to_train()
+    objective: Objective
+    validate: Callable[[Any], dict[str, float]]
+    vectors = f"vectors-{digest(parts.scorer.fingerprint, learned)}.pt"
     if language_model.soft_prompt is None:
-        objective = _unconditioned(language_model, learned, held_out)
+        train = Sentences.of(language_model, learned, settings.max_tokens)
+        objective, validate = CrossEntropy(language_model.model), held_out.validation
     else:
-        objective = _conditioned(language_model, parts, memory, learned, held_out)
-    best = BestWeights(objective.module)
+        train = conditioned_sentences(
+            language_model,
+            parts.scorer,
+            memory,
+            learned,
+            settings.max_tokens,
+            file=None if folder is None else folder / vectors,
+        )
+        objective, validate = SoftPromptCrossEntropy(language_model, memory), held_out.conditioned_validation
+    best, step_rows = BestWeights(objective), run.step_rows(settings.batch_size)
     fit(
-        objective.module,
-        split_by_decay(objective.module.parameters(), settings.learning_rate, _WEIGHT_DECAY),
-        loader=lambda epoch: objective.train.batches(settings.batch_size, shuffle=settings.seed + epoch),
-        loss=objective.loss,
-        validate=objective.validate,
+        objective,
+        split_by_decay(objective.parameters(), settings.learning_rate, _WEIGHT_DECAY),
+        epoch=lambda epoch: train.epoch(step_rows, shuffle=settings.seed + epoch),
+        validate=validate,
         save_best=best.keep,
         config=LoopConfig(
             epochs=settings.epochs,
             validations_per_epoch=2,
             max_steps=settings.max_steps,
-            cpu=parts.language_model.device.type == "cpu",
+            description="tuning the language model",
+            run=run,
         ),
         folder=folder,
         checkpointed=[best],
     )
     best.restore()
     return language_model.to_caption(parts.language_model.model.dtype)
-
-
-def _unconditioned(language_model: LanguageModel, learned: Sequence[str], held_out: _HeldOut) -> _Objective:
-    """Next-token cross entropy of the sentences alone."""
-    settings = held_out.settings
-    train = Sentences.of(language_model, learned, settings.max_tokens)
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        return evaluate_text(model, held_out.sentences, settings.batch_size)
-
-    return _Objective(language_model.model, train, unconditioned_loss, validate)
-
-
-def _conditioned(
-    language_model: LanguageModel,
-    parts: Parts,
-    memory: CaptionMemory,
-    learned: Sequence[str],
-    held_out: _HeldOut,
-) -> _Objective:
-    """Next-token cross entropy behind the soft prompt of each sentence's own vector and its neighbours."""
-    settings = held_out.settings
-    train = conditioned_sentences(language_model, parts.scorer, memory, learned, settings.max_tokens)
-    check = held_out.conditioned()
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        return evaluate_conditioned_text(model, check, settings.batch_size, settings.seed)
-
-    return _Objective(SoftPromptObjective(language_model, memory), train, _forward_loss, validate)
-
-
-def _forward_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
-    """The loss of a module that returns it."""
-    loss: Tensor = module(batch)
-    return loss
 
 
 @dataclass(frozen=True)
@@ -261,16 +261,21 @@ class _HeldOut:
 
     settings: AdaptationSettings
 
-    def conditioned(self) -> Sentences:
-        """The sentences with their own vectors to be conditioned on; none of them is in the memory."""
+    def validation(self, objective: CrossEntropy) -> dict[str, float]:
+        """How well the sentences are predicted."""
+        return evaluate_model(objective.model, self.sentences, self.settings.batch_size)
+
+    def conditioned_validation(self, objective: SoftPromptCrossEntropy) -> dict[str, float]:
+        """The same, each conditioned on its own vector; none of them is in the memory."""
         nowhere = torch.full((len(self.texts),), -1)
-        return replace(self.sentences, vectors=self.vectors.half().cpu(), memory_positions=nowhere)
+        sentences = replace(self.sentences, vectors=self.vectors.half().cpu(), memory_positions=nowhere)
+        return evaluate_conditioned_text(objective, sentences, self.settings.batch_size, self.settings.seed)
 
     def figures(self, parts: Parts) -> dict[str, float]:
         """See :attr:`Adaptation.before`."""
         model = parts.language_model.model.eval()
         with torch.no_grad():
-            text_figures = evaluate_text(model, self.sentences, self.settings.batch_size)
+            text_figures = evaluate_model(model, self.sentences, self.settings.batch_size)
         figures = {"bits_per_character": text_figures["bits_per_character"]}
         if parts.memory is not None:
             decoding = as_beam_magic(parts.decoding)

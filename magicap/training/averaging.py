@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from magicap.checks import require_number
+from magicap.training import processes
 
 
 class WeightAverage:
@@ -77,7 +78,8 @@ class BestWeights:
         self.state = _copied(self.model)
 
     def restore(self) -> None:
-        """Give the model its best weights back."""
+        """Give the model its best weights back; those of the first process, which validates."""
+        self.state = processes.from_first(self.state)
         self.model.load_state_dict(self.state)
 
     def state_dict(self) -> dict[str, Any]:

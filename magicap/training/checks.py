@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadData, BadSettings
+from magicap.training import processes
+from magicap.training.options import RUN_MAY_CHANGE
 
 
 def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collection[str]) -> None:
@@ -18,7 +20,7 @@ def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collecti
     Args:
         folder: the folder of the run; made if missing.
         settings: what ``config.json`` is to hold.
-        may_change: the settings that may differ when a run resumes.
+        may_change: the settings that may differ when a run resumes, beside :data:`RUN_MAY_CHANGE`.
 
     Raises:
         BadSettings: the folder is of another run.
@@ -31,13 +33,15 @@ def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collecti
             "choose another --out"
         )
     for name, value in settings.items():
-        if name not in may_change and before.get(name, value) != value:
+        if name not in (*may_change, *RUN_MAY_CHANGE) and before.get(name, value) != value:
             raise BadSettings(
                 f"{file}: expected {name} to be {before[name]!r} as when this run began, found {value!r}; "
                 "choose another --out"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    processes.wait()  # until all have read it
+    if processes.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def require_rows(rows: Sized, path: str | Path, splits: Collection[str]) -> None:

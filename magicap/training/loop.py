@@ -4,61 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from magicap.errors import BadSettings, TrainingFailed
+from magicap.errors import BadSettings, TrainingFailed, TrainingStopped
 from magicap.extras import require
+from magicap.training import processes
+from magicap.training.accelerator import start_accelerator
 from magicap.training.averaging import WeightAverage
+from magicap.training.batches import Batch, Epoch
+from magicap.training.checkpoints import complete_checkpoint, remove_checkpoints, replace_checkpoint
+from magicap.training.objectives.base import Objective
+from magicap.training.options import LoopConfig
+from magicap.training.progress import progress
+from magicap.training.stopping import stop_signal
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-Batch = dict[str, Any]
-Loss = Callable[[torch.nn.Module, Batch], torch.Tensor]
-"""The scalar to minimise, of a model and a batch."""
-
-_LOG_EVERY = 20  # steps
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long, how fast and how often."""
-
-    epochs: int
-    """Passes over the training data."""
-
-    warmup_share: float = 0.05
-    """Share of all steps over which the learning rate rises from zero; it then falls as a cosine."""
-
-    clip_norm: float = 1.0
-    """Largest norm of the gradient."""
-
-    checkpoint_minutes: float = 5.0
-    """A checkpoint to resume from is written this often."""
-
-    validations_per_epoch: float = 1.0
-    """How often an epoch is held against the validation data, on average; 0.5 for every other one."""
-
-    average: float = 0.0
-    """Decay of an exponential average of the weights, which is what is then validated and kept; 0: none."""
-
-    max_steps: int | None = None
-    """Stop early after this many steps; for trying a recipe out."""
-
-    mixed_precision: str = "no"
-    """``bf16`` computes losses under autocast, two to three times faster on processors that can."""
-
-    cpu: bool = False
-    """Stay on the CPU even where a GPU is at hand."""
+Validate = Callable[[Any], dict[str, float]]
+SaveBest = Callable[[Any], object]
 
 
 @dataclass
@@ -68,68 +37,83 @@ class TrainingState:
     step: int = 0
     best: float = -math.inf
     seconds: float = 0.0
+    processes: int = 1
 
     def state_dict(self) -> dict[str, float]:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's state.
+
+        Raises:
+            BadSettings: other many processes wrote it, with steps of another size.
+        """
+        if state["processes"] != self.processes:
+            raise BadSettings(
+                f"expected {state['processes']} processes as when this run began, found {self.processes}; "
+                "start as many, or choose another --out"
+            )
         vars(self).update(state)
 
 
 def fit(
-    model: torch.nn.Module,
+    objective: Objective,
     parameter_groups: Sequence[dict[str, Any]],
     *,
-    loader: Callable[[int], DataLoader[Any]],
-    loss: Loss,
-    validate: Callable[[torch.nn.Module], dict[str, float]],
-    save_best: Callable[[torch.nn.Module], None],
+    epoch: Callable[[int], Epoch],
+    validate: Validate,
+    save_best: SaveBest,
     config: LoopConfig,
     folder: Path | None = None,
     checkpointed: Sequence[Any] = (),
 ) -> TrainingState:
     """Train, keep the state that validates best, and resume where an earlier run of this folder stopped.
 
+    In several processes all take part in every step; the first alone validates and writes files.
+
     Args:
+        objective: the loss of a batch. Its weights that stand in no group are frozen.
         parameter_groups: AdamW groups, each with its own ``lr`` and ``weight_decay``. A resumed run takes
             the ``lr`` given now.
-        loader: the batches of an epoch; the same number must give the same batches in the same order.
-            Epochs may differ in length.
-        loss: the scalar to minimise, of the model and a batch; ``batch["epoch"]`` is the number of the epoch.
-        validate: figures on held-out data; ``"score"`` is the one to maximise.
-        save_best: called after each validation that beats all before.
+        epoch: an epoch by its number; the same number must give the same steps. Epochs may differ in length.
+        validate: figures on held-out data, of the objective; ``"score"`` is the one to maximise. It runs in
+            the first process alone, so it must not wait for the others.
+        save_best: called with the objective after each validation that beats all before; there too.
         folder: gets ``log.jsonl`` and ``checkpoint/``; None: nothing is written, and nothing can resume.
         checkpointed: objects with ``state_dict`` and ``load_state_dict`` that resume with the rest.
 
     Raises:
-        BadSettings: started in several processes.
         TrainingFailed: the loss is no finite number.
-        MissingPackage: accelerate is not installed.
+        TrainingStopped: the time is up, or the process was asked to end; a checkpoint is written.
+        KeyboardInterrupt: as above, after the step at hand; a second Ctrl-C does not wait for it.
+        MissingPackage: accelerate, or the tracker, is not installed.
     """
-    accelerator = _accelerator(config)
-    lengths = [len(loader(epoch)) for epoch in range(config.epochs)]
+    lengths = [len(epoch(number)) for number in range(config.epochs)]
     total = int(min(sum(lengths), config.max_steps or math.inf))
-    run = _Run(accelerator, model, parameter_groups, total, config, folder, checkpointed)
+    _freeze_others(objective, parameter_groups)
+    run = _Run(objective, parameter_groups, total, config, folder, checkpointed)
     state = run.state
     validate_every = max(1, int(sum(lengths) / (config.epochs * config.validations_per_epoch)))
-
-    bar = tqdm(total=total, initial=state.step, unit="step", disable=None, dynamic_ncols=True)
-    while state.step < total:
-        epoch, done = _position(state.step, lengths)
-        batches: Iterable[Batch] = accelerator.skip_first_batches(accelerator.prepare(loader(epoch)), done)
-        for batch in batches:
-            value = run.step(loss, batch | {"epoch": epoch})
-            bar.update()
-            bar.set_postfix(loss=f"{value:.3f}", best=f"{state.best:.3f}", refresh=False)
-            if state.step % _LOG_EVERY == 0:
-                run.log({"epoch": epoch, "loss": value, "lr": run.schedule.get_last_lr()[-1]})
-            is_last = state.step >= total
-            if is_last or state.step % validate_every == 0:
-                run.validate(validate, save_best)
-            run.save_checkpoint_if_due(is_last)
-            if is_last:
-                break
-    bar.close()
+    with (
+        stop_signal() as stop,
+        progress(total, config.description, unit="step", initial=state.step) as bar,
+    ):
+        while state.step < total:
+            number, done = _position(state.step, lengths)
+            for micro_batches in run.steps_of(epoch(number), done):
+                run.stop_if_asked(stop(), total)
+                value = run.step([batch | {"epoch": number} for batch in micro_batches])
+                bar.set_postfix(loss=f"{value:.3f}", best=f"{state.best:.3f}", refresh=False)
+                bar.update()
+                if state.step % config.run.log_every == 0:
+                    run.log({"epoch": number, "loss": value, "lr": run.schedule.get_last_lr()[-1]})
+                is_last = state.step >= total
+                if is_last or state.step % validate_every == 0:
+                    run.validate(validate, save_best)
+                run.save_checkpoint_if_due(is_last)
+                if is_last:
+                    break
+    run.end()
     return state
 
 
@@ -138,99 +122,167 @@ class _Run:
 
     def __init__(
         self,
-        accelerator: Accelerator,
-        model: torch.nn.Module,
+        objective: Objective,
         parameter_groups: Sequence[dict[str, Any]],
         total: int,
         config: LoopConfig,
         folder: Path | None,
         checkpointed: Sequence[Any],
     ) -> None:
-        self.accelerator, self.config, self.folder = accelerator, config, folder
+        self.accelerator = start_accelerator(config, folder)
+        self.config, self.folder, self.objective = config, folder, objective
         rates = [group["lr"] for group in parameter_groups]
         optimizer = torch.optim.AdamW(list(parameter_groups), fused=True)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, _warmup_cosine(total, config.warmup_share)
         )
-        self.state = TrainingState()
-        self.average = WeightAverage(accelerator.unwrap_model(self.model), config.average)
+        self.state = TrainingState(processes=processes.count())
+        self.average = WeightAverage(objective, config.average)
         # Files of a checkpoint are numbered in this order.
-        accelerator.register_for_checkpointing(self.schedule, self.state, self.average, *checkpointed)
-        self.checkpoint = None if folder is None else _open_checkpoints(folder)
-        if self.checkpoint is not None and (complete := _complete(self.checkpoint)) is not None:
-            accelerator.load_state(str(complete))
-            _set_rates(self.schedule, rates)
+        self.accelerator.register_for_checkpointing(self.schedule, self.state, self.average, *checkpointed)
+        self._resume(rates)
         self._saved = time.monotonic()
         self._started = self._saved - self.state.seconds
 
-    def step(self, loss: Loss, batch: Batch) -> float:
-        """Take one step, and give the loss before it.
+    def _resume(self, rates: Sequence[float]) -> None:
+        if self.folder is None:
+            return
+        with processes.first_alone():
+            if processes.is_first():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not self.config.run.resume:
+                    remove_checkpoints(self.folder)
+                    (self.folder / "log.jsonl").unlink(missing_ok=True)
+        if (complete := complete_checkpoint(self.folder)) is not None:
+            self.accelerator.load_state(str(complete))
+            _set_rates(self.schedule, rates)
+        elif processes.count() > 1:  # the same weights, but dropout and noise of each process's own
+            torch.manual_seed(torch.initial_seed() + processes.number())
+
+    def steps_of(self, epoch: Epoch, done: int) -> Iterator[tuple[Batch, ...]]:
+        """This process's micro-batches of the steps that are left of an epoch, on its device."""
+        send = require("accelerate").utils.send_to_device
+        accumulation = self.config.run.gradient_accumulation
+        batches = epoch.batches(done, processes.number(), processes.count(), accumulation)
+        for micro_batches in zip(*[iter(batches)] * accumulation, strict=True):
+            yield tuple(send(batch, self.accelerator.device) for batch in micro_batches)
+
+    def step(self, micro_batches: Sequence[Batch]) -> float:
+        """Take one step, and give the loss before it, of all processes.
 
         Raises:
-            TrainingFailed: the loss is no finite number.
+            TrainingFailed: the loss is no finite number, in whichever process.
         """
         self.model.train()
         self.optimizer.zero_grad()
-        with self.accelerator.autocast():
-            value = loss(self.model, batch)
-        if not torch.isfinite(value):
-            raise TrainingFailed(f"the loss became {value.item()}; lower the learning rate and resume")
-        self.accelerator.backward(value)
+        loss = torch.zeros((), device=self.accelerator.device)
+        last = len(micro_batches) - 1
+        for number, (batch, weight) in enumerate(
+            zip(micro_batches, self._weights(micro_batches), strict=True)
+        ):
+            # Gradients are averaged over the processes once a step.
+            with nullcontext() if number == last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    value = weight * self.model(batch)
+                self.accelerator.backward(value)
+            loss += value.detach()
+        mean = processes.sum_over_processes(loss).item() / processes.count()
+        if not math.isfinite(mean):
+            raise TrainingFailed(f"the loss became {mean}; lower the learning rate and resume")
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.average.update()
         self.state.step += 1
         self.state.seconds = time.monotonic() - self._started
-        return value.item()
+        return mean
 
-    def validate(
-        self,
-        validate: Callable[[torch.nn.Module], dict[str, float]],
-        save_best: Callable[[torch.nn.Module], None],
-    ) -> None:
+    def _weights(self, micro_batches: Sequence[Batch]) -> list[float]:
+        """What each micro-batch counts: its items' share of those of the step, in all processes."""
+        if len(micro_batches) == 1:
+            return [1.0]
+        own = torch.tensor(
+            [self.objective.items(batch) for batch in micro_batches], device=self.accelerator.device
+        )
+        items = processes.sum_over_processes(own)
+        weights: list[float] = (items / items.sum()).tolist()
+        return weights
+
+    def validate(self, validate: Validate, save_best: SaveBest) -> None:
         """Log the figures of the averaged weights, and keep these where their score beats all before."""
+        score = self._validate(validate, save_best) if processes.is_first() else None
+        self.state.best = max(self.state.best, processes.from_first(score))
+
+    def _validate(self, validate: Validate, save_best: SaveBest) -> float:
         with self.average.in_place():
-            model = self.accelerator.unwrap_model(self.model).eval()
+            self.objective.eval()
             with torch.no_grad():
-                figures = validate(model)
+                figures = validate(self.objective)
             if figures["score"] > self.state.best:
-                self.state.best = figures["score"]
-                save_best(model)
+                save_best(self.objective)
             self.log({"validation": figures})
+        return figures["score"]
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a line to ``log.jsonl``."""
-        if self.folder is None:
+        """Add a line to ``log.jsonl``, and its figures to the tracker."""
+        if self.folder is None or not processes.is_first():
             return
         line = {"step": self.state.step, "seconds": round(self.state.seconds, 1), **row}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        figures = row.get("validation", row)
+        self.accelerator.log(figures, step=self.state.step)
 
     def save_checkpoint_if_due(self, is_last: bool) -> None:
         """Write a checkpoint after the last step, and where the one before is old enough."""
-        due = is_last or time.monotonic() - self._saved > 60 * self.config.checkpoint_minutes
-        if self.checkpoint is not None and due:
-            _save_checkpoint(self.accelerator, self.checkpoint)
-            self._saved = time.monotonic()
+        minutes = (time.monotonic() - self._saved) / 60
+        # Clocks differ: the first process's decides for all.
+        if is_last or processes.from_first(minutes >= self.config.run.checkpoint_minutes):
+            self.save_checkpoint()
 
+    def save_checkpoint(self) -> None:
+        """Write the state of all processes."""
+        if self.folder is not None:
+            replace_checkpoint(self.folder, lambda new: self.accelerator.save_state(str(new)))
+        self._saved = time.monotonic()
 
-def _accelerator(config: LoopConfig) -> Accelerator:
-    """The device and the precision of a run.
+    def stop_if_asked(self, received: int, total: int) -> None:
+        """Write a checkpoint and stop, in all processes, where one got a signal or the time is up.
 
-    Raises:
-        BadSettings: there are several processes.
-    """
-    accelerator: Accelerator = require("accelerate").Accelerator(
-        cpu=config.cpu, mixed_precision=config.mixed_precision
-    )
-    if accelerator.num_processes > 1:
-        raise BadSettings(
-            f"expected one process, found {accelerator.num_processes}, which training cannot share among "
-            "yet; start the recipe with python, not with accelerate launch or torchrun"
+        Raises:
+            TrainingStopped, KeyboardInterrupt: as :func:`fit` says.
+        """
+        deadline = self.config.run.deadline
+        is_late = deadline is not None and time.monotonic() >= deadline
+        asked = [received == signal.SIGINT, received == signal.SIGTERM, is_late]
+        in_all = processes.sum_over_processes(
+            torch.tensor(asked, dtype=torch.int, device=self.accelerator.device)
         )
-    return accelerator
+        interrupted, terminated, late = in_all.tolist()
+        if not interrupted and not terminated and not late:
+            return
+        self.save_checkpoint()
+        self.end()
+        if interrupted:
+            raise KeyboardInterrupt
+        why = "it was asked to end" if terminated else f"--max_time {self.config.run.max_time} is over"
+        raise TrainingStopped(
+            f"{self.config.description} stopped after step {self.state.step} of {total}, since {why}; "
+            "the same command goes on from there",
+            exit_code=128 + signal.SIGTERM if terminated else 0,
+        )
+
+    def end(self) -> None:
+        """Close the trackers."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+
+def _freeze_others(objective: torch.nn.Module, parameter_groups: Sequence[dict[str, Any]]) -> None:
+    trainable = {id(parameter) for group in parameter_groups for parameter in group["params"]}
+    for parameter in objective.parameters():
+        parameter.requires_grad_(id(parameter) in trainable)
 
 
 def _position(step: int, lengths: Sequence[int]) -> tuple[int, int]:
@@ -243,32 +295,6 @@ def _position(step: int, lengths: Sequence[int]) -> tuple[int, int]:
         step -= lengths[epoch]
         epoch += 1
     return epoch, step
-
-
-def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """A kill at any moment leaves a whole checkpoint, under its own name or set aside as the old one."""
-    new, old = checkpoint.with_name("checkpoint.new"), _old(checkpoint)
-    shutil.rmtree(new, ignore_errors=True)
-    accelerator.save_state(str(new))
-    if checkpoint.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-        checkpoint.rename(old)
-    new.rename(checkpoint)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _open_checkpoints(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "checkpoint"
-
-
-def _complete(checkpoint: Path) -> Path | None:
-    """The checkpoint that a run left, the older one if it was killed while it replaced that."""
-    return next((path for path in (checkpoint, _old(checkpoint)) if path.is_dir()), None)
-
-
-def _old(checkpoint: Path) -> Path:
-    return checkpoint.with_name("checkpoint.old")
 
 
 def _set_rates(schedule: torch.optim.lr_scheduler.LambdaLR, rates: Sequence[float]) -> None:

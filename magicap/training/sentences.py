@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from magicap.models.language_model import LanguageModel
-from magicap.training.loop import Batch
+from magicap.training.batches import Batch, Epoch, by_length
 from magicap.training.losses import next_token_cross_entropy
 
 
@@ -43,12 +40,10 @@ class Sentences:
         """Both, without vectors."""
         return Sentences([*self.rows, *other.rows], self.characters + other.characters, self.pad_id)
 
-    def batches(self, batch_size: int, shuffle: int | None = None) -> DataLoader[int]:
+    def epoch(self, batch_size: int, shuffle: int | None = None) -> Epoch:
         """Batches of ``ids``, ``mask`` (B, T), ``vectors`` and ``memory_positions``; shuffled by a seed."""
-        order = by_length(self.rows, batch_size, shuffle)
-        numbers: Any = range(len(self))
-        generator = torch.Generator()  # or starting an epoch again would disturb training's random numbers
-        return DataLoader(numbers, batch_sampler=order, collate_fn=self._batch, generator=generator)
+        steps = by_length([len(row) for row in self.rows], batch_size, shuffle)
+        return Epoch(range(len(self)), steps, self._batch)
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
         rows = [self.rows[number] for number in numbers]
@@ -61,50 +56,32 @@ class Sentences:
         }
 
 
-def by_length(rows: Sequence[Sequence[int]], batch_size: int, shuffle: int | None = None) -> list[list[int]]:
-    """Batches of row numbers of about equal length, so that little is padding; shuffled by a seed."""
-    rng = random.Random(shuffle)
-    order = list(range(len(rows)))
-    if shuffle is not None:
-        rng.shuffle(order)
-    chunk = batch_size * 50
-    batches = []
-    for start in range(0, len(order), chunk):
-        part = sorted(order[start : start + chunk], key=lambda row: len(rows[row]))
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    if shuffle is not None:
-        rng.shuffle(batches)
-    return batches
-
-
-def next_token_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """(B, T, V) scores of the next token at every position, by a transformers model on ids alone."""
-    logits: Tensor = model(batch["ids"], attention_mask=batch["mask"]).logits
-    return logits
-
-
-def unconditioned_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of each token, in nats, of a transformers model without a soft prompt."""
-    return next_token_cross_entropy(next_token_logits(model, batch), batch["ids"], batch["mask"])
-
-
 def evaluate_text(
-    model: torch.nn.Module,
-    held_out: Sentences,
-    batch_size: int,
-    loss: Callable[[torch.nn.Module, Batch], Tensor] = unconditioned_loss,
+    logits: Callable[[Batch], Tensor], held_out: Sentences, batch_size: int, device: torch.device
 ) -> dict[str, float]:
     """``bits_per_character`` and ``nats_per_token`` of a model on sentences; and a ``score`` to maximise.
 
     Args:
-        loss: mean negative log-likelihood of each token of a batch, in nats.
+        logits: of a batch, (B, T, V) scores of the next token at every position.
+        held_out: the sentences.
+        batch_size: how many are read at once.
+        device: where the model is.
     """
     nats = tokens = 0.0
-    device = next(model.parameters()).device
-    for batch in held_out.batches(batch_size):
+    for batch in held_out.epoch(batch_size).batches():
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         count = float(batch["mask"][:, 1:].sum())
-        nats += float(loss(model, batch)) * count
+        nats += float(next_token_cross_entropy(logits(batch), batch["ids"], batch["mask"])) * count
         tokens += count
     bits = nats / held_out.characters / math.log(2)
     return {"score": -bits, "bits_per_character": bits, "nats_per_token": nats / tokens}
+
+
+def evaluate_model(model: torch.nn.Module, held_out: Sentences, batch_size: int) -> dict[str, float]:
+    """The same of a transformers model without a soft prompt."""
+
+    def logits(batch: Batch) -> Tensor:
+        scores: Tensor = model(batch["ids"], attention_mask=batch["mask"]).logits
+        return scores
+
+    return evaluate_text(logits, held_out, batch_size, next(model.parameters()).device)
