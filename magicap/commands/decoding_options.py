@@ -23,6 +23,7 @@ SEARCH_SETTINGS = (
     "ngram_weight",
     "image_weight",
     "rerank_weight",
+    "rerank_top",
     "temperature",
     "min_words",
     "max_words",

@@ -78,7 +78,10 @@ class BeamMagicSearch:
 
     rerank_weight: float = renamed("fit_weight", 0.0)
     """Weight of the picture when the caption is chosen: what a cosine of one is worth in points of expected
-    CIDEr-D (0 to 10)."""
+    CIDEr-D (0 to 10). It makes captions more specific."""
+
+    rerank_top: int = 10
+    """How many captions, those with the largest expected utility, are re-ranked by the picture."""
 
     neighbours: int = 200
     """How many captions of the memory are the evidence (M)."""
@@ -113,8 +116,8 @@ class BeamMagicSearch:
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
                 object.__setattr__(self, name, tuple(words))
-        sizes = ("top_k", "beam_size", "num_finished", "neighbours", "max_new_tokens", "num_hypotheses")
-        for name in sizes:
+        sizes = ("top_k", "beam_size", "num_finished", "rerank_top", "neighbours", "max_new_tokens")
+        for name in (*sizes, "num_hypotheses"):
             require_int(name, getattr(self, name))
         if self.neighbours > MOST_NEIGHBOURS:
             raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
