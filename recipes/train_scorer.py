@@ -40,7 +40,7 @@ from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
 from magicap.models.scorer import ImageTextScorer
 from magicap.training import processes
-from magicap.training.augmentation import RandomViews, normalised
+from magicap.training.augmentation import Augmentation, RandomViews, normalised
 from magicap.training.batches import Domains, Epoch
 from magicap.training.checks import open_run_folder
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
@@ -160,6 +160,15 @@ class Config(TrainingOptions):
     weight_average: float = 0.99
     """Decay of the running average of weights, a step."""
 
+    coarse_share: float = Augmentation.coarse_share
+    """Share of the augmented pictures that have fewer pixels than the tower reads, 0 to 1."""
+
+    coarsest: int = Augmentation.coarsest
+    """Long side of the coarsest of these, in pixels."""
+
+    squashed_share: float = Augmentation.squashed_share
+    """Share of the augmented pictures that are squashed to a square first, 0 to 1; others keep theirs."""
+
     finetune_batch_size: int = 96
     """Number of pictures in a step while the upper trunk is trainable."""
 
@@ -193,7 +202,13 @@ class Config(TrainingOptions):
                 f"--shares must name one share a data set, 1 together, found {self.shares} for "
                 f"{len(self.captions)} data sets"
             )
-        require_int("--locked_views", self.locked_views)
+        sizes = ("locked_views", "locked_batch_size", "finetune_batch_size", "captions_per_image")
+        for name in (*sizes, "width", "text_heads"):
+            require_int(f"--{name}", getattr(self, name))
+        if self.base is None and self.width % self.text_heads:
+            raise BadSettings(
+                f"--width must be a multiple of --text_heads, found {self.width} and {self.text_heads}"
+            )
 
 
 def main(config: Config) -> None:
@@ -249,7 +264,7 @@ class Data:
             vectors = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
             self.teacher = TeacherTerm(vectors, config.teacher_weight)
         self.preprocess = scorer.config["preprocess_cfg"]
-        self.augmented = RandomViews(images, self.preprocess)
+        self.augmented = RandomViews(images, self.preprocess, Augmentation.of(config))
 
     def plain(self, _: int, row: CaptionedImage) -> Tensor:
         """The picture as the scorer reads it, (3, H, W)."""

@@ -92,13 +92,14 @@ class Config(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_int("--memory_samples", self.memory_samples)
         require_number(
             "--condition_dropout",
             self.condition_dropout,
             lambda share: 0 <= share < 1,
             "at least 0 and below 1",
         )
+        for name in ("memory_samples", "batch_size", "max_tokens"):
+            require_int(f"--{name}", getattr(self, name))
         if not 0 <= self.least_noise <= self.greatest_noise:
             raise BadSettings(
                 "--least_noise must be between 0 and --greatest_noise, found "

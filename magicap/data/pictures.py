@@ -146,7 +146,8 @@ def _image_source(path: Path, tars: ExitStack) -> _ImageSource:
     try:
         members, plain = _members(path)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # tarfile lists what it tried, a line each.
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
         raise bad(path, "a tar file or a folder", reason, "check the path, or fetch it again") from error
     pictures = {name: member for name, member in members.items() if _is_picture(name)}
     for name in pictures:
