@@ -28,7 +28,7 @@ DEV := .venv/.dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help caption test test-slow golden lint format types constraints clean distclean
+.PHONY: help caption test test-slow golden docs lint format types constraints clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ golden: $(DEV) ## write what tests/test_golden.py compares with: ARGS="--only fl
 	@data="$${MAGICAP_DATA:-../shared/data}"; \
 	MAGICAP_DATA="$$data" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
 	PYTHONPATH=tests .venv/bin/python -m golden.make $(ARGS)
+
+docs: $(DEV) ## write docs/recipes.md, the recipes' options, anew
+	@PYTHONPATH=tests .venv/bin/python -m recipes_page
 
 lint: $(DEV) ## ruff: rules and format; import-linter: which room may import which
 	.venv/bin/ruff check .

@@ -27,8 +27,9 @@ from typing import Literal
 from cli import run
 from torch.utils.data import Dataset
 
-from magicap.checks import require_number
+from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, normalise_caption, read_sentences
+from magicap.errors import BadSettings
 from magicap.models.scorer import ImageTextScorer
 from magicap.training import processes
 from magicap.training.batches import Batch, Epoch, shuffled
@@ -109,6 +110,12 @@ class Config(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("width", "text_layers", "text_heads", "batch_size"):
+            require_int(f"--{name}", getattr(self, name))
+        if self.width % self.text_heads:
+            raise BadSettings(
+                f"--width must be a multiple of --text_heads, found {self.width} and {self.text_heads}"
+            )
         require_number("--cut_share", self.cut_share, lambda share: 0 <= share <= 1, "between 0 and 1")
 
 

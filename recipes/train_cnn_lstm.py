@@ -198,7 +198,8 @@ class Config(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_int("--views", self.views)
+        for name in ("views", "batch_size", "captions_per_image"):
+            require_int(f"--{name}", getattr(self, name))
         require_int("--scst_samples", self.scst_samples, least=2)
         if not self.xe_epochs + self.finetune_epochs + self.scst_epochs:
             raise BadSettings("nothing to train: give --xe_epochs, --finetune_epochs or --scst_epochs")

@@ -193,7 +193,13 @@ class Config(TrainingOptions):
                 f"--shares must name one share a data set, 1 together, found {self.shares} for "
                 f"{len(self.captions)} data sets"
             )
-        require_int("--locked_views", self.locked_views)
+        sizes = ("locked_views", "locked_batch_size", "finetune_batch_size", "captions_per_image")
+        for name in (*sizes, "width", "text_heads"):
+            require_int(f"--{name}", getattr(self, name))
+        if self.base is None and self.width % self.text_heads:
+            raise BadSettings(
+                f"--width must be a multiple of --text_heads, found {self.width} and {self.text_heads}"
+            )
 
 
 def main(config: Config) -> None:

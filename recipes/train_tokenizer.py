@@ -17,6 +17,7 @@ from cli import run
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.models.language_model import END_TOKEN, PAD_TOKEN, START_TOKEN
 from magicap.training.checks import require_rows
@@ -32,6 +33,9 @@ class Config:
 
     vocabulary_size: int = 8000
     """Number of entries, special tokens included."""
+
+    def __post_init__(self) -> None:
+        require_int("--vocabulary_size", self.vocabulary_size)
 
 
 def main(config: Config) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from cli import run
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
@@ -104,6 +105,10 @@ class Config(TrainingOptions):
     """How many times in a pass over the text the checkpoint is validated."""
 
     def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "positions", "batch_size", "max_tokens"):
+            require_int(f"--{name}", getattr(self, name))
+        if self.base is None and self.width % self.heads:
+            raise BadSettings(f"--width must be a multiple of --heads, found {self.width} and {self.heads}")
         if self.base is None and self.positions < self.max_tokens:
             raise BadSettings(
                 f"--positions must be at least --max_tokens, found {self.positions} and {self.max_tokens}; "

@@ -92,7 +92,8 @@ class Config(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_int("--memory_samples", self.memory_samples)
+        for name in ("memory_samples", "batch_size", "max_tokens"):
+            require_int(f"--{name}", getattr(self, name))
         require_number(
             "--condition_dropout",
             self.condition_dropout,

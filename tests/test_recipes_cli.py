@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes_page import NAMES
 from test_recipes import RECIPES, recipe
 
 from magicap.errors import BadData, BadSettings
-
-NAMES = sorted(path.stem for path in RECIPES.glob("*_*.py"))
 
 
 def command_line() -> Any:
@@ -28,8 +29,11 @@ def parse(config: type, arguments: list[str], name: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    out: str = field(metadata={"help": "folder"})
-    epochs: int = field(default=1, metadata={"help": "passes"})
+    out: str
+    """Folder to write."""
+
+    epochs: int = 1
+    """Passes over the data."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -76,11 +80,58 @@ def test_ctrl_c_ends_with_130_and_other_errors_stay_what_they_are(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--ou", "x"], ["--out", "x", "--nosuch", "1"], ["--out", "x", "y"], []]
+    ("arguments", "complaint"),
+    [
+        ([], "missing: --out"),
+        (["--ou", "x"], "missing: --out; unrecognized options: --ou, x"),
+        (
+            ["--out", "x", "--epoch", "2"],
+            "unrecognized options: --epoch, 2; perhaps you meant --epochs",
+        ),
+        (["--out", "x", "y"], "unrecognized options: y"),
+        (["--out"], "missing value for argument '--out'. Expected 1 values"),
+        (
+            ["--out", "x", "--epochs", "two"],
+            "error parsing --epochs: invalid literal for int() with base 10: 'two'",
+        ),
+    ],
 )
-def test_what_is_no_option_ends_with_the_usage(arguments, capsys):
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, complaint, capsys):
     assert exit_of(lambda config: None, arguments).code == 2
-    assert "usage: test_recipes_cli.py" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"test_recipes_cli.py: {complaint}; see --help\n"
+
+
+def test_help_begins_with_the_docstring_of_the_recipe_and_has_no_frame(capsys):
+    assert exit_of(lambda config: None, ["--help"]).code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("The one command line of all recipes: options")
+    assert "usage: test_recipes_cli.py" in shown
+    assert "--epochs INT   Passes over the data. (default: 1)" in shown
+    assert "Folder to write. (required)" in shown
+    assert "---\n" not in shown
+
+
+@dataclass(frozen=True)
+class Lists:
+    text: list[str]
+    """Files of text."""
+
+    parts: list[str] = field(default_factory=lambda: ["stem"])
+    """Names of parts."""
+
+    cpu: bool = False
+    """Whether to leave a GPU alone."""
+
+
+def test_lists_take_several_values_and_required_ones_at_least_one(capsys):
+    options = ["--text", "a", "b", "--parts", "--cpu", "--no-cpu", "--cpu"]
+    assert parse(Lists, options, "x") == Lists(["a", "b"], [], True)
+    assert parse(Lists, ["--text", "a"], "x").parts == ["stem"]
+    with pytest.raises(SystemExit):
+        parse(Lists, ["--text", "--cpu"], "x")
+    assert capsys.readouterr().err == "x.py: --text takes one value or more, found none; see --help\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,6 +157,51 @@ def test_a_former_name_is_noted_and_its_value_stays(capsys):
     )
     assert second.startswith("train_scorer.py: --tune_rate is now --finetune_rate")
     assert command_line().present_name("--tune_rate", "tune_language_model") == "--tune_rate"
+
+
+def missing_file(config: Config) -> None:
+    (Path(config.out) / "captions.txt").read_text()
+
+
+def no_text(config: Config) -> None:
+    b"\xff".decode()
+
+
+def no_json(config: Config) -> None:
+    json.loads("not json")
+
+
+def damaged_weights(config: Config) -> None:
+    from safetensors.torch import load_file
+
+    load_file(config.out)
+
+
+def other_weights(config: Config) -> None:
+    import torch
+
+    torch.nn.Linear(2, 2).load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    ("main", "sentence"),
+    [
+        (missing_file, "{out}/captions.txt: Not a directory"),
+        (no_text, "expected text in UTF-8, found other bytes: 'utf-8' codec can't decode byte 0xff "),
+        (no_json, "expected JSON, found 'not json': Expecting value: line 1 column 1 (char 0)"),
+        (damaged_weights, "{out} cannot be loaded: Error while deserializing header: "),
+        (
+            other_weights,
+            "weights cannot be loaded: Error(s) in loading state_dict for Linear: Missing key(s)",
+        ),
+    ],
+)
+def test_what_other_libraries_say_of_a_users_files_is_one_line(main, sentence, tmp_path):
+    out = tmp_path / "damaged.safetensors"
+    out.write_text("x")
+    code = exit_of(main, ["--out", str(out)]).code
+    assert code.startswith(f"test_recipes_cli.py: {sentence.format(out=out)}")
+    assert len(code.splitlines()) == 1
 
 
 def test_a_recipe_that_is_run_prints_its_error_and_exits_with_one(tmp_path):

@@ -133,7 +133,8 @@ def _image_source(path: Path, tars: ExitStack) -> _ImageSource:
         tar = tars.enter_context(tarfile.open(path))  # noqa: SIM115 - kept open on purpose
         members = {str(PurePosixPath(member.name)): member for member in tar if member.isfile()}
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # tarfile lists what it tried, a line each.
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
         raise bad(path, "a tar file or a folder", reason, "check the path, or fetch it again") from error
     pictures = {name: member for name, member in members.items() if _is_picture(name)}
     for name in pictures:

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 from magicap.errors import BadModel, MagicapError, ModelNotFound
 
@@ -21,6 +22,9 @@ _UNREACHABLE = {
     "TimeoutException",
 }
 """Names of the errors, of several libraries, that say the hub does not have a thing or cannot be reached."""
+
+_LONGEST_REASON = 400
+"""Characters of a library's message that are passed on."""
 
 
 @contextmanager
@@ -56,7 +60,9 @@ def no_loading_bar() -> Iterator[None]:
 
 def _explained(what: str, source: str, repository: str, error: Exception) -> MagicapError:
     chain = _causes(error)
-    reason = next((str(cause).strip().splitlines()[0] for cause in chain if str(cause).strip()), repr(error))
+    reasons = (str(cause).strip().splitlines()[0] for cause in chain if str(cause).strip())
+    # open_clip lists every model that it knows.
+    reason = shorten(next(reasons, repr(error)), _LONGEST_REASON, placeholder=" ...")
     if any(isinstance(cause, pickle.UnpicklingError) for cause in chain) or "Weights only load failed" in str(
         error
     ):
