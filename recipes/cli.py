@@ -24,7 +24,8 @@ from blame import user_error
 from configfile import read_options
 
 from magicap.docstrings import field_docstrings
-from magicap.errors import MagicapError
+from magicap.errors import MagicapError, TrainingStopped
+from magicap.training import processes
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -71,6 +72,9 @@ ALIASES = {
 def run(main: Callable[[Any], object], config: type, arguments: Sequence[str] | None = None) -> None:
     """Read a recipe's options and carry it out; the process ends with 1 after an error, 130 after Ctrl-C.
 
+    Where training stopped because its time was up, the process ends with 0. Of several processes that stop
+    together the first alone says so.
+
     Args:
         main: of the recipe, from a ``config`` to what it does; raises :class:`MagicapError`.
         config: dataclass whose fields are the options.
@@ -79,15 +83,25 @@ def run(main: Callable[[Any], object], config: type, arguments: Sequence[str] | 
     recipe = Path(main.__code__.co_filename).stem
     try:
         main(parse(config, sys.argv[1:] if arguments is None else arguments, recipe))
+    except TrainingStopped as stopped:
+        leave(f"{recipe}.py: {stopped}", stopped.exit_code)
     except MagicapError as error:
         sys.exit(f"{recipe}.py: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        print(f"{recipe}.py: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        leave(f"{recipe}.py: interrupted", INTERRUPTED)
     except Exception as error:
         if (sentence := user_error(error)) is None:
             raise
         sys.exit(f"{recipe}.py: {sentence}")
+    finally:
+        processes.end()
+
+
+def leave(line: str, code: int) -> NoReturn:
+    """End the process; of several that end for the same reason the first alone gives it."""
+    if processes.is_first():
+        print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def parse(config: type, arguments: Sequence[str], recipe: str) -> Any:
@@ -154,7 +168,7 @@ def as_tyro_reads(config: type, from_file: Mapping[str, Any]) -> type:
         help="YAML file with options; those of the command line win.", metavar="FILE", help_behavior_hint=""
     )
     options: list[tuple[str, Any, Any]] = [("config", Annotated[str, about], field(default=""))]
-    for option in fields(config):
+    for option in own_first(config):
         kind, default, hint = types[option.name], field(), None
         if option.name in from_file or not is_required(option):
             value = from_file.get(option.name, default_of(option))
@@ -163,6 +177,13 @@ def as_tyro_reads(config: type, from_file: Mapping[str, Any]) -> type:
         about = tyro.conf.arg(help=texts.get(option.name), metavar=many, help_behavior_hint=hint)
         options.append((option.name, Annotated[kind, about, tyro.conf.DisallowNone], default))
     return make_dataclass(config.__name__, options, kw_only=True)
+
+
+def own_first(config: type) -> list[Field[Any]]:
+    """The options of a recipe itself, then those it inherits, class by class."""
+    options = {option.name: option for option in fields(config)}
+    names = [name for kind in config.__mro__ for name in vars(kind).get("__annotations__", {})]
+    return [options[name] for name in dict.fromkeys(names) if name in options]
 
 
 def is_required(option: Field[Any]) -> bool:

@@ -40,7 +40,6 @@ from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.checks import require_int
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
-from magicap.images.reader import open_image
 from magicap.models.fingerprint import fingerprint
 from magicap.supervised.decoder import DecoderConfig
 from magicap.supervised.grid import GridConfig, load_backbone
@@ -48,12 +47,13 @@ from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
 from magicap.training import processes
+from magicap.training.augmentation import RandomViews, normalised
 from magicap.training.captioning import validation
 from magicap.training.checks import open_run_folder
 from magicap.training.loop import fit
 from magicap.training.objectives.captioning import CaptionCrossEntropy, CaptionObjective, SelfCritical
 from magicap.training.options import TrainingOptions
-from magicap.training.pairs import Pairs, augmentation, read_captioned_images
+from magicap.training.pairs import Pairs, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.phases import load_or_compute
 from magicap.training.progress import progress
@@ -267,8 +267,7 @@ class Data:
         return self.network.encoder.pixels(self.images.read(row.image))
 
     def augmented(self, row: CaptionedImage) -> Tensor:
-        augment = augmentation(self.network.encoder.config.preprocess)
-        return augment(open_image(self.images.read(row.image)), row.captions)
+        return RandomViews(self.images, self.network.encoder.config.preprocess)(0, row)
 
     def views(self) -> list[Tensor]:
         """Grids (N, L, D) of the training pictures in several views, in half precision."""
@@ -291,10 +290,12 @@ class Data:
         """(N, L, D) features of the frozen encoder, in half precision."""
         self.network.eval()
         pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
+        preprocess = self.network.encoder.config.preprocess
         parts = []
         with torch.no_grad(), progress(len(rows), "features", unit="picture") as bar:
             for batch in pictures:
-                parts.append(self.network(batch["images"].to(self.network.device)).half().cpu())
+                pixels = normalised(batch["images"].to(self.network.device), preprocess)
+                parts.append(self.network(pixels).half().cpu())
                 bar.update(len(parts[-1]))
         return torch.cat(parts)
 

@@ -38,9 +38,9 @@ from torch import Tensor
 from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
-from magicap.images.reader import open_image
 from magicap.models.scorer import ImageTextScorer
 from magicap.training import processes
+from magicap.training.augmentation import Augmentation, RandomViews, normalised
 from magicap.training.batches import Domains, Epoch
 from magicap.training.checks import open_run_folder
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
@@ -52,7 +52,7 @@ from magicap.training.objectives.contrastive import (
     TeacherTerm,
 )
 from magicap.training.options import TrainingOptions
-from magicap.training.pairs import Pairs, augmentation, read_captioned_images
+from magicap.training.pairs import Pairs, read_captioned_images
 from magicap.training.parameter_groups import layerwise, split_by_decay
 from magicap.training.phases import load_or_compute
 from magicap.training.progress import progress
@@ -160,6 +160,15 @@ class Config(TrainingOptions):
     weight_average: float = 0.99
     """Decay of the running average of weights, a step."""
 
+    coarse_share: float = Augmentation.coarse_share
+    """Share of the augmented pictures that have fewer pixels than the tower reads, 0 to 1."""
+
+    coarsest: int = Augmentation.coarsest
+    """Long side of the coarsest of these, in pixels."""
+
+    squashed_share: float = Augmentation.squashed_share
+    """Share of the augmented pictures that are squashed to a square first, 0 to 1; others keep their shape."""
+
     finetune_batch_size: int = 96
     """Number of pictures in a step while the upper trunk is trainable."""
 
@@ -254,15 +263,12 @@ class Data:
         if config.teacher is not None:
             vectors = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
             self.teacher = TeacherTerm(vectors, config.teacher_weight)
-        self.augment = augmentation(scorer.config["preprocess_cfg"])
+        self.preprocess = scorer.config["preprocess_cfg"]
+        self.augmented = RandomViews(images, self.preprocess, Augmentation.of(config))
 
     def plain(self, _: int, row: CaptionedImage) -> Tensor:
         """The picture as the scorer reads it, (3, H, W)."""
         return self.scorer.pixels(self.images.read(row.image))
-
-    def augmented(self, _: int, row: CaptionedImage) -> Tensor:
-        """A random view of the picture, (3, H, W)."""
-        return self.augment(open_image(self.images.read(row.image)), row.captions)
 
     def plain_features(self) -> Tensor:
         """(N, F) features of the whole training pictures by the trunk as it was when training began."""
@@ -283,7 +289,7 @@ class Data:
         with progress(len(pairs), "features", unit="picture") as bar:
             for batch in pairs.in_order(64, self.config.workers):
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    pooled = trunk(batch["images"].to(device)).float().cpu()
+                    pooled = trunk(normalised(batch["images"].to(device), self.preprocess)).float().cpu()
                 parts.append(pooled.clone())  # or it might keep all tokens alive
                 bar.update(len(pooled))
         return torch.cat(parts)

@@ -105,6 +105,7 @@ class Config(TrainingOptions):
     """How many times in a pass over the text the checkpoint is validated."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("layers", "width", "heads", "positions", "batch_size", "max_tokens"):
             require_int(f"--{name}", getattr(self, name))
         if self.base is None and self.width % self.heads:

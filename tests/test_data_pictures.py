@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
+import random
+import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from magicap.data import ImageFiles, read_captions
 from magicap.errors import BadData, ImageNotFound
@@ -23,8 +28,8 @@ def make_folder(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def make_tar(path: Path, names: list[str]) -> Path:
-    with tarfile.open(path, "w") as tar:
+def make_tar(path: Path, names: list[str], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
         for name in names:
             info = tarfile.TarInfo(name)
             info.size = len(name.encode())
@@ -107,6 +112,70 @@ def test_tars_are_closed_at_the_end_of_a_with_block(tmp_path):
         assert images.read("one.jpg") == b"one.jpg"
     with pytest.raises(OSError, match="closed"):
         images.read("one.jpg")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes_read_what_their_parent_reads(tmp_path, mode, method):
+    names = [f"{number:03}.jpg" for number in range(40)]
+    images = ImageFiles([make_tar(tmp_path / "a.tar", names, mode), make_folder(tmp_path / "b", ["b.jpg"])])
+    names = ["b.jpg", *random.Random(0).sample(names, len(names))]
+    images.read(names[1])  # the parent has read already, and goes on while the workers do
+    loader = DataLoader(
+        names, batch_size=2, num_workers=2, collate_fn=Readings(images), multiprocessing_context=method
+    )
+    seen = []
+    for batch in loader:
+        assert images.read(batch[0][0]) == batch[0][0].encode()
+        seen += batch
+    assert seen == [(name, name.encode()) for name in names]
+
+
+class Readings:
+    """From names to names and what is read under them; sent to spawned processes by pickle."""
+
+    def __init__(self, images: ImageFiles) -> None:
+        self.images = images
+
+    def __call__(self, names: list[str]) -> list[tuple[str, bytes]]:
+        return [(name, self.images.read(name)) for name in names]
+
+
+def test_threads_read_a_plain_tar_together(tmp_path):
+    names = [f"{number:03}.jpg" for number in range(200)]
+    images = ImageFiles([make_tar(tmp_path / "a.tar", names)])
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(images.read, names)) == [name.encode() for name in names]
+
+
+def test_a_copy_made_by_pickle_closes_what_it_opened_and_nothing_else(tmp_path):
+    images = ImageFiles([make_tar(tmp_path / "one.tar", ["one.jpg"])])
+    with pickle.loads(pickle.dumps(images)) as copy:
+        assert copy.read("one.jpg") == b"one.jpg"
+    with pytest.raises(OSError, match="closed"):
+        copy.read("one.jpg")
+    assert images.read("one.jpg") == b"one.jpg"
+
+
+def test_a_tar_cut_short_after_it_was_opened_is_named(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ["a.jpg"])
+    images = ImageFiles([path])
+    os.truncate(path, 514)
+    with pytest.raises(BadData, match=r"a.tar: expected 'a.jpg' whole, found the end of the file"):
+        images.read("a.jpg")
+
+
+def test_sparse_files_of_a_tar_are_read_with_their_holes(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"picture")
+    done = subprocess.run(
+        ["tar", "--sparse", "-cf", "a.tar", "a.jpg"], cwd=tmp_path, capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("this tar writes no sparse files")
+    assert ImageFiles([tmp_path / "a.tar"]).read("a.jpg") == (tmp_path / "a.jpg").read_bytes()
 
 
 def test_a_file_that_is_no_tar_or_cut_short_is_refused(tmp_path):

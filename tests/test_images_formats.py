@@ -209,6 +209,14 @@ def test_a_large_jpeg_may_be_decoded_small_and_upright() -> None:
     small, whole = open_image(encoded, at_least=200), open_image(encoded)
     reduced = whole.resize(small.size, Image.Resampling.BOX)
     assert np.abs(np.asarray(small, int) - np.asarray(reduced, int)).mean() < 2
+    asked = []
+
+    def by_size(width: int, height: int) -> int:
+        asked.append((width, height))
+        return 200
+
+    assert open_image(encoded, at_least=by_size).size == (200, 300)
+    assert asked == [(800, 1200)]  # upright
     own = Image.open(io.BytesIO(encoded))
     assert open_image(own, at_least=100).size == (800, 1200)
     assert own.size == (1200, 800)

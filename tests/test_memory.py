@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -211,6 +212,39 @@ def test_adapting_tunes_the_language_model_and_fills_the_memory(captioner, tmp_p
     # A finished run is not run again.
     _, again = adapt(captioner.parts, DOMAIN, folder=tmp_path, settings=SETTINGS)
     assert again.after == pytest.approx(report.after, abs=1e-5)
+
+
+def test_an_adaptation_that_is_killed_goes_on_with_the_phase_at_hand(captioner, tmp_path, monkeypatch):
+    """Sentences are encoded once, steps are taken once, captions are sampled once."""
+    settings = replace(SETTINGS, samples=250, epochs=1)
+    texts_encoded: list[int] = []
+    encode = type(captioner.scorer).encode_texts
+
+    def noted(scorer, texts, *args, **options):
+        texts_encoded.append(len(texts))
+        return encode(scorer, texts, *args, **options)
+
+    def killed(*_, **__):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(type(captioner.scorer), "encode_texts", noted)
+    module = sys.modules["magicap.adaptation.adapt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sample_captions", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            adapt(captioner.parts, DOMAIN, folder=tmp_path, settings=settings)
+    log = (tmp_path / "log.jsonl").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "tune_decoding", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            adapt(captioner.parts, DOMAIN, folder=tmp_path, settings=settings)
+        samples = next(tmp_path.glob("samples-*.json")).read_text()
+        monkeypatch.setattr(module, "sample_captions", killed)
+    learned = len(DOMAIN) - int(len(DOMAIN) * settings.held_out)
+    assert texts_encoded.count(learned) == 1
+    adapted, _ = adapt(captioner.parts, DOMAIN, folder=tmp_path, settings=settings)
+    assert (tmp_path / "log.jsonl").read_text() == log
+    assert set(json.loads(samples)) <= set(adapted.memory.texts)
 
 
 def test_an_adapted_captioner_captions_and_keeps_the_report(captioner):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import tiny
 import torch
+from accelerate.tracking import GeneralTracker, register_tracker_class
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from magicap.data import CaptionedImage
 from magicap.errors import BadSettings, MissingPackage, TrainingFailed
 from magicap.training.averaging import WeightAverage
-from magicap.training.batches import Epoch, shuffled
+from magicap.training.batches import Epoch, by_length, even_parts, shuffled
 from magicap.training.checks import open_run_folder
 from magicap.training.loop import fit
 from magicap.training.losses import (
@@ -26,6 +30,7 @@ from magicap.training.objectives.base import Objective
 from magicap.training.options import LoopConfig, RunOptions
 from magicap.training.pairs import Pairs
 from magicap.training.parameter_groups import layerwise
+from magicap.training.progress import progress
 
 
 def test_what_is_sampled_for_a_picture_follows_from_seed_and_row():
@@ -57,7 +62,12 @@ class Loss(Objective):
 
 
 def losses_of(
-    folder: Path, stop_at: int | None = None, rate: float = 0.01, epochs: int = 3, average: float = 0.0
+    folder: Path,
+    stop_at: int | None = None,
+    rate: float = 0.01,
+    epochs: int = 3,
+    average: float = 0.0,
+    **options,
 ) -> list[float]:
     """Train a small network on noise, killed at a step if asked, and give the loss of every step taken.
 
@@ -86,7 +96,9 @@ def losses_of(
         validate=lambda _: {"score": sum(p.sum().item() for p in model.parameters())},
         save_best=lambda _: None,
         folder=folder,
-        config=LoopConfig(epochs=epochs, average=average, run=RunOptions(cpu=True, checkpoint_minutes=0)),
+        config=LoopConfig(
+            epochs=epochs, average=average, run=RunOptions(cpu=True, checkpoint_minutes=0, **options)
+        ),
     )
     return losses
 
@@ -203,6 +215,94 @@ def test_a_resumed_run_takes_the_rate_given_now(tmp_path):
     )
     assert len(slow) == 1
     assert slowed == pytest.approx(slow)
+
+
+class Noted(GeneralTracker):
+    """A tracker that keeps what it is given."""
+
+    name, requires_logging_directory, tracker = "noted", False, None
+    figures: ClassVar[list] = []
+
+    def __init__(self, project, **_):
+        super().__init__()
+        self.figures.append(project)
+
+    def store_init_configuration(self, values):
+        self.figures.append(values["epochs"])
+
+    def log(self, values, step=None, **_):
+        self.figures.append((step, *values))
+
+    def finish(self):
+        self.figures.append("finished")
+
+
+def test_figures_go_to_a_tracker_as_well(tmp_path):
+    register_tracker_class(Noted)
+    losses_of(tmp_path / "run", log_with="noted", log_every=5)
+    assert Noted.figures == [
+        "run", 3, (4, "score"), (5, "epoch", "loss", "lr"), (8, "score"), (10, "epoch", "loss", "lr"),
+        (12, "score"), (14, "score"), "finished",
+    ]  # fmt: skip
+    with pytest.raises(BadSettings, match=r"--log_with is one of .*, found 'paper'"):
+        losses_of(tmp_path / "other", log_with="paper")
+    with pytest.raises(MissingPackage, match="pip install tensorboard"):
+        losses_of(tmp_path / "other", log_with="tensorboard")
+
+
+def test_a_run_begins_anew_where_it_is_asked_to(tmp_path):
+    whole = losses_of(tmp_path)
+    assert losses_of(tmp_path) == []
+    assert losses_of(tmp_path, resume=False) == pytest.approx(whole)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_weights_in_no_group_are_frozen(tmp_path):
+    model = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
+    before = [layer.weight.item() for layer in model]
+    fit(
+        Loss(model, lambda batch: model[1](model[0](batch["x"])).square().mean()),
+        [{"params": list(model[1].parameters()), "lr": 0.1, "weight_decay": 0.0}],
+        epoch=lambda _: Epoch([torch.ones(1)] * 2, [[0, 1]], lambda rows: {"x": torch.stack(rows)}),
+        validate=lambda _: {"score": 0.0},
+        save_best=lambda _: None,
+        config=LoopConfig(epochs=2, run=RunOptions(cpu=True)),
+    )
+    assert model[0].weight.item() == before[0]
+    assert model[1].weight.item() != before[1]
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 70), st.integers(1, 30))
+def test_parts_are_even_and_hold_every_row_once(rows, size):
+    parts = even_parts(range(rows), size)
+    assert [row for part in parts for row in part] == list(range(rows))
+    lengths = {len(part) for part in parts}
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert len(parts) == -(-rows // size)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=80), st.integers(1, 9), st.none() | st.integers(0, 9)
+)
+def test_batches_by_length_hold_every_row_once(lengths, size, seed):
+    batches = by_length(lengths, size, seed)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= size
+    assert batches == by_length(lengths, size, seed)
+
+
+def test_progress_is_a_line_now_and_then_where_stderr_is_piped(capsys, monkeypatch):
+    with progress(3, "reading", unit="picture") as bar:
+        bar.update(3)
+    assert not capsys.readouterr().err  # done before the first line is due
+    monkeypatch.setattr("magicap.training.progress._LINES_EVERY", 0.0)
+    with progress(4, "reading", unit="picture", initial=2) as bar:
+        bar.update()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("reading: 3/4 picture, 00:00 passed, 00:00 left")
 
 
 def test_without_its_package_training_names_the_extra_that_brings_it(tmp_path, monkeypatch):

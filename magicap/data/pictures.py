@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from magicap.data.checks import bad, files_below
 from magicap.errors import ImageNotFound
@@ -16,7 +17,10 @@ from magicap.images.reader import SUFFIXES
 
 
 class ImageFiles:
-    """Encoded pictures of tar files and folders, by name. Not thread-safe, but forked workers may share one.
+    """Encoded pictures of tar files and folders, by name. Worker processes may share one.
+
+    Forked workers read beside their parent, and spawned ones get a copy that opens the files for itself.
+    Threads may share one unless a tar file is compressed, which also makes reading out of order slow.
 
     A picture is found by its path inside the tar file or folder, and by any end of its path: ``0001.jpg``,
     ``val/0001.jpg``, and, where ``set/val`` itself was given, still ``val/0001.jpg``. Hidden files and files
@@ -54,6 +58,16 @@ class ImageFiles:
 
     def close(self) -> None:
         self._tars.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_tars": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._tars = ExitStack()
+        for source in set(self._sources.values()):
+            if isinstance(source, _PlainTar | _Tar):
+                self._tars.callback(source.close)
 
     def __enter__(self) -> Self:
         return self
@@ -130,8 +144,7 @@ def _image_source(path: Path, tars: ExitStack) -> _ImageSource:
     if path.is_dir():
         return _Folder(path)
     try:
-        tar = tars.enter_context(tarfile.open(path))  # noqa: SIM115 - kept open on purpose
-        members = {str(PurePosixPath(member.name)): member for member in tar if member.isfile()}
+        members, plain = _members(path)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         # tarfile lists what it tried, a line each.
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
@@ -140,7 +153,23 @@ def _image_source(path: Path, tars: ExitStack) -> _ImageSource:
     for name in pictures:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise bad(path, "names that stay inside the tar file", repr(name), "make it anew, without that")
-    return _Tar(path, tar, pictures)
+    source: _PlainTar | _Tar
+    if plain and hasattr(os, "pread") and not any(member.issparse() for member in pictures.values()):
+        source = _PlainTar(path, pictures)
+    else:
+        source = _Tar(path, pictures)
+    tars.callback(source.close)
+    return source
+
+
+def _members(path: Path) -> tuple[dict[str, tarfile.TarInfo], bool]:
+    """The files in a tar file by name, and whether it is a plain one, not compressed."""
+    try:
+        tar, plain = tarfile.open(path, "r:"), True  # noqa: SIM115 - closed below
+    except tarfile.ReadError:
+        tar, plain = tarfile.open(path), False  # noqa: SIM115
+    with tar:
+        return {str(PurePosixPath(member.name)): member for member in tar if member.isfile()}, plain
 
 
 def _is_picture(name: str) -> bool:
@@ -148,18 +177,66 @@ def _is_picture(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-class _Tar:
-    def __init__(self, path: Path, tar: tarfile.TarFile, names: dict[str, tarfile.TarInfo]) -> None:
-        self.path, self.names = path, names
+class _PlainTar:
+    """Pictures of a tar file that is not compressed: each a known piece of it, read in one call.
+
+    Reading moves no place in the file, so threads and forked processes may share the descriptor; a copy made
+    by pickle, as a spawned process gets one, opens its own.
+    """
+
+    def __init__(self, path: Path, members: dict[str, tarfile.TarInfo]) -> None:
+        self.path = path
+        self.names = {name: (member.offset_data, member.size) for name, member in members.items()}
         self.above: tuple[str, ...] = ()
-        self._tar, self._process = tar, os.getpid()
+        self._file: io.FileIO | None = io.FileIO(path)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def read(self, name: str) -> bytes:
-        if self._process != os.getpid():  # a forked worker must not move its parent's place in the file
+        if self._file is None:
+            self._file = io.FileIO(self.path)
+        if self._file.closed:
+            raise OSError(f"{self.path} is closed")
+        offset, size = self.names[name]
+        data = os.pread(self._file.fileno(), size, offset)
+        while len(data) < size:  # a call may read less than it was asked for
+            more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
+            if not more:
+                raise bad(self.path, f"{name!r} whole", "the end of the file", "fetch it again")
+            data += more
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": None}
+
+
+class _Tar:
+    """Pictures of any tar file that Python reads; each process has it open for itself."""
+
+    def __init__(self, path: Path, members: dict[str, tarfile.TarInfo]) -> None:
+        self.path, self.names = path, members
+        self.above: tuple[str, ...] = ()
+        self._tar: tarfile.TarFile | None = None
+        self._process, self._is_closed = os.getpid(), False
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._tar is not None:
+            self._tar.close()
+
+    def read(self, name: str) -> bytes:
+        if self._is_closed:
+            raise OSError(f"{self.path} is closed")
+        if self._tar is None or self._process != os.getpid():  # a fork must not move its parent's place
             self._tar, self._process = tarfile.open(self.path), os.getpid()  # noqa: SIM115
         file = self._tar.extractfile(self.names[name])
         assert file is not None  # only links and folders have none, and those are no names here
         return file.read()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_tar": None}
 
 
 class _Folder:

@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 Encoded: TypeAlias = "bytes | bytearray | memoryview | IO[bytes]"
+AtLeast: TypeAlias = "int | Callable[[int, int], int]"
 ImageSource: TypeAlias = "FilePath | Encoded | Image.Image | Array | torch.Tensor"
 
 REASONS: dict[str, str] = {
@@ -74,6 +75,7 @@ _CHUNK = 1 << 20
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MAX_SCANS, _MAX_SEGMENTS = 100, 500  # of a JPEG; libtiff stops at 100 scans, encoders write about ten
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
+_ON_ITS_SIDE = range(5, 9)  # EXIF orientations that exchange width and height
 _URL = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://|(https?|ftps?|s3|gs|file):/)", re.IGNORECASE)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P4", b"P5", b"P6")
 _TEXT = re.compile(rb"[\t-\r\x20-\x7e\xef][\t-\r\x20-\x7e\x80-\xff]*")
@@ -107,7 +109,7 @@ class ImageLimits:
 
 
 def open_image(
-    source: ImageSource, *, limits: ImageLimits = ImageLimits(), at_least: int | None = None
+    source: ImageSource, *, limits: ImageLimits = ImageLimits(), at_least: AtLeast | None = None
 ) -> Image.Image:
     """Turn one picture into RGB: decoded, first frame, upright by its EXIF, transparency over white.
 
@@ -118,7 +120,8 @@ def open_image(
             uint16 (65535 is white) or floats: in [0, 1] if their maximum is at most 1, in [0, 255] if it is
             at least 2, and refused in between, where a picture in [0, 1] that overshoots would turn black.
         limits: what the picture may cost.
-        at_least: the short side that the caller needs. To save time a large JPEG is then decoded at a half, a
+        at_least: the short side that the caller needs, in pixels, or a function that gives it for a width and
+            height (of the whole picture, upright). To save time a large JPEG is then decoded at a half, a
             quarter or an eighth of its size, as far as its short side stays that long.
 
     Returns:
@@ -191,10 +194,12 @@ class _Reader:
     def refusing(self, code: str, message: str) -> contextlib.AbstractContextManager[None]:
         return refusing(code, message, self.name)
 
-    def open(self, source: object, at_least: int | None) -> Image.Image:
+    def open(self, source: object, at_least: AtLeast | None) -> Image.Image:
         image = self.lazy(source)
         self.check_size(*image.size)
         if at_least is not None and image is not source:  # a caller's own picture is never changed
+            if callable(at_least):
+                at_least = at_least(*self.upright_size(image))
             image.draft(None, (at_least, at_least))
         with self.refusing("damaged", "the picture is cut short or corrupted; fetch it again"):
             self.check_tiles(image)
@@ -313,6 +318,11 @@ class _Reader:
         if _TEXT.fullmatch(head):
             return self.bad("text", f"expected a picture, found text: {beginning}; is it a failed download?")
         return self.bad("format", f"expected {', '.join(FORMATS)}, {beginning}; convert it to one of these")
+
+    def upright_size(self, image: Image.Image) -> tuple[int, int]:
+        """Width and height once the picture is turned, as far as its header tells; that of a JPEG does."""
+        width, height = image.size
+        return (height, width) if self.orientation(image) in _ON_ITS_SIDE else (width, height)
 
     def orientation(self, image: Image.Image) -> int:
         """Return the EXIF orientation, or 1 (upright) if the EXIF is broken: the pixels are still good."""

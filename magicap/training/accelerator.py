@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 
 from magicap.errors import BadSettings, MissingPackage
 from magicap.extras import require
-from magicap.training.options import RunOptions
+from magicap.training.options import LoopConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def start_accelerator(options: RunOptions, folder: Path | None) -> Accelerator:
+def start_accelerator(config: LoopConfig, folder: Path | None) -> Accelerator:
     """The device, the precision, the processes and the tracker of a run.
+
+    Args:
+        config: whose plain values the tracker gets too.
+        folder: of the run; None: no tracker.
 
     Raises:
         BadSettings: a precision that the device does not have, or no such tracker.
         MissingPackage: the tracker's package is not installed.
     """
-    accelerate = require("accelerate")
+    accelerate, options = require("accelerate"), config.run
     # It warns of weights that a language model uses twice, at every checkpoint.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     if options.log_with is not None:
@@ -35,15 +39,19 @@ def start_accelerator(options: RunOptions, folder: Path | None) -> Accelerator:
         )
     except ValueError as error:  # fp16 without a GPU
         raise BadSettings(f"--mixed_precision {options.mixed_precision}: {error}") from error
-    if accelerator.log_with:
-        accelerator.init_trackers("magicap")
+    if folder is not None and accelerator.log_with:
+        settings = {
+            name: value for name, value in vars(config).items() if isinstance(value, (int, float, str))
+        }
+        accelerator.init_trackers(folder.name, config=settings)
     return accelerator
 
 
 def _require_tracker(name: str) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
 
     if name not in LOGGER_TYPE_TO_CLASS:
         raise BadSettings(f"--log_with is one of {', '.join(LOGGER_TYPE_TO_CLASS)}, found {name!r}")
-    if name not in get_available_trackers():
+    if name in LoggerType and name not in get_available_trackers():
         raise MissingPackage(f"--log_with {name}: its package is not installed; pip install {name}")

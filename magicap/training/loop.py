@@ -76,8 +76,8 @@ def fit(
         parameter_groups: AdamW groups, each with its own ``lr`` and ``weight_decay``. A resumed run takes
             the ``lr`` given now.
         epoch: an epoch by its number; the same number must give the same steps. Epochs may differ in length.
-        validate: figures on held-out data, of the objective; ``"score"`` is the one to maximise. It runs in the
-            first process alone, so it must not wait for the others.
+        validate: figures on held-out data, of the objective; ``"score"`` is the one to maximise. It runs in
+            the first process alone, so it must not wait for the others.
         save_best: called with the objective after each validation that beats all before; there too.
         folder: gets ``log.jsonl`` and ``checkpoint/``; None: nothing is written, and nothing can resume.
         checkpointed: objects with ``state_dict`` and ``load_state_dict`` that resume with the rest.
@@ -129,7 +129,7 @@ class _Run:
         folder: Path | None,
         checkpointed: Sequence[Any],
     ) -> None:
-        self.accelerator = start_accelerator(config.run, folder)
+        self.accelerator = start_accelerator(config, folder)
         self.config, self.folder, self.objective = config, folder, objective
         rates = [group["lr"] for group in parameter_groups]
         optimizer = torch.optim.AdamW(list(parameter_groups), fused=True)

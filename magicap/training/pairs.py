@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from magicap.data import CaptionedImage, normalise_caption, read_captions
 from magicap.training.batches import Batch, Domains, Epoch, even_parts, shuffled
 from magicap.training.checks import require_rows
 from magicap.training.teacher import respell
-
-COARSE_SHARE = 0.2  # of views with fewer pixels than the tower reads
-COARSEST = 112  # pixels, the shortest long side of these
 
 
 def read_captioned_images(
@@ -115,39 +108,3 @@ def collate(rows: Sequence[Batch]) -> Batch:
         "respelled": [text for row in rows for text in row["respelled"]],
         "owner": torch.tensor([number for number, row in enumerate(rows) for _ in row["texts"]]),
     }
-
-
-def augmentation(preprocess: dict[str, Any]) -> Callable[[Any, Sequence[str]], Tensor]:
-    """Random views of a picture: crops, colours, few pixels, mirrored where no caption names a side.
-
-    Args:
-        preprocess: ``preprocess_cfg`` of an open_clip config: ``size``, ``mean``, ``std``.
-
-    Returns:
-        A function of a picture (RGB, PIL) and its captions that gives (3, size, size).
-    """
-    view = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.RandomResizedCrop(preprocess["size"], scale=(0.5, 1.0), ratio=(0.8, 1.25), antialias=True),
-            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(preprocess["mean"], preprocess["std"]),
-        ]
-    )
-    mirror = v2.RandomHorizontalFlip(0.5)
-    largest = max(COARSEST, *np.atleast_1d(preprocess["size"]).tolist())
-
-    def augment(image: Any, captions: Sequence[str]) -> Tensor:
-        if float(torch.rand(())) < COARSE_SHARE:
-            side = int(torch.randint(COARSEST, largest + 1, ()))
-            image = ImageOps.contain(image, (side, side))
-        tensor: Tensor = view(image)
-        return tensor if names_a_side(captions) else mirror(tensor)
-
-    return augment
-
-
-def names_a_side(captions: Sequence[str]) -> bool:
-    """Whether mirroring the picture would make one of its captions false."""
-    return any(re.search(r"\b(left|right)\b", text, re.IGNORECASE) for text in captions)

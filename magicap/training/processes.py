@@ -31,6 +31,12 @@ def start(cpu: bool = False) -> None:
     require("accelerate").PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
+def end() -> None:
+    """Leave the other processes, at the end of a program."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def count() -> int:
     """How many processes train together."""
     return dist.get_world_size() if _are_several() else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -32,7 +33,8 @@ def progress(total: int, description: str, *, unit: str = "it", initial: int = 0
     settings = {"total": total, "desc": description, "unit": unit, "initial": initial}
     if sys.stderr.isatty() or not processes.is_first():
         return tqdm(**settings, dynamic_ncols=True, disable=not processes.is_first())
-    return _Lines(**settings, mininterval=_LINES_EVERY, ncols=100, bar_format=_LINE)
+    ignored = io.StringIO()  # what a bar writes around its lines
+    return _Lines(**settings, mininterval=_LINES_EVERY, ncols=100, bar_format=_LINE, file=ignored)
 
 
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} passed, {remaining} left{postfix}"

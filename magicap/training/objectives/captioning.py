@@ -15,6 +15,7 @@ from magicap.supervised.network import CaptionNetwork
 from magicap.supervised.recurrent import HardAttention
 from magicap.supervised.search import log_probabilities, sample_words
 from magicap.supervised.vocabulary import END, PAD, START, Vocabulary, caption_words
+from magicap.training.augmentation import normalised
 from magicap.training.batches import Batch
 from magicap.training.losses import (
     caption_cross_entropy,
@@ -41,7 +42,10 @@ class CaptionObjective(Objective):
 
     def grids(self, batch: Batch) -> Tensor:
         """(B, L, D) of a batch's pictures."""
-        grids: Tensor = batch["images"].float() if self.on_grids else self.network(batch["images"])
+        if self.on_grids:
+            grids: Tensor = batch["images"].float()
+        else:
+            grids = self.network(normalised(batch["images"], self.network.encoder.config.preprocess))
         return grids
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from magicap.errors import BadModel
 from magicap.models.scorer import ImageTextScorer
+from magicap.training.augmentation import normalised
 from magicap.training.batches import Batch
 from magicap.training.losses import hardest_negative_hinge, info_nce
 from magicap.training.objectives.base import Objective
@@ -137,9 +138,13 @@ class Contrastive(Objective):
         if self._patch_dropout is not None:
             self._patch_dropout.set(batch["epoch"])
         visual = self.model.visual
+        if self.on_features:
+            pooled = batch["images"].float()
+            return visual.head(pooled), pooled
+        pixels = normalised(batch["images"], self._scorer.config["preprocess_cfg"])
         if not hasattr(visual, "trunk"):
-            return visual(batch["images"]), None
-        pooled = batch["images"].float() if self.on_features else visual.trunk(batch["images"])
+            return visual(pixels), None
+        pooled = visual.trunk(pixels)
         return visual.head(pooled), pooled
 
     def _distance_to_teacher(self, vectors: Tensor, texts: Sequence[str]) -> Tensor:
