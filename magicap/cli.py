@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from magicap.commands import caption, evaluate, index, search
+from magicap.commands.options import without_underscores
 from magicap.commands.shared import INTERRUPTED, SOME_FAILED
 from magicap.errors import MagicapError
 from magicap.version import __version__
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, 2 if the call was wrong or any picture failed, 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(without_underscores(words))
     _quieten_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

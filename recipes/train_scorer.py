@@ -167,7 +167,7 @@ class Config(TrainingOptions):
     """Long side of the coarsest of these, in pixels."""
 
     squashed_share: float = Augmentation.squashed_share
-    """Share of the augmented pictures that are squashed to a square first, 0 to 1; others keep their shape."""
+    """Share of the augmented pictures that are squashed to a square first, 0 to 1; others keep theirs."""
 
     finetune_batch_size: int = 96
     """Number of pictures in a step while the upper trunk is trainable."""

@@ -49,6 +49,7 @@ class Settings(NamedTuple):
     ngram_weight: float
     image_weight: float
     rerank_weight: float
+    rerank_top: int
     neighbours: int
     temperature: float
     max_new_tokens: int
@@ -68,6 +69,7 @@ class Settings(NamedTuple):
             ngram_weight=search.ngram_weight if has_memory else 0.0,
             image_weight=image_weight,
             rerank_weight=search.rerank_weight,
+            rerank_top=search.rerank_top,
             neighbours=search.neighbours,
             temperature=search.temperature,
             max_new_tokens=search.max_new_tokens,
@@ -214,15 +216,22 @@ def reference_hypotheses(
 
     texts = remembered + [text for text in written_texts if text not in set(remembered)]  # (H,)
     utilities = expected_utilities([words_of(text) for text in texts], weights, frequencies)
-    cosines = (text_vectors(scorer, texts) @ image).tolist() if settings.rerank_weight else [0.0] * len(texts)
     hypotheses = []
-    for number, (text, utility, cosine) in enumerate(zip(texts, utilities.tolist(), cosines, strict=True)):
-        rerank = settings.rerank_weight * cosine
+    for number, (text, utility) in enumerate(zip(texts, utilities.tolist(), strict=True)):
         source = "memory" if number < len(remembered) else "beam"
         finished = source == "memory" or written_texts[text].finished
-        hypotheses.append(Hypothesis(text, utility, rerank, source, finished))
+        hypotheses.append(Hypothesis(text, utility, 0.0, source, finished))
     # Of ties the nearer of the memory comes first, then the higher S: as they stand in the list.
-    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
+    by_utility = sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
+    if not settings.rerank_weight:
+        return by_utility
+    first, rest = by_utility[: settings.rerank_top], by_utility[settings.rerank_top :]
+    cosines = (text_vectors(scorer, [hypothesis.text for hypothesis in first]) @ image).tolist()
+    reranked = [
+        hypothesis._replace(rerank=settings.rerank_weight * cosine)
+        for hypothesis, cosine in zip(first, cosines, strict=True)
+    ]
+    return [*sorted(reranked, key=lambda hypothesis: -hypothesis.score), *rest]
 
 
 def std_of_first_candidates(

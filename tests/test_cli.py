@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import tiny
 from PIL import Image
 
-from magicap.cli import main
+from magicap.captioners.presets import DEFAULT
+from magicap.cli import _parser, main
+from magicap.commands.decoding_options import SEARCH_SETTINGS
+from magicap.decoding.settings import DECODINGS
+from magicap.supervised.settings import SUPERVISED_DECODINGS
 
 
 @pytest.fixture
@@ -154,6 +160,46 @@ def test_no_option_is_taken_by_its_beginning(arguments, capsys):
         main(arguments)
     assert leaving.value.code == 2
     assert "magicap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["caption", "eval", "index", "search"])
+def test_every_option_is_explained_by_a_phrase(command):
+    parser = _parser()._subparsers._group_actions[0].choices[command]
+    shown = [option for option in parser._actions if option.help != "==SUPPRESS=="][1:]
+    assert len(shown) >= 8
+    assert [
+        option.dest for option in shown if not re.fullmatch(r"([\w, -]+: )?[A-Z].*[.)]", option.help)
+    ] == []
+
+
+@pytest.mark.parametrize(("command", "option"), [("eval", "--clipscore-model"), ("index", "--preset")])
+def test_the_default_preset_is_named_as_it_is(command, option):
+    parser = _parser()._subparsers._group_actions[0].choices[command]
+    assert DEFAULT in next(known.help for known in parser._actions if option in known.option_strings)
+
+
+def test_every_setting_of_a_search_is_an_option():
+    kinds = [*DECODINGS.values(), *SUPERVISED_DECODINGS.values()]
+    known = {setting.name for kind in kinds for setting in fields(kind)}
+    assert known - set(SEARCH_SETTINGS) == {"captions", "num_hypotheses"}  # one line holds one caption
+    assert set(SEARCH_SETTINGS) <= known
+
+
+def test_underscores_are_taken_for_dashes(preset, album, capsys):
+    photo = str(album / "10.png")
+    arguments = ["caption", photo, "--preset", preset, "--json", "--max_new_tokens=5"]
+    assert main([*arguments, "--no_soft_prompt", "--batch_size", "1", "--top_k", "3"]) == 0
+    out, err = capsys.readouterr()
+    decoding = decoding_of(out)
+    assert (decoding["max_new_tokens"], decoding["top_k"], decoding["soft_prompt"]) == (5, 3, False)
+    assert err == ""
+
+
+def test_names_behind_two_dashes_are_taken_as_they_are(preset, album, capsys, monkeypatch):
+    monkeypatch.chdir(album)
+    os.rename("1.png", "--my_dog.png")
+    assert main(["caption", "--preset", preset, "--", "--my_dog.png", "2.png"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["--my_dog.png", "2.png"]
 
 
 def test_a_supervised_captioner_has_one_search(supervised, album, capsys):

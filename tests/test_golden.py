@@ -1,7 +1,7 @@
 """Captions and files are what they were: held against ``tests/golden``, which ``make golden`` writes.
 
 In ``flickr8k.json`` is what the captioners that ship say of photographs, by every decoding. Of 100 captions,
-or 30, one may differ: another processor, or another number of threads, adds floats up in another order, which
+or 16, one may differ: another processor, or another number of threads, adds floats up in another order, which
 can decide between two words that are equally good. In ``format1`` are files as the package wrote them when
 its format was 1.
 """

@@ -83,9 +83,20 @@ def test_hypotheses_are_kept_with_the_caption(captioner):
     assert two.hypotheses == caption.hypotheses[:2]
 
 
-def test_the_rerank_weight_stands_in_the_score(captioner):
-    caption = captioner.caption(tiny.pictures(1)[0], replace(captioner.decoding, rerank_weight=3.0))
-    for hypothesis in caption.hypotheses:
+def test_the_first_few_are_reranked_by_the_picture(captioner):
+    """Those with the largest expected utility, whatever their cosines; the others stay behind them."""
+    plain = replace(captioner.decoding, num_hypotheses=20)
+    search = replace(plain, rerank_weight=3.0, rerank_top=4)
+    picture = tiny.pictures(1)[0]
+    before, after = (
+        captioner.caption(picture, plain).hypotheses,
+        captioner.caption(picture, search).hypotheses,
+    )
+    assert {h.text for h in after[:4]} == {h.text for h in before[:4]}
+    assert after[4:] == before[4:]
+    scores = [hypothesis.score for hypothesis in after[:4]]
+    assert scores == sorted(scores, reverse=True)
+    for hypothesis in after[:4]:
         assert hypothesis.score == pytest.approx(hypothesis.expected_utility + 3 * hypothesis.cosine)
 
 

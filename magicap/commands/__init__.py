@@ -1,1 +1,1 @@
-"""The command line's commands, a module each: ``add(commands)`` declares its options, ``run`` does it."""
+"""The command line's commands, a module each: its ``Options``, ``add`` declares them, ``run`` does it."""

@@ -8,10 +8,12 @@ import io
 import json
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from magicap.captioners.presets import DEFAULT, PRESETS
-from magicap.commands.shared import SOME_FAILED, FormerOption, load_scorer
+from magicap.captioners.presets import DEFAULT
+from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.shared import SOME_FAILED, load_scorer
 from magicap.errors import BadSettings, MetricUnavailable
 
 if TYPE_CHECKING:
@@ -20,6 +22,43 @@ if TYPE_CHECKING:
 
 CLIPSCORE = "clipscore"
 NEEDS_JAVA = ("meteor", "spice")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``magicap eval`` is to do."""
+
+    predictions: Annotated[str, About("FILE", positional=True)]
+    """Captions that some captioner wrote."""
+
+    references: Annotated[str | None, About("FILE|FOLDER")] = None
+    """Captions of the images that people wrote; default: those in FILE."""
+
+    split: Annotated[str | None, About("NAME")] = None
+    """Split of the references that is scored, such as test; needed where there are several."""
+
+    metrics: Annotated[str | None, About("A,B,...")] = None
+    """Some of bleu, meteor, rouge_l, cider_d, spice, clipscore, diversity, lengths, unfinished, broken;
+    default: all."""
+
+    images: Annotated[list[str] | None, About("TAR|FOLDER")] = None
+    """The pictures, for CLIPScore."""
+
+    clipscore_model: Annotated[str | None, About("NAME|FOLDER", former="judge")] = None
+    """Preset (see ``magicap caption --help``) or captioner's folder whose scorer gives CLIPScore; default:
+    embedded."""
+
+    device: Annotated[str | None, About("NAME")] = None
+    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
+
+    partial: bool = False
+    """Score an incomplete set too, and mark its figures."""
+
+    json: bool = False
+    """Print values, signatures and reasons as a JSON object."""
+
+    per_image: Annotated[str | None, About("CSV")] = None
+    """Write the scores of every image into this file."""
 
 
 def add(commands: Any) -> None:
@@ -36,33 +75,11 @@ def add(commands: Any) -> None:
         "Exit code 2 if the call was wrong, or a metric named with --metrics cannot be computed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("predictions", metavar="FILE", help="captions that some captioner wrote")
-    parser.add_argument("--references", metavar="FILE|FOLDER", help="the images' captions (those in FILE)")
-    parser.add_argument("--split", help="which split of the references: test, val, dev, train")
-    parser.add_argument(
-        "--metrics",
-        metavar="A,B,...",
-        help="some of bleu, meteor, rouge_l, cider_d, spice, clipscore, diversity, lengths, unfinished, "
-        "broken (all)",
-    )
-    parser.add_argument(
-        "--images", action="append", metavar="TAR|FOLDER", help="the pictures, for CLIPScore; may be repeated"
-    )
-    parser.add_argument(
-        "--clipscore-model", metavar="NAME|FOLDER",
-        help=f"whose scorer gives CLIPScore: {', '.join(PRESETS)} or a captioner's folder ({DEFAULT})",
-    )  # fmt: skip
-    parser.add_argument("--judge", dest="clipscore_model", action=FormerOption, now="--clipscore-model")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
-    parser.add_argument(
-        "--partial", action="store_true", help="score an incomplete set too, and mark its figures"
-    )
-    parser.add_argument("--json", action="store_true", help="values, signatures, reasons as a JSON object")
-    parser.add_argument("--per-image", metavar="CSV", help="write the scores of every image here")
+    add_options(parser, options_of(Options))
+    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Read and match everything before anything is computed, then print the figures.
 
     Returns:
@@ -104,7 +121,7 @@ def _names(listed: str | None) -> list[str] | None:
     return names
 
 
-def _clip_score(scored: Scored, names: list[str] | None, options: argparse.Namespace) -> dict[str, Metric]:
+def _clip_score(scored: Scored, names: list[str] | None, options: Options) -> dict[str, Metric]:
     named = names is not None and CLIPSCORE in names
     if not options.images:
         if named or options.clipscore_model:

@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.shared import SOME_FAILED, load_scorer, print_line, progress_bar
 from magicap.errors import BadImage, BadSettings
 from magicap.images.folders import find_images, is_picture
@@ -19,6 +21,36 @@ from magicap.retrieval.items import IMAGE, PLURAL, TEXT, OnError
 
 if TYPE_CHECKING:
     from magicap.retrieval.index import Changes, RetrievalIndex
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``magicap index`` is to do."""
+
+    sources: Annotated[list[str], About("SOURCE", positional=True)]
+    """Pictures, and folders searched for them; or sentences: a text file, one a line, or a data set."""
+
+    out: Annotated[str | None, About("FOLDER")] = None
+    """Where to keep the index; default: as said below."""
+
+    preset: Annotated[str | None, About("NAME|FOLDER")] = None
+    """Preset (see ``magicap caption --help``) or captioner's folder whose scorer encodes; default: the one
+    that made the index, embedded for a new one."""
+
+    sentences: bool = False
+    """Read folders too as data sets of sentences, not of pictures."""
+
+    split: Annotated[str | None, About("NAME")] = None
+    """Take this split of data sets alone; default: all."""
+
+    rebuild: bool = False
+    """Encode everything, whatever index is there."""
+
+    batch_size: int = 32
+    """Pictures at a time."""
+
+    device: Annotated[str | None, About("NAME")] = None
+    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
 
 
 def add(commands: Any) -> None:
@@ -33,30 +65,11 @@ def add(commands: Any) -> None:
         "that of one file F beside it as F.magicap-index, that of several in .magicap-index here.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE",
-        help="pictures, and folders searched for them; or sentences: a text file, one a line, or a data set",
-    )  # fmt: skip
-    parser.add_argument("--out", metavar="FOLDER", help="where to keep the index")
-    parser.add_argument(
-        "--preset",
-        metavar="NAME|FOLDER",
-        help=f"whose scorer encodes: {', '.join(PRESETS)}, or a captioner's folder "
-        f"(default: the one that made the index, {DEFAULT} for a new one)",
-    )
-    parser.add_argument(
-        "--sentences", action="store_true", help="read folders too as data sets of sentences, not of pictures"
-    )
-    parser.add_argument("--split", metavar="NAME", help="of data sets, take this split alone (all)")
-    parser.add_argument("--rebuild", action="store_true", help="encode everything, whatever index is there")
-    parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="pictures at a time (%(default)s)"
-    )
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add_options(parser, options_of(Options))
+    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Refuse what cannot be written and list what is to be encoded before a model is loaded."""
     from magicap.retrieval.parquet import require_parquet
 
@@ -104,7 +117,7 @@ def _default_folder(sources: Sequence[str]) -> Path:
     return index_folder(sources[0] if len(sources) == 1 else ".")
 
 
-def _listed(options: argparse.Namespace, on_error: OnError) -> tuple[str, list[str]]:
+def _listed(options: Options, on_error: OnError) -> tuple[str, list[str]]:
     """What to index, pictures' paths or sentences, and which of the two it is."""
     paths = [source for source in options.sources if os.path.exists(source)]
     for source in set(options.sources) - set(paths):
@@ -123,7 +136,7 @@ def _listed(options: argparse.Namespace, on_error: OnError) -> tuple[str, list[s
     return TEXT, [text for path in paths for text in read_sentences(path, options.split, held_out=())]
 
 
-def _opened(out: Path, header: Header | None, options: argparse.Namespace) -> RetrievalIndex:
+def _opened(out: Path, header: Header | None, options: Options) -> RetrievalIndex:
     """The index in ``out`` with the scorer of the call, or a new one."""
     preset = options.preset or (header and header.preset) or DEFAULT
     scorer = load_scorer(preset, options.device)

@@ -8,10 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
+from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.shared import load_scorer, print_line
 from magicap.errors import BadSettings
 from magicap.images.folders import is_picture
@@ -23,6 +25,38 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+@dataclass(frozen=True)
+class Options:
+    """What ``magicap search`` is to do."""
+
+    query: Annotated[str, About("QUERY", positional=True)]
+    """A sentence in quotes, or a picture's file."""
+
+    text: Annotated[bool, About(exclusive="reading")] = False
+    """Read QUERY as a sentence, whatever file there is."""
+
+    image: Annotated[bool, About(exclusive="reading")] = False
+    """Read QUERY as a picture's file."""
+
+    index: Annotated[str, About("INDEX")] = "."
+    """The index, or the folder or file that was indexed."""
+
+    top: Annotated[int, About("K")] = 10
+    """How many matches to show."""
+
+    json: bool = False
+    """Print a JSON object a line."""
+
+    html: Annotated[str | None, About("FILE")] = None
+    """Write a page with the matches into this file, too."""
+
+    preset: Annotated[str | None, About("NAME|FOLDER")] = None
+    """Preset or captioner's folder whose scorer reads the query; default: the one that made the index."""
+
+    device: Annotated[str | None, About("NAME")] = None
+    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
+
+
 def add(commands: Any) -> None:
     """Declare the command and its options."""
     parser = commands.add_parser(
@@ -32,26 +66,11 @@ def add(commands: Any) -> None:
         "which finds pictures like it, or the sentences that fit it. Every item is compared.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("query", metavar="QUERY", help="a sentence in quotes, or a picture's file")
-    reading = parser.add_mutually_exclusive_group()
-    reading.add_argument("--text", action="store_true", help="QUERY is a sentence, whatever file there is")
-    reading.add_argument("--image", action="store_true", help="QUERY is a picture's file")
-    parser.add_argument(
-        "--index", default=".", metavar="INDEX",
-        help="the index, or the folder or file that was indexed (default: the index of the current folder)",
-    )  # fmt: skip
-    parser.add_argument("--top", type=int, default=10, metavar="K", help="how many to show (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line")
-    parser.add_argument("--html", metavar="FILE", help="write a page with the matches, too")
-    parser.add_argument(
-        "--preset", metavar="NAME|FOLDER",
-        help="whose scorer reads the query (default: the preset that made the index)",
-    )  # fmt: skip
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add_options(parser, options_of(Options))
+    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Check all that can be checked before a model is loaded, then print the matches, the best first."""
     from magicap.files import require_writable, write_whole
 
@@ -72,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _picture(options: argparse.Namespace) -> Image | None:
+def _picture(options: Options) -> Image | None:
     """The query as a picture; None if it is a sentence."""
     query, has_suffix = options.query, Path(options.query).suffix.lower() in SUFFIXES
     if options.image or (not options.text and os.path.isfile(query) and is_picture(query)):
@@ -88,7 +107,7 @@ def _picture(options: argparse.Namespace) -> Image | None:
     return None
 
 
-def _matches(header: Header, picture: Image | None, options: argparse.Namespace) -> list[Match]:
+def _matches(header: Header, picture: Image | None, options: Options) -> list[Match]:
     from magicap.retrieval.parquet import require_parquet
 
     require_parquet()
@@ -103,7 +122,7 @@ def _matches(header: Header, picture: Image | None, options: argparse.Namespace)
     return index.search_texts([normalise_caption(options.query) or options.query], options.top)[0]
 
 
-def _print(header: Header, matches: Sequence[Match], options: argparse.Namespace) -> None:
+def _print(header: Header, matches: Sequence[Match], options: Options) -> None:
     names = [_path(match, header) if match.item.text is None else match.item.text for match in matches]
     missing = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
     if not options.json:

@@ -1,13 +1,11 @@
-"""What several commands need: exit codes, former options, a captioner loaded quickly, lines beside a bar."""
+"""What several commands need: exit codes, a captioner loaded quickly, lines beside a bar."""
 
 from __future__ import annotations
 
-import argparse
 import gc
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
@@ -15,22 +13,6 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 2
 INTERRUPTED = 130
-
-
-class FormerOption(argparse.Action):
-    """An option under the name of an earlier release: hidden, taken, with a notice of its name now."""
-
-    def __init__(self, option_strings: list[str], dest: str, *, now: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, help=argparse.SUPPRESS, **options)
-        self.now = now
-
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        print(
-            f"magicap: {option} is now {self.now}; the old name goes with the next release", file=sys.stderr
-        )
-        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
 
 
 def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:

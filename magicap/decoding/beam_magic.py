@@ -22,6 +22,7 @@ from magicap.decoding.minimum_bayes_risk import (
     EvidenceSet,
     evidence_from_hypotheses,
     evidence_from_neighbours,
+    rerank_hypotheses,
     select_hypothesis,
 )
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
@@ -113,11 +114,11 @@ def _select(
         evidence = evidence_from_hypotheses(competing)
     else:
         competing = _with_evidence(competing, evidence)
-    cosines = None
-    if settings.rerank_weight:
-        vectors = scorer.encode_texts([hypothesis.text for hypothesis in competing])
-        cosines = (vectors @ image).double().cpu().numpy()
-    return select_hypothesis(competing, evidence, cosines, settings.rerank_weight)
+    by_utility = select_hypothesis(competing, evidence)
+    if not settings.rerank_weight:
+        return by_utility
+    vectors = scorer.encode_texts([hypothesis.text for hypothesis in by_utility[: settings.rerank_top]])
+    return rerank_hypotheses(by_utility, (vectors @ image).tolist(), settings.rerank_weight)
 
 
 def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[Hypothesis]:

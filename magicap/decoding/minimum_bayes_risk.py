@@ -78,28 +78,42 @@ def evidence_from_hypotheses(hypotheses: Sequence[Hypothesis]) -> EvidenceSet:
     return EvidenceSet(texts, weights / weights.sum(), DocumentFrequencies.of_texts(texts))
 
 
-def select_hypothesis(
-    hypotheses: Sequence[Hypothesis], evidence: EvidenceSet, cosines: FloatArray | None, rerank_weight: float
-) -> list[Hypothesis]:
-    """Hypotheses with their scores, the best first; of equals the earlier.
+def select_hypothesis(hypotheses: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hypothesis]:
+    """Hypotheses with their expected utilities, the best first; of equals the earlier.
 
     Args:
         hypotheses: the evidence's own M captions in its order, then C others.
-        cosines: (M + C,) of picture and captions; None: not asked for.
-        rerank_weight: what a cosine of one is worth in points of expected utility.
     """
     utilities = evidence.expected_utility([h.text for h in hypotheses[len(evidence.texts) :]])
-    added = np.zeros(len(hypotheses)) if cosines is None else rerank_weight * cosines
     scored = [
-        replace(
-            hypothesis,
-            expected_utility=float(utilities[row]),
-            cosine=hypothesis.cosine if cosines is None else float(cosines[row]),
-            score=float(utilities[row] + added[row]),
-        )
-        for row, hypothesis in enumerate(hypotheses)
+        replace(hypothesis, expected_utility=float(utility), score=float(utility))
+        for hypothesis, utility in zip(hypotheses, utilities, strict=True)
     ]
-    return sorted(scored, key=lambda hypothesis: -hypothesis.score)
+    return _best_first(scored)
+
+
+def rerank_hypotheses(
+    hypotheses: Sequence[Hypothesis], cosines: Sequence[float], weight: float
+) -> list[Hypothesis]:
+    """The first few of some hypotheses in a new order, in which the picture counts too; the rest behind them.
+
+    What most of the evidence agrees on is true of many pictures. Among captions of about the same expected
+    utility the one nearest to the picture says more of what is special about it.
+
+    Args:
+        hypotheses: the best first, as :func:`select_hypothesis` gives them.
+        cosines: of the picture and each of the first few.
+        weight: what a cosine of one is worth in points of expected utility.
+    """
+    first = [
+        replace(hypothesis, cosine=cosine, score=hypothesis.score + weight * cosine)
+        for hypothesis, cosine in zip(hypotheses, cosines, strict=False)
+    ]
+    return [*_best_first(first), *hypotheses[len(first) :]]
+
+
+def _best_first(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
 
 
 def leave_one_out(utilities: FloatArray, weights: FloatArray) -> FloatArray:

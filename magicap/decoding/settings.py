@@ -64,26 +64,30 @@ class BeamMagicSearch:
     """How many most probable next tokens compete."""
 
     beam_size: int = 10
-    """N, how many captions are written side by side."""
+    """How many partial captions are kept while captions are written (N)."""
 
     num_finished: int = renamed("finished", 30)
-    """F, how many captions that ended of themselves compete."""
+    """How many captions that ended of themselves compete (F)."""
 
     ngram_weight: float = renamed("memory_weight", 0.5)
     """Interpolation weight of the retrieval n-gram model in the probability of a next token, 0 to 1."""
 
     image_weight: float | None = None
-    """What a standard deviation of cosine is worth in nats while beams are written; None: 0 with a memory,
-    whose captions already depend on the picture, and 2 without."""
+    """Weight of the picture while captions are written: what a standard deviation of cosine is worth in nats;
+    None: 0 with a memory, whose captions already depend on the picture, and 2 without."""
 
     rerank_weight: float = renamed("fit_weight", 0.0)
-    """What a cosine of one is worth in points of expected CIDEr-D (0 to 10) when the caption is chosen."""
+    """Weight of the picture when the caption is chosen: what a cosine of one is worth in points of expected
+    CIDEr-D (0 to 10). It makes captions more specific."""
+
+    rerank_top: int = 10
+    """How many captions, those with the largest expected utility, are re-ranked by the picture."""
 
     neighbours: int = 200
-    """M, how many of the memory's captions are the evidence."""
+    """How many captions of the memory are the evidence (M)."""
 
     temperature: float = 2.0
-    """Of the evidence's weights, in standard deviations of its cosines."""
+    """Temperature of the evidence's weights, in standard deviations of its cosines; greater is more even."""
 
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""
@@ -92,13 +96,13 @@ class BeamMagicSearch:
     """Words that the caption must have."""
 
     exclude: tuple[str, ...] = ()
-    """Words that it must not have."""
+    """Words that the caption must not have."""
 
     min_words: int = 0
-    """The fewest words it may have."""
+    """The fewest words of a caption."""
 
     max_words: int | None = None
-    """The most words it may have; None: no limit but ``max_new_tokens``."""
+    """The most words of a caption; None: no limit but ``max_new_tokens``."""
 
     soft_prompt: bool = renamed("prompted", False)
     """Whether the language model is conditioned on the picture by its soft prompt, which it must have
@@ -112,8 +116,8 @@ class BeamMagicSearch:
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
                 object.__setattr__(self, name, tuple(words))
-        sizes = ("top_k", "beam_size", "num_finished", "neighbours", "max_new_tokens", "num_hypotheses")
-        for name in sizes:
+        sizes = ("top_k", "beam_size", "num_finished", "rerank_top", "neighbours", "max_new_tokens")
+        for name in (*sizes, "num_hypotheses"):
             require_int(name, getattr(self, name))
         if self.neighbours > MOST_NEIGHBOURS:
             raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
@@ -139,7 +143,7 @@ class ContrastiveSearch:
     """How many most probable next tokens compete."""
 
     alpha: float = 0.1
-    """Weight of the degeneration penalty, 0 to 1."""
+    """Weight of the degeneration penalty, 0 to 1; 1 - alpha is the weight of model confidence."""
 
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
@@ -193,7 +197,7 @@ class Nucleus:
     """Samples from the fewest tokens that hold a share of probability (Holtzman et al. 2020): no picture."""
 
     top_p: float = 0.95
-    """The share, above 0 and at most 1."""
+    """The share of probability that is sampled from, above 0 and at most 1."""
 
     temperature: float = 1.0
     """Above 1 flattens the distribution, below 1 sharpens it."""

@@ -18,7 +18,8 @@ class BeamSearch:
     """How many partial captions are kept; 1 is greedy search."""
 
     length_penalty: float = 1.0
-    """The exponent on a caption's tokens by which its log-probability is divided."""
+    """The exponent on a caption's tokens by which its log-probability is divided, 0 to 10; above 1 prefers
+    longer captions."""
 
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""
@@ -43,7 +44,8 @@ class Sampling:
     """Above 1 flattens the distribution, below 1 sharpens it."""
 
     length_penalty: float = 1.0
-    """The exponent on a caption's tokens by which its log-probability is divided."""
+    """The exponent on a caption's tokens by which its log-probability is divided, 0 to 10; above 1 prefers
+    longer captions."""
 
     max_new_tokens: int = 20
     """A caption is cut after this many tokens."""

@@ -58,7 +58,7 @@ from magicap.supervised.grid import GridConfig
 from magicap.supervised.network import CaptionNetwork
 from magicap.supervised.vocabulary import SPECIALS, Vocabulary
 
-PICTURES, FEWER = 100, 30
+PICTURES, FEWER = 100, 16
 SEED = 3
 OWN: dict[str, Any] = {}  # stands for a captioner's own decoding
 MAGIC = {"kind": "magic", "top_k": 20, "alpha": 0.1, "beta": 0.6, "max_new_tokens": 20}

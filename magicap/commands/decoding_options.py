@@ -1,0 +1,74 @@
+"""Options of ``magicap caption`` that set how it searches: fields of the decodings, and their docstrings."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from magicap.commands.options import About, Option
+from magicap.decoding.settings import DECODINGS
+from magicap.docstrings import field_docstrings
+from magicap.settings_io import former_names
+from magicap.supervised.settings import SUPERVISED_DECODINGS
+
+SEARCH_SETTINGS = (
+    "top_k",
+    "top_p",
+    "alpha",
+    "beta",
+    "beam_size",
+    "num_finished",
+    "neighbours",
+    "ngram_weight",
+    "image_weight",
+    "rerank_weight",
+    "rerank_top",
+    "temperature",
+    "min_words",
+    "max_words",
+    "length_penalty",
+    "max_new_tokens",
+    "include",
+    "exclude",
+    "soft_prompt",
+)
+"""Settings of decodings, each an option for captioners whose decoding has it."""
+
+_KNOWN = {**DECODINGS, **SUPERVISED_DECODINGS}
+
+
+def decoding_options() -> list[Option]:
+    """Every setting as an option that is None where it is not given."""
+    return [_option(name) for name in SEARCH_SETTINGS]
+
+
+def given_settings(namespace: argparse.Namespace) -> dict[str, Any]:
+    """The settings that a command line gave, by name."""
+    values = {name: getattr(namespace, name) for name in SEARCH_SETTINGS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _option(setting: str) -> Option:
+    having = {
+        name: kind for name, kind in _KNOWN.items() if any(known.name == setting for known in fields(kind))
+    }
+    first = next(iter(having.values()))
+    former = {now: before for kind in having.values() for before, now in former_names(kind).items()}
+    kind: Any = get_type_hints(first)[setting]
+    return Option(
+        setting,
+        kind | None,
+        _help(setting, having),
+        about=About("WORD" if kind == tuple[str, ...] else None, former=former.get(setting)),
+    )
+
+
+def _help(setting: str, having: dict[str, type]) -> str:
+    """What the decodings that have a setting say of it, each text once, behind their names."""
+    texts: dict[str, list[str]] = {}
+    for name, kind in having.items():
+        texts.setdefault(field_docstrings(kind).get(setting, ""), []).append(name)
+    if len(having) == len(_KNOWN) and len(texts) == 1:
+        return next(iter(texts))
+    return " ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
