@@ -85,6 +85,13 @@ class Config:
     ngram_weight: float = BeamMagicSearch.ngram_weight
     """Weight of the retrieval n-gram model of the evidence in the probability of a next token, 0 to 1."""
 
+    rerank_weight: float = BeamMagicSearch.rerank_weight
+    """Weight of the picture when the caption is chosen: what a cosine of one is worth in points of expected
+    CIDEr-D, 0 to 10."""
+
+    rerank_top: int = BeamMagicSearch.rerank_top
+    """Number of captions, those with the largest expected utility, that are re-ranked by the picture."""
+
     seed: int = 1
     """Seed of the sampled captions and of the choice of text."""
 
@@ -119,18 +126,33 @@ def main(config: Config) -> None:
     if config.parts:
         write_parts(config, scorer)
         return
-    magic = MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
-    captioner = Captioner(language_model(config), scorer, magic)
+    captioner = Captioner(language_model(config), scorer)
     captioner.memory = memory(config, scorer, captioner.language_model)
-    if captioner.memory is not None:
-        captioner.decoding = BeamMagicSearch(
-            neighbours=config.neighbours,
-            temperature=config.temperature,
-            ngram_weight=config.ngram_weight,
-            max_new_tokens=config.max_new_tokens,
-            soft_prompt=captioner.language_model.soft_prompt is not None,
-        )
+    captioner.decoding = decoding(
+        config,
+        has_memory=captioner.memory is not None,
+        soft_prompt=captioner.language_model.soft_prompt is not None,
+    )
     captioner.save_pretrained(config.out, dtype=config.dtype, fine_grained=config.fine_grained)
+
+
+def decoding(config: Config, *, has_memory: bool, soft_prompt: bool) -> MagicSearch | BeamMagicSearch:
+    """Beam magic search where there is a memory, magic search where there is none.
+
+    Args:
+        soft_prompt: whether the language model has one, which beam magic search then uses.
+    """
+    if not has_memory:
+        return MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
+    return BeamMagicSearch(
+        neighbours=config.neighbours,
+        temperature=config.temperature,
+        ngram_weight=config.ngram_weight,
+        rerank_weight=config.rerank_weight,
+        rerank_top=config.rerank_top,
+        max_new_tokens=config.max_new_tokens,
+        soft_prompt=soft_prompt,
+    )
 
 
 def write_parts(config: Config, scorer: ImageTextScorer) -> None:

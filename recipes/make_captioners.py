@@ -3,7 +3,7 @@
     export MAGICAP_DATA=... MAGICAP_COCO_MANY=...
     python recipes/make_captioners.py              # everything, into runs/
     python recipes/make_captioners.py --install    # and then into magicap/, model cards included
-    python recipes/make_captioners.py --only cnn_lstm cnn_lstm_longer
+    python recipes/make_captioners.py --only cnn_lstm cnn_lstm_longer --install
     python recipes/make_captioners.py --dry_run    # all of it on drawn pictures and tiny models, in minutes
 
 A second run of the same command goes on where the first one stopped: steps that are done are left as they
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,38 +25,13 @@ from chain import STEPS, chosen
 from cli import run
 from model_card import write_card
 from running import folder_of, in_child, note, run_steps
+from shipped import PACKAGE, SHIPPED
 
 from magicap import Captioner, CaptionMemory, ImageTextScorer, LanguageModel, load_captioner
-from magicap.captioners.folder import SETTINGS_FILE
 from magicap.captioners.presets import PRESETS, UNPAIRED
 from magicap.captioners.saving import put_folder_in_place
-from magicap.captioners.zero_shot import FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
+from magicap.captioners.zero_shot import LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.errors import BadModel, BadSettings
-from magicap.supervised.network import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE
-
-PACKAGE = Path(__file__).parents[1] / "magicap"
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """A folder of the package, and where its files come from."""
-
-    step: str
-    inner: str
-    """Folder inside the step's."""
-
-    files: tuple[str, ...]
-    """Files and folders that it is made of, the model card left out."""
-
-
-SHIPPED = {
-    "embedded": Shipped("embedded", "", (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, SETTINGS_FILE)),
-    "unpaired": Shipped("unpaired", "", (SCORER, MEMORY)),
-    "baseline": Shipped(
-        "cnn_lstm_longer", "best", (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, SETTINGS_FILE)
-    ),
-}
-"""Folder of the package to what goes into it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +41,8 @@ class Config:
     all."""
 
     install: bool = False
-    """Put the finished captioners into the package, in place of those that ship, with their model cards."""
+    """Put the captioners that these steps make into the package, in place of those that ship, with their model
+    cards."""
 
     dry_run: bool = False
     """Run everything on drawn pictures and tiny models in a temporary folder, and caption a picture with each
@@ -73,8 +50,15 @@ class Config:
 
     def __post_init__(self) -> None:
         chosen(self.only)
+        makers = {shipped.step for shipped in SHIPPED.values()}
+        if self.install and not makers & set(chosen(self.only)):
+            raise BadSettings(
+                f"--install expects one of {', '.join(sorted(makers))} among --only, found {self.only}"
+            )
         if self.dry_run and (self.only or self.install):
-            raise BadSettings("--dry_run runs every step and installs nothing: leave --only and --install out")
+            raise BadSettings(
+                "--dry_run runs every step and installs nothing: leave --only and --install out"
+            )
 
 
 def main(config: Config) -> None:
@@ -83,16 +67,23 @@ def main(config: Config) -> None:
         return
     run_steps(chosen(config.only), {})
     if config.install:
-        install(PACKAGE)
+        install(PACKAGE, chosen(config.only))
 
 
-def install(package: Path) -> None:
-    """Put the finished captioners where presets look for them, and write their model cards.
+def install(package: Path, steps: Collection[str]) -> None:
+    """Put finished captioners where presets look for them, and write their model cards.
+
+    Args:
+        steps: those whose captioners are put there, as far as they make any.
 
     Raises:
         BadModel: one is not finished; then none is put in place.
     """
-    sources = {name: folder_of(shipped.step, shipped.inner) for name, shipped in SHIPPED.items()}
+    sources = {
+        name: folder_of(shipped.step, shipped.inner)
+        for name, shipped in SHIPPED.items()
+        if shipped.step in steps
+    }
     for name, source in sources.items():
         files = SHIPPED[name].files
         if missing := [file for file in files if not (source / file).exists()]:
@@ -122,7 +113,7 @@ def dry_run() -> None:
             tinydata.point_variables_to(Path(folder))
             run_steps(list(STEPS), tinydata.overrides())
             package = Path(folder, "magicap")
-            install(package)
+            install(package, STEPS)
             for name, captioner in finished(package).items():
                 caption = captioner.caption(tinydata.UNSEEN)
                 if not caption.strip():

@@ -98,7 +98,9 @@ def require_made(step: str) -> None:
     """
     for name in STEPS[step].makes:
         if not (out_of(step) / name).exists():
-            raise BadModel(f"{step}: expected {out_of(step) / name}, found none; remove the folder, run again")
+            raise BadModel(
+                f"{step}: expected {out_of(step) / name}, found none; remove the folder, run again"
+            )
 
 
 def run_recipe(step: str, more: Sequence[str]) -> None:
@@ -118,7 +120,7 @@ def run_recipe(step: str, more: Sequence[str]) -> None:
 
 
 def in_child(function: Callable[..., object], *arguments: Any) -> int:
-    """Call a function in a forked process, which has its own memory, seed and device, but no imports to repeat.
+    """Call a function in a forked process: its own memory, seed and device, but no imports to repeat.
 
     This process must not have computed with torch: the threads that it then has are missing after a fork.
 
