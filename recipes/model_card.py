@@ -65,9 +65,9 @@ def write_card(name: str, folder: Path) -> None:
 def card(name: str, folder: Path) -> str:
     """The card of a captioner that lies in a folder.
 
-    ``{{look_up ARGUMENT}}`` in the template becomes what one of these gives: ``parameters PATH`` or
-    ``parameters PATH PREFIX``, ``size PATH``, ``dtype PATH``, ``captions PATH``, ``words PATH``, ``decoding``,
-    ``steps``, ``figures``, ``value NAME``.
+    ``{{...}}`` in the template becomes what one of these gives: ``parameters PATH``, which a PREFIX of names may
+    follow, ``size PATH``, ``dtype PATH``, ``captions PATH``, ``words PATH``, ``decoding``, ``steps``,
+    ``figures``, ``value NAME``.
 
     Raises:
         BadModel: the template asks for something that is not there.
@@ -87,9 +87,9 @@ def card(name: str, folder: Path) -> str:
     }
 
     def fill(match: re.Match[str]) -> str:
-        key, *rest = match[1].split()
+        key, *arguments = match[1].split()
         try:
-            return looked_up[key](*rest)
+            return looked_up[key](*arguments)
         except (KeyError, TypeError, OSError) as error:
             raise BadModel(f"{name}.md asks for {match[0]}, which is not there: {error!r}") from error
 

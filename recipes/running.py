@@ -79,8 +79,8 @@ def is_done(step: str, options: str) -> bool:
     file = out_of(step) / RECORD
     if not file.is_file():
         return False
-    found = json.loads(file.read_text(encoding="utf-8"))["options"]
-    if found != options:
+    recorded = json.loads(file.read_text(encoding="utf-8"))["options"]
+    if recorded != options:
         raise BadSettings(
             f"{file.parent}: expected it to be made with the options of {step}.yaml, and of what it is made "
             "from, as they are now; found others. Remove the folder to make it anew, or leave the step out "
@@ -113,10 +113,12 @@ def run_recipe(step: str, more: Sequence[str]) -> None:
     """
     module = recipe(step)
     code = in_child(run, module.main, module.Config, arguments(step, more))
-    if code > 128 and code != INTERRUPTED:
-        note(f"{step} was ended by {signal.Signals(code - 128).name}; the same command goes on from there")
+    if code < 0:
+        note(
+            f"{step} was ended by {signal.Signals(-code).name}; the same command goes on from its checkpoint"
+        )
     if code:
-        sys.exit(code)
+        sys.exit(128 - code if code < 0 else code)
 
 
 def in_child(function: Callable[..., object], *arguments: Any) -> int:
@@ -125,7 +127,7 @@ def in_child(function: Callable[..., object], *arguments: Any) -> int:
     This process must not have computed with torch: the threads that it then has are missing after a fork.
 
     Returns:
-        The exit code; 128 and the number of the signal, if one ended it.
+        The exit code; minus the number of the signal, if one ended it.
     """
     sys.stdout.flush()
     child = get_context("fork").Process(target=function, args=arguments)
@@ -139,7 +141,7 @@ def in_child(function: Callable[..., object], *arguments: Any) -> int:
             interrupted = True
     signal.signal(signal.SIGTERM, before)
     code = child.exitcode or 0
-    return 128 - code if code < 0 else code or (INTERRUPTED if interrupted else 0)
+    return code or (INTERRUPTED if interrupted else 0)
 
 
 def note(line: str) -> None:
