@@ -41,8 +41,8 @@ class Config:
     all."""
 
     install: bool = False
-    """Put the captioners that these steps make into the package, with their model cards, in place of those that
-    ship."""
+    """Put the captioners that these steps make into the package, with their model cards, in place of those
+    that ship."""
 
     dry_run: bool = False
     """Run everything on drawn pictures and tiny models in a temporary folder, and caption a picture with each

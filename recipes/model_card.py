@@ -65,8 +65,8 @@ def write_card(name: str, folder: Path) -> None:
 def card(name: str, folder: Path) -> str:
     """The card of a captioner that lies in a folder.
 
-    ``{{...}}`` in the template becomes what one of these gives: ``parameters PATH``, which a PREFIX of names may
-    follow, ``size PATH``, ``dtype PATH``, ``captions PATH``, ``words PATH``, ``decoding``, ``steps``,
+    ``{{...}}`` in the template becomes what one of these gives: ``parameters PATH``, which a PREFIX of names
+    may follow, ``size PATH``, ``dtype PATH``, ``captions PATH``, ``words PATH``, ``decoding``, ``steps``,
     ``figures``, ``value NAME``.
 
     Raises:
