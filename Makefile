@@ -28,10 +28,10 @@ DEV := .venv/.dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help caption test test-slow golden docs lint format types constraints clean distclean
+.PHONY: help caption test test-slow golden embedded-dry-run docs lint format types constraints clean distclean
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
 
 caption: export MAGICAP_IMAGE = $(value IMAGE)
 caption: $(CORE) ## caption a picture: IMAGE=photo.jpg
@@ -51,8 +51,12 @@ golden: $(DEV) ## write what tests/test_golden.py compares with: ARGS="--only fl
 	MAGICAP_DATA="$$data" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
 	PYTHONPATH=tests .venv/bin/python -m golden.make $(ARGS)
 
-docs: $(DEV) ## write docs/recipes.md, the recipes' options, anew
+docs: $(DEV) ## write docs/recipes.md, the recipes' options, and the model cards anew
 	@PYTHONPATH=tests .venv/bin/python -m recipes_page
+	@.venv/bin/python recipes/model_card.py
+
+embedded-dry-run: $(DEV) ## every recipe that makes what ships, with its own file of recipes/configs, on tiny stand-ins: under a minute
+	@HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python recipes/make_captioners.py --dry_run
 
 lint: $(DEV) ## ruff: rules and format; import-linter: which room may import which
 	.venv/bin/ruff check .

@@ -3,7 +3,8 @@
     python recipes/assemble_captioner.py --language_model runs/language_model/best \\
         --scorer runs/scorer/best --out magicap/embedded --dtype float16 --memory_samples 100000
 
-A README.md that lies in the folder (the model card) is left as it is.
+A README.md that lies in the folder (the model card) is left as it is. --parts writes some of the parts alone,
+without settings: what a preset that takes its other parts from another folder stores.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from cli import run
 from tqdm import tqdm
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, LanguageModel, MagicSearch
+from magicap.captioners.folder import as_dtype
 from magicap.captioners.presets import DEFAULT
+from magicap.captioners.saving import put_folder_in_place
+from magicap.captioners.zero_shot import FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.data import read_sentences
+from magicap.errors import BadSettings
 from magicap.retrieval.sampled_captions import sample_captions
+
+PARTS = (LANGUAGE_MODEL, SCORER, MEMORY)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,13 @@ class Config:
     ngram_weight: float = BeamMagicSearch.ngram_weight
     """Weight of the retrieval n-gram model of the evidence in the probability of a next token, 0 to 1."""
 
+    rerank_weight: float = BeamMagicSearch.rerank_weight
+    """Weight of the picture when the caption is chosen: what a cosine of one is worth in points of expected
+    CIDEr-D, 0 to 10."""
+
+    rerank_top: int = BeamMagicSearch.rerank_top
+    """Number of captions, those with the largest expected utility, that are re-ranked by the picture."""
+
     seed: int = 1
     """Seed of the sampled captions and of the choice of text."""
 
@@ -93,23 +107,70 @@ class Config:
     max_new_tokens: int = MagicSearch.max_new_tokens
     """Longest caption in tokens."""
 
+    fine_grained: str | None = None
+    """Folder of a fine-grained scorer that goes into the captioner's folder; it must have been trained on the
+    scorer as it is stored there."""
+
+    parts: list[str] = field(default_factory=list)
+    """Parts to write, of language_model, scorer and memory, without settings; default: a whole captioner."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.parts) - set(PARTS):
+            raise BadSettings(f"--parts are some of {', '.join(PARTS)}, found {min(unknown)!r}")
+        if self.parts and self.fine_grained is not None:
+            raise BadSettings("--fine_grained goes into a whole captioner: leave --parts out")
+
 
 def main(config: Config) -> None:
-    captioner = Captioner(
-        language_model(config),
-        ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag),
-        MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens),
+    scorer = ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag)
+    if config.parts:
+        write_parts(config, scorer)
+        return
+    captioner = Captioner(language_model(config), scorer)
+    captioner.memory = memory(config, scorer, captioner.language_model)
+    captioner.decoding = decoding(
+        config,
+        has_memory=captioner.memory is not None,
+        soft_prompt=captioner.language_model.soft_prompt is not None,
     )
-    captioner.memory = memory(captioner, config)
-    if captioner.memory is not None:
-        captioner.decoding = BeamMagicSearch(
-            neighbours=config.neighbours,
-            temperature=config.temperature,
-            ngram_weight=config.ngram_weight,
-            max_new_tokens=config.max_new_tokens,
-            soft_prompt=captioner.language_model.soft_prompt is not None,
+    captioner.save_pretrained(config.out, dtype=config.dtype, fine_grained=config.fine_grained)
+
+
+def decoding(config: Config, *, has_memory: bool, soft_prompt: bool) -> MagicSearch | BeamMagicSearch:
+    """Beam magic search where there is a memory, magic search where there is none.
+
+    Args:
+        soft_prompt: whether the language model has one, which beam magic search then uses.
+    """
+    if not has_memory:
+        return MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
+    return BeamMagicSearch(
+        neighbours=config.neighbours,
+        temperature=config.temperature,
+        ngram_weight=config.ngram_weight,
+        rerank_weight=config.rerank_weight,
+        rerank_top=config.rerank_top,
+        max_new_tokens=config.max_new_tokens,
+        soft_prompt=soft_prompt,
+    )
+
+
+def write_parts(config: Config, scorer: ImageTextScorer) -> None:
+    """The parts of --parts alone; a language model is loaded only where it is one, or samples captions."""
+    words = language_model(config) if LANGUAGE_MODEL in config.parts or config.memory_samples else None
+    captions = memory(config, scorer, words) if MEMORY in config.parts else None
+    if captions is None and MEMORY in config.parts:
+        raise BadSettings(
+            "--parts memory needs captions: give --memory_text, --memory_of or --memory_samples"
         )
-    captioner.save_pretrained(config.out, dtype=config.dtype)
+    dtype = as_dtype(config.dtype)
+    with put_folder_in_place(config.out, [*PARTS, FINE_GRAINED]) as new:
+        if SCORER in config.parts:
+            scorer.save_pretrained(new / SCORER, dtype=dtype)
+        if captions is not None:
+            captions.save_pretrained(new / MEMORY)
+        if words is not None and LANGUAGE_MODEL in config.parts:
+            words.save_pretrained(new / LANGUAGE_MODEL, dtype=dtype)
 
 
 def language_model(config: Config) -> LanguageModel:
@@ -121,16 +182,20 @@ def language_model(config: Config) -> LanguageModel:
     return of_base
 
 
-def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
-    """The memory of the options; None where they name no captions."""
+def memory(config: Config, scorer: ImageTextScorer, words: LanguageModel | None) -> CaptionMemory | None:
+    """The memory of the options; None where they name no captions.
+
+    Args:
+        words: the language model that samples captions, where any are to be sampled.
+    """
     texts = sentences(config)
     if config.memory_of is not None:
         other = Captioner.from_pretrained(config.memory_of).memory
         texts += [] if other is None else other.texts[: config.memory_of_size]
-    if config.memory_samples:
+    if config.memory_samples and words is not None:
         with tqdm(total=config.memory_samples, desc="sampling captions", disable=None) as bar:
             texts += sample_captions(
-                captioner.language_model,
+                words,
                 config.memory_samples,
                 temperature=config.sampling_temperature,
                 seed=config.seed,
@@ -139,7 +204,7 @@ def memory(captioner: Captioner, config: Config) -> CaptionMemory | None:
     if not texts:
         return None
     with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
-        encoded = CaptionMemory.from_texts(captioner.scorer, texts, on_progress=bar.update)
+        encoded = CaptionMemory.from_texts(scorer, texts, on_progress=bar.update)
     full = CaptionMemory(encoded.texts, encoded.vectors, bits=config.memory_bits)
     return full if config.memory_width is None else full.reduced(config.memory_width)
 

@@ -90,16 +90,21 @@ class Config(TrainingOptions):
     validations_per_epoch: int = 4
     """How many times in a pass over the text the checkpoint is validated."""
 
+    validation_limit: int | None = None
+    """The most sentences that are read of each of --validation_text, its first; default: all."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("memory_samples", "batch_size", "max_tokens"):
+            require_int(f"--{name}", getattr(self, name))
+        if self.validation_limit is not None:
+            require_int("--validation_limit", self.validation_limit)
         require_number(
             "--condition_dropout",
             self.condition_dropout,
             lambda share: 0 <= share < 1,
             "at least 0 and below 1",
         )
-        for name in ("memory_samples", "batch_size", "max_tokens"):
-            require_int(f"--{name}", getattr(self, name))
         if not 0 <= self.least_noise <= self.greatest_noise:
             raise BadSettings(
                 "--least_noise must be between 0 and --greatest_noise, found "
@@ -115,7 +120,9 @@ def main(config: Config) -> None:
     memory = captioner.memory or sampled_memory(captioner, config)
     texts = [text for path in config.text for text in read_texts(path, ("train",))]
     held_out = [
-        text for path in config.validation_text for text in read_texts(path, ("dev", "val"), held_out=())
+        text
+        for path in config.validation_text
+        for text in read_texts(path, ("dev", "val"), held_out=())[: config.validation_limit]
     ]
     texts = list(dict.fromkeys(texts))
     sentences = encoded(captioner, memory, texts, config, "train")

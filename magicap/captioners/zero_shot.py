@@ -37,6 +37,7 @@ from magicap.drawing import COMPETITORS
 from magicap.errors import BadModel, BadSettings, ModelNotFound
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.class_vector import CLASS_VECTOR_FILE
+from magicap.models.fine_grained.scorer import require_made_for
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
@@ -163,20 +164,33 @@ class Captioner(BaseCaptioner[Any]):
         models = [self.language_model.model, self.scorer.model]
         return fingerprint(*models, *([soft_prompt] if soft_prompt else []))
 
-    def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str | torch.dtype | None = None,
+        fine_grained: str | Path | None = None,
+    ) -> None:
         """Write the whole captioner into one folder, weights as safetensors.
 
         A captioner that stands there is replaced once the new one is whole; other files stay.
 
         Args:
             dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
+            fine_grained: folder of a fine-grained scorer that goes along; None: that of the folder that this
+                captioner came from, if any.
 
         Raises:
             BadSettings: the folder cannot be written, or the decoding is one of your own.
-            BadModel: the fine-grained part of the folder that this captioner came from is gone.
+            ModelNotFound: no fine-grained scorer at ``fine_grained``.
+            BadModel: it was trained on another scorer than the one that is stored, or that of the folder that
+                this captioner came from is gone.
         """
         decoding = to_dict(self.decoding, DECODINGS)
         stored = None if dtype is None else as_dtype(dtype)
+        if fine_grained is not None:
+            require_made_for(fine_grained, weights_fingerprint(self.scorer.model, stored))
+            self._fine_grained = Path(fine_grained)
         with put_folder_in_place(folder, [LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED]) as new:
             self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
             self.scorer.save_pretrained(new / SCORER, dtype=stored)

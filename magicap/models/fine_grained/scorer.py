@@ -133,14 +133,9 @@ class FineGrainedScorer:
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        if not (folder / SETTINGS_FILE).is_file():
-            raise ModelNotFound(
-                f"{folder}: expected a fine-grained scorer with {SETTINGS_FILE}, found none; "
-                "train one with recipes/train_fine_grained.py"
-            )
+        stored = _settings(folder)
         with explain_loading_errors("fine-grained scorer", str(folder)):
-            stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-            _require_format_and_scorer(folder, stored, scorer)
+            _require_format_and_scorer(folder, stored, scorer.fingerprint)
             fine = cls(scorer, FineGrainedSettings(**stored["settings"]))
             fine.heads.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return fine
@@ -276,15 +271,41 @@ def _seen(preprocess: dict[str, Any], size: tuple[int, int]) -> tuple[float, flo
     return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
 
 
-def _require_format_and_scorer(folder: Path, stored: dict[str, Any], scorer: ImageTextScorer) -> None:
+def require_made_for(folder: str | Path, scorer: str) -> None:
+    """Refuse a fine-grained scorer that was trained on another scorer than this.
+
+    Args:
+        folder: what :meth:`FineGrainedScorer.save_pretrained` wrote.
+        scorer: fingerprint of the scorer in float32.
+
+    Raises:
+        ModelNotFound: nothing there.
+        BadModel: of another scorer, of another format, or damaged.
+    """
+    folder = Path(folder)
+    _require_format_and_scorer(folder, _settings(folder), scorer)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    if not (folder / SETTINGS_FILE).is_file():
+        raise ModelNotFound(
+            f"{folder}: expected a fine-grained scorer with {SETTINGS_FILE}, found none; "
+            "train one with recipes/train_fine_grained.py"
+        )
+    with explain_loading_errors("fine-grained scorer", str(folder)):
+        stored: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    return stored
+
+
+def _require_format_and_scorer(folder: Path, stored: dict[str, Any], scorer: str) -> None:
     if stored.get("format") != FORMAT:
         raise BadModel(
             f"{folder / SETTINGS_FILE}: expected format {FORMAT}, found {stored.get('format')!r}; "
             "use the version of magicap that wrote it, or train it anew"
         )
-    if stored["scorer"] != scorer.fingerprint:
+    if stored["scorer"] != scorer:
         raise BadModel(
             f"{folder}: expected the scorer {stored['scorer']} that it was trained on, "
-            f"found {scorer.fingerprint}; load that scorer, in float32, or train anew with "
+            f"found {scorer}; load that scorer, in float32, or train anew with "
             "recipes/train_fine_grained.py"
         )
