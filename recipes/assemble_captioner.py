@@ -89,7 +89,7 @@ class Config:
     """Weight of the picture when the caption is chosen: what a cosine of one is worth in points of expected
     CIDEr-D, 0 to 10."""
 
-    rerank_top: int = BeamMagicSearch.rerank_top
+    rerank_top: int | None = BeamMagicSearch.rerank_top
     """Number of captions, those with the largest expected utility, that are re-ranked by the picture."""
 
     seed: int = 1

@@ -49,7 +49,7 @@ class Settings(NamedTuple):
     ngram_weight: float
     image_weight: float
     rerank_weight: float
-    rerank_top: int
+    rerank_top: int | None
     neighbours: int
     temperature: float
     max_new_tokens: int

@@ -78,7 +78,7 @@ def test_no_pictures_are_no_captions(captioner, memory, images):
 
 def test_the_picture_decides_where_it_is_weighed(captioner, memory, images):
     for image in images:
-        search = small(rerank_weight=1e5, rerank_top=1000)
+        search = small(rerank_weight=1e5, rerank_top=None)
         (choices,) = hypotheses_of(captioner, image[None], search, memory)
         cosines = captioner.scorer.encode_texts([choice.text for choice in choices]) @ image
         assert int(cosines.argmax()) == 0

@@ -80,8 +80,8 @@ class BeamMagicSearch:
     """Weight of the picture when the caption is chosen: what a cosine of one is worth in points of expected
     CIDEr-D (0 to 10). It makes captions more specific."""
 
-    rerank_top: int = 10
-    """How many captions, those with the largest expected utility, are re-ranked by the picture."""
+    rerank_top: int | None = None
+    """How many captions, those with the largest expected utility, are re-ranked by the picture; None: all."""
 
     neighbours: int = 200
     """How many captions of the memory are the evidence (M)."""
@@ -116,9 +116,11 @@ class BeamMagicSearch:
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
                 object.__setattr__(self, name, tuple(words))
-        sizes = ("top_k", "beam_size", "num_finished", "rerank_top", "neighbours", "max_new_tokens")
+        sizes = ("top_k", "beam_size", "num_finished", "neighbours", "max_new_tokens")
         for name in (*sizes, "num_hypotheses"):
             require_int(name, getattr(self, name))
+        if self.rerank_top is not None:
+            require_int("rerank_top", self.rerank_top)
         if self.neighbours > MOST_NEIGHBOURS:
             raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
         require_bool("soft_prompt", self.soft_prompt)

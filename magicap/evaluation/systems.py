@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
 
 _BATCH = 32  # pictures encoded at a time
-_NEW_SETTINGS = frozenset({"num_hypotheses"})  # of decodings, which the former release did not have
 
 
 def open_pictures(images: Sequence[str], files: Sequence[str | Path]) -> ImageFiles:
@@ -121,14 +120,18 @@ def _kept_file(
 
 
 def _former_text(decoding: object) -> str:
-    """How the former release wrote a decoding: as its ``repr`` under the former names of its settings."""
+    """How the former release wrote a decoding: as its ``repr`` under the former names of its settings.
+
+    It had no ``num_hypotheses``, which changes no caption, and no ``rerank_top``, and re-ranked all.
+    """
     if not is_dataclass(decoding):
         return repr(decoding)
     former = {name: former_name for former_name, name in former_names(type(decoding)).items()}
+    known = {field.name for field in fields(decoding)}
     settings = ", ".join(
-        f"{former.get(field.name, field.name)}={getattr(decoding, field.name)!r}"
-        for field in fields(decoding)
-        if field.name not in _NEW_SETTINGS
+        f"{former.get(name, name)}={value!r}"
+        for name, value in vars(decoding).items()
+        if name in known and name != "num_hypotheses" and (name, value) != ("rerank_top", None)
     )
     return f"{type(decoding).__qualname__}({settings})"
 
