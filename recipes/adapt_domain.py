@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     texts = [text for path in config.captions for text in read_texts(path, config.key)]
     images = read_images(config) if config.images else None
     base = Captioner.from_pretrained(config.base, device="cpu" if config.cpu else None)
-    open_run_folder(out / "training", asdict(config), ())
+    open_run_folder(out / "training", asdict(config), ("epochs", "learning_rate"))
     parts, report = adapt(
         base.parts,
         texts,
@@ -75,10 +75,16 @@ def main(config: Config) -> None:
             **{option.name: getattr(config, option.name) for option in fields(AdaptationSettings)}
         ),
         run=config,
-        on_message=lambda line: print(line, file=sys.stderr, flush=True),
+        on_message=note,
     )
     if processes.is_first():
         save(config, parts, report)
+
+
+def note(line: str) -> None:
+    """What comes next, on stderr, said once."""
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def save(config: Config, parts: Parts, report: Adaptation) -> None:
@@ -98,7 +104,7 @@ def read_images(config: Config) -> list[Image]:
         try:
             images.append(open_image(files.read(name)))
         except BadImage as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
+            note(f"{name} is left out: {error}")
     return images
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -33,7 +34,9 @@ def read_options(
     for key, written in _read(file).items():
         name = present_name(str(key)).replace("-", "_")
         if name not in types:
-            raise BadSettings(f"{file}: expected some of {', '.join(types)}, found {key!r}; see --help")
+            near = get_close_matches(name, types, 1)
+            hint = f"; did you mean {near[0]}?" if near else f", some of {', '.join(types)}"
+            raise BadSettings(f"{file}: expected options that --help lists, found {key!r}{hint}")
         if name in options:
             raise BadSettings(f"{file}: expected each option once, found {name} twice")
         try:
@@ -80,10 +83,20 @@ def expected(kind: Any) -> str:
     return EXPECTED[kind]
 
 
+class _TextLoader(yaml.BaseLoader):
+    """Reads all as text, and refuses a key that stands twice, of which YAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+            raise yaml.YAMLError(f"{twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read(file: str) -> dict[Any, Any]:
     # Everything stays text: YAML itself takes "no" for false and "2e-5" for text.
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_TextLoader)
     except OSError as error:
         raise BadSettings(f"{file}: expected a YAML file with options, found {error.strerror}") from error
     except UnicodeDecodeError as error:

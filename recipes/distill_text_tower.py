@@ -97,7 +97,7 @@ class Config(TrainingOptions):
     """Number of passes over the text."""
 
     batch_size: int = 512
-    """Number of sentences in a step."""
+    """Number of sentences in a batch of one process."""
 
     learning_rate: float = 2e-3
     """Peak learning rate of the student."""
@@ -186,10 +186,15 @@ def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
     return [normalise_caption(text) for row in rows for text in row.captions]
 
 
+def is_encoded(folder: Path, texts: Sequence[str]) -> bool:
+    """Whether a folder holds the teacher's vectors of these texts, and not of those of a file before."""
+    return TeacherVectors.is_saved(folder) and TeacherVectors.load(folder).texts == list(texts)
+
+
 def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> TeacherVectors:
     """The teacher's vectors of all texts, computed once and kept in the folder of the run."""
     with processes.first_alone():
-        if processes.is_first() and not TeacherVectors.is_saved(folder):
+        if processes.is_first() and not is_encoded(folder, texts):
             encoded = encode_with_teacher(
                 config.teacher,
                 texts,

@@ -132,16 +132,21 @@ def in_child(function: Callable[..., object], *arguments: Any) -> int:
     sys.stdout.flush()
     child = get_context("fork").Process(target=function, args=arguments)
     child.start()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
-    interrupted = False
+    asked: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        asked.append(128 + number)
+        child.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
     while child.is_alive():
         try:
             child.join()
         except KeyboardInterrupt:  # it got the signal too, and writes its checkpoint
-            interrupted = True
+            asked.append(INTERRUPTED)
     signal.signal(signal.SIGTERM, before)
     code = child.exitcode or 0
-    return code or (INTERRUPTED if interrupted else 0)
+    return code or (asked[0] if asked else 0)
 
 
 def note(line: str) -> None:

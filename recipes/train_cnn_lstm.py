@@ -137,7 +137,7 @@ class Config(TrainingOptions):
     """Number of views of a picture that are kept as features; the first is the picture itself."""
 
     batch_size: int = 32
-    """Number of pictures in a step."""
+    """Number of pictures in a batch of one process."""
 
     captions_per_image: int = 5
     """Number of captions of a picture in a step."""

@@ -44,7 +44,7 @@ from magicap.training.objectives.fine_grained import FineGrainedContrastive
 from magicap.training.options import TrainingOptions
 from magicap.training.pairs import Pairs, collate, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
-from magicap.training.phases import load_or_compute
+from magicap.training.phases import digest, load_or_compute
 from magicap.training.progress import progress
 
 MAY_CHANGE = ("epochs", "rate")
@@ -93,7 +93,7 @@ class Config(TrainingOptions):
     """Number of passes over the pictures."""
 
     batch_size: int = 128
-    """Number of pictures in a step."""
+    """Number of pictures in a batch of one process."""
 
     rate: float = 2e-3
     """Peak learning rate of the projections."""
@@ -128,13 +128,13 @@ class Pictures:
 
     @classmethod
     def read(
-        cls, fine: FineGrainedScorer, images: ImageFiles, rows: Sequence[CaptionedImage], file: Path
+        cls, fine: FineGrainedScorer, images: ImageFiles, rows: Sequence[CaptionedImage], name: Path
     ) -> Pictures:
         """Those of data set rows, computed once and kept in a file."""
 
         def compute() -> tuple[Tensor, ...]:
             parts = []
-            with progress(len(rows), file.stem, unit="picture") as bar:
+            with progress(len(rows), name.name, unit="picture") as bar:
                 for start in range(0, len(rows), 32):
                     batch = [fine.scorer.pixels(images.read(row.image)) for row in rows[start : start + 32]]
                     vectors, states = fine.states.of_pixels(torch.stack(batch))
@@ -142,7 +142,7 @@ class Pictures:
                     bar.update(len(batch))
             return tuple(map(torch.cat, zip(*parts, strict=True)))
 
-        return cls(*load_or_compute(file, compute))
+        return cls(*load_or_compute(kept_file(name, fine, [row.image for row in rows]), compute))
 
     def local(self, heads: LocalHeads) -> LocalImages:
         device = heads.logit_scale.device
@@ -164,19 +164,24 @@ class Captions:
     """(M,) words of each caption."""
 
     @classmethod
-    def read(cls, fine: FineGrainedScorer, texts: Sequence[str], file: Path) -> Captions:
+    def read(cls, fine: FineGrainedScorer, texts: Sequence[str], name: Path) -> Captions:
         """Those of texts, computed once and kept in a file."""
 
         def compute() -> tuple[Tensor, ...]:
             vectors, states, counts = fine.states.of_texts(texts)
             return vectors.cpu(), states.cpu().half(), counts.cpu()
 
-        return cls(*load_or_compute(file, compute))
+        return cls(*load_or_compute(kept_file(name, fine, texts), compute))
 
     def local(self, heads: LocalHeads) -> LocalTexts:
         device = heads.logit_scale.device
         words = heads.words(self.states.to(device))
         return LocalTexts(self.vectors.to(device), *padded(words, self.counts.to(device)))
+
+
+def kept_file(name: Path, fine: FineGrainedScorer, rows: Sequence[str]) -> Path:
+    """Where states are kept: a name of its own for the scorer, the settings and the rows."""
+    return name.with_name(f"{name.name}-{digest(fine.scorer.fingerprint, fine.settings, rows)}.pt")
 
 
 def main(config: Config) -> None:
@@ -187,11 +192,11 @@ def main(config: Config) -> None:
     dev = read_captioned_images(config.captions, ("dev", "val"))
     open_run_folder(out, asdict(config) | {"fingerprint": fine.scorer.fingerprint}, MAY_CHANGE)
     with ImageFiles(config.images) as images:
-        pictures = Pictures.read(fine, images, train, out / "train_pictures.pt")
-        dev_pictures = Pictures.read(fine, images, dev, out / "dev_pictures.pt")
+        pictures = Pictures.read(fine, images, train, out / "train_pictures")
+        dev_pictures = Pictures.read(fine, images, dev, out / "dev_pictures")
     texts = sorted(set(captions_of(train)))
-    captions = Captions.read(fine, texts, out / "train_captions.pt")
-    dev_captions = Captions.read(fine, captions_of(dev), out / "dev_captions.pt")
+    captions = Captions.read(fine, texts, out / "train_captions")
+    dev_captions = Captions.read(fine, captions_of(dev), out / "dev_captions")
     owner = torch.tensor([number for number, row in enumerate(dev) for _ in row.captions])
 
     collate_words = with_words(captions, texts)

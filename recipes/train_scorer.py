@@ -38,6 +38,7 @@ from torch import Tensor
 from magicap.checks import require_int, require_number
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.errors import BadSettings
+from magicap.models.fingerprint import fingerprint
 from magicap.models.scorer import ImageTextScorer
 from magicap.training import processes
 from magicap.training.augmentation import Augmentation, RandomViews, normalised
@@ -54,7 +55,7 @@ from magicap.training.objectives.contrastive import (
 from magicap.training.options import TrainingOptions
 from magicap.training.pairs import Pairs, read_captioned_images
 from magicap.training.parameter_groups import layerwise, split_by_decay
-from magicap.training.phases import load_or_compute
+from magicap.training.phases import digest, load_or_compute
 from magicap.training.progress import progress
 from magicap.training.teacher import TeacherVectors
 from magicap.training.validation import recall
@@ -140,7 +141,7 @@ class Config(TrainingOptions):
     """Number of views of a picture whose features are kept; the first is the picture itself."""
 
     locked_batch_size: int = 256
-    """Number of pictures in a step while the trunk is frozen."""
+    """Number of pictures in a batch of one process while the trunk is frozen."""
 
     locked_rate: float = 1e-3
     """Peak learning rate while the trunk is frozen."""
@@ -170,7 +171,7 @@ class Config(TrainingOptions):
     """Share of the augmented pictures that are squashed to a square first, 0 to 1; others keep theirs."""
 
     finetune_batch_size: int = 96
-    """Number of pictures in a step while the upper trunk is trainable."""
+    """Number of pictures in a batch of one process while the upper trunk is trainable."""
 
     finetune_rate: float = 2e-4
     """Peak learning rate of text tower and projection while the upper trunk is trainable."""
@@ -241,8 +242,20 @@ def main(config: Config) -> None:
 
 
 def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
-    """The data sets' shares of a batch; None where pictures are sampled evenly."""
-    return Domains([len(rows) for rows in sets], config.shares) if config.shares else None
+    """The data sets' shares of a step; None where pictures are sampled evenly.
+
+    Raises:
+        BadSettings: a share is less than one picture of a step, which would never be read.
+    """
+    if not config.shares:
+        return None
+    smallest = config.step_rows(min(config.locked_batch_size, config.finetune_batch_size))
+    if lost := [share for share in config.shares if 0 < share < 1 / smallest]:
+        raise BadSettings(
+            f"--shares must be at least one picture of a step of {smallest}, found {lost[0]:g}; "
+            "use a larger batch or a larger share"
+        )
+    return Domains([len(rows) for rows in sets], config.shares)
 
 
 class Data:
@@ -277,7 +290,9 @@ class Data:
     def features(self, name: str, rows: Sequence[CaptionedImage], view: Picture, seed: int = 0) -> Tensor:
         """(N, F) pooled features of the frozen trunk, computed once and kept in a file of that name."""
         pairs = Pairs(rows, view, 1, self.config.seed + seed)
-        file = Path(self.config.out) / "features" / f"{name}.pt"
+        trunk = fingerprint(self.scorer.model.visual.trunk)
+        key = digest(trunk, [row.image for row in rows], self.augmented.settings)
+        file = Path(self.config.out) / "features" / f"{name}-{key}.pt"
         return load_or_compute(file, lambda: self._features(pairs))
 
     @torch.no_grad()

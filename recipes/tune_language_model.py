@@ -81,7 +81,7 @@ class Config(TrainingOptions):
     """Number of passes over --domain_text, after those over all of the text."""
 
     batch_size: int = 128
-    """Number of sentences in a step."""
+    """Number of sentences in a batch of one process."""
 
     learning_rate: float = 2e-3
     """Peak learning rate; 2e-5 suits a pretrained base."""

@@ -73,7 +73,7 @@ class Config(TrainingOptions):
     """Number of passes over the text."""
 
     batch_size: int = 64
-    """Number of sentences in a step."""
+    """Number of sentences in a batch of one process."""
 
     learning_rate: float = 5e-4
     """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
@@ -213,10 +213,11 @@ def encoded(
 
 
 def model_card(config: Config, sentences: int, state: TrainingState) -> str:
+    step_rows = config.step_rows(config.batch_size)
     return f"""# A captioner whose language model has a soft prompt
 
 Made by `recipes/tune_prompted.py` from `{config.base}` with caption text alone: {", ".join(config.text)}
-({sentences} different sentences, {state.step} steps of {config.batch_size}, seed {config.seed}).
+({sentences} different sentences, {state.step} steps of {step_rows}, seed {config.seed}).
 Validation text: {", ".join(config.validation_text)};
 {-state.best:.3f} bits a character with noised vectors.
 

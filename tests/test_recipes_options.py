@@ -108,7 +108,7 @@ def test_dashes_and_former_names_are_taken_in_a_file_too(written, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 3", "expected some of text, out, base, .*, found 'epoch'; see --help"),
+        ("epoch: 3", "expected options that --help lists, found 'epoch'; did you mean epochs\\?"),
         ("epochs: many", "epochs: expected a whole number, found 'many'"),
         ("epochs: 1.5", "epochs: expected a whole number, found '1.5'"),
         ("epochs: [1]", r"epochs: expected a whole number, found \['1'\]"),

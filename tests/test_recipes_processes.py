@@ -61,6 +61,12 @@ RUNS = {
         ("locked_batch_size", "finetune_batch_size"),
         ("locked", "finetune"),
     ),
+    "text tower": Run(
+        "distill_text_tower",
+        "--text {data}/captions.jsonl --validation {data}/captions.jsonl --tokenizer {parts}/tokenizer/scorer "
+        "--image_model test_vit --image_size 160 --width 16 --text_layers 2 --text_heads 2 --epochs 6",
+        stages=("training",),
+    ),
     "soft prompt": Run(
         "tune_prompted",
         f"{TEXT} --base {{parts}}/captioner --least_noise 0 --greatest_noise 0 --condition_dropout 0",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magicap.data import CaptionedImage
-from magicap.errors import BadSettings, MissingPackage, TrainingFailed
+from magicap.errors import BadSettings, MissingPackage, TrainingFailed, TrainingStopped
 from magicap.training.averaging import WeightAverage
 from magicap.training.batches import Epoch, by_length, even_parts, shuffled
 from magicap.training.checks import open_run_folder
@@ -255,6 +257,50 @@ def test_a_run_begins_anew_where_it_is_asked_to(tmp_path):
     assert losses_of(tmp_path) == []
     assert losses_of(tmp_path, resume=False) == pytest.approx(whole)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_the_weights(tmp_path):
+    """The root of zero is a finite loss with an infinite slope."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    objective = Loss(torch.nn.ParameterList([weight]), lambda _: weight.abs().sqrt().sum())
+    with pytest.raises(TrainingFailed, match="the gradient is no finite number; lower the learning rate"):
+        fit_once(objective, tmp_path)
+    assert weight.item() == 0
+
+
+@pytest.mark.parametrize("stage_signal", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_last_validation_is_not_lost(tmp_path, stage_signal):
+    model = torch.nn.Linear(1, 1)
+    objective = Loss(model, lambda batch: model(batch["x"]).square().mean())
+
+    def validate(_):
+        os.kill(os.getpid(), stage_signal)
+        return {"score": 1.0}
+
+    with pytest.raises((KeyboardInterrupt, TrainingStopped)):
+        fit_once(objective, tmp_path, validate)
+    assert (tmp_path / "checkpoint").is_dir()
+
+
+def fit_once(objective, folder, validate=lambda _: {"score": 0.0}):
+    """One step."""
+    fit(
+        objective,
+        [{"params": list(objective.parameters()), "lr": 0.1, "weight_decay": 0.0}],
+        epoch=lambda _: Epoch([torch.ones(1)], [[0]], lambda rows: {"x": torch.stack(rows)}),
+        validate=validate,
+        save_best=lambda _: None,
+        folder=folder,
+        config=LoopConfig(epochs=1, run=RunOptions(cpu=True)),
+    )
+
+
+@pytest.mark.parametrize(
+    "setting", [{"epochs": 0}, {"epochs": 1, "validations_per_epoch": 0}, {"epochs": 1, "max_steps": 0}]
+)
+def test_no_steps_are_no_training(setting):
+    with pytest.raises(BadSettings, match="found 0"):
+        LoopConfig(**setting)
 
 
 def test_weights_in_no_group_are_frozen(tmp_path):

@@ -63,7 +63,7 @@ class AdaptationSettings:
     """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
 
     batch_size: int = 64
-    """Number of sentences in a step."""
+    """Number of sentences in a batch of one process."""
 
     max_tokens: int = 40
     """Longer sentences are cut here while the language model is tuned."""

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def start_accelerator(config: LoopConfig, folder: Path | None) -> Accelerator:
+def start_accelerator(
+    config: LoopConfig, folder: Path | None, *, may_leave_out_weights: bool = False
+) -> Accelerator:
     """The device, the precision, the processes and the tracker of a run.
 
     Args:
         config: whose plain values the tracker gets too.
         folder: of the run; None: no tracker.
+        may_leave_out_weights: see :class:`magicap.training.objectives.base.Objective`.
 
     Raises:
         BadSettings: a precision that the device does not have, or no such tracker.
@@ -36,6 +39,9 @@ def start_accelerator(config: LoopConfig, folder: Path | None) -> Accelerator:
             mixed_precision=options.mixed_precision,
             log_with=options.log_with if folder is not None else None,
             project_dir=folder,
+            kwargs_handlers=[
+                accelerate.DistributedDataParallelKwargs(find_unused_parameters=may_leave_out_weights)
+            ],
         )
     except ValueError as error:  # fp16 without a GPU
         raise BadSettings(f"--mixed_precision {options.mixed_precision}: {error}") from error

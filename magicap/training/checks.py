@@ -41,7 +41,9 @@ def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collecti
     processes.wait()  # until all have read it
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        new = file.with_name(f"{file.name}.new")
+        new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        new.rename(file)
 
 
 def require_rows(rows: Sized, path: str | Path, splits: Collection[str]) -> None:

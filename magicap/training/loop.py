@@ -83,7 +83,7 @@ def fit(
         checkpointed: objects with ``state_dict`` and ``load_state_dict`` that resume with the rest.
 
     Raises:
-        TrainingFailed: the loss is no finite number.
+        TrainingFailed: the loss, or its gradient, is no finite number.
         TrainingStopped: the time is up, or the process was asked to end; a checkpoint is written.
         KeyboardInterrupt: as above, after the step at hand; a second Ctrl-C does not wait for it.
         MissingPackage: accelerate, or the tracker, is not installed.
@@ -113,6 +113,7 @@ def fit(
                 run.save_checkpoint_if_due(is_last)
                 if is_last:
                     break
+        run.stop_if_asked(stop(), total, in_time=True)  # or what comes next would begin
     run.end()
     return state
 
@@ -129,7 +130,8 @@ class _Run:
         folder: Path | None,
         checkpointed: Sequence[Any],
     ) -> None:
-        self.accelerator = start_accelerator(config, folder)
+        leaves_out = objective.may_leave_out_weights
+        self.accelerator = start_accelerator(config, folder, may_leave_out_weights=leaves_out)
         self.config, self.folder, self.objective = config, folder, objective
         rates = [group["lr"] for group in parameter_groups]
         optimizer = torch.optim.AdamW(list(parameter_groups), fused=True)
@@ -172,7 +174,7 @@ class _Run:
         """Take one step, and give the loss before it, of all processes.
 
         Raises:
-            TrainingFailed: the loss is no finite number, in whichever process.
+            TrainingFailed: the loss, or its gradient, is no finite number, in whichever process.
         """
         self.model.train()
         self.optimizer.zero_grad()
@@ -190,7 +192,9 @@ class _Run:
         mean = processes.sum_over_processes(loss).item() / processes.count()
         if not math.isfinite(mean):
             raise TrainingFailed(f"the loss became {mean}; lower the learning rate and resume")
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if self.accelerator.scaler is None and not torch.isfinite(norm):  # a scaler leaves such a step out
+            raise TrainingFailed("the gradient is no finite number; lower the learning rate and resume")
         self.optimizer.step()
         self.schedule.step()
         self.average.update()
@@ -247,14 +251,19 @@ class _Run:
             replace_checkpoint(self.folder, lambda new: self.accelerator.save_state(str(new)))
         self._saved = time.monotonic()
 
-    def stop_if_asked(self, received: int, total: int) -> None:
+    def stop_if_asked(self, received: int, total: int, in_time: bool = False) -> None:
         """Write a checkpoint and stop, in all processes, where one got a signal or the time is up.
+
+        Args:
+            received: number of the signal, 0 for none.
+            total: steps in all.
+            in_time: whatever the clock says, the run has done what it had to.
 
         Raises:
             TrainingStopped, KeyboardInterrupt: as :func:`fit` says.
         """
         deadline = self.config.run.deadline
-        is_late = deadline is not None and time.monotonic() >= deadline
+        is_late = not in_time and deadline is not None and time.monotonic() >= deadline
         asked = [received == signal.SIGINT, received == signal.SIGTERM, is_late]
         in_all = processes.sum_over_processes(
             torch.tensor(asked, dtype=torch.int, device=self.accelerator.device)

@@ -44,7 +44,7 @@ class RunOptions:
     """Minutes between two checkpoints; there is one at the end of every phase besides."""
 
     resume: bool = True
-    """Go on where an earlier run of this folder stopped; otherwise begin anew in it."""
+    """Go on where an earlier run of this folder stopped; otherwise begin anew in it, by the same options."""
 
     log_with: str | None = None
     """Tracker of accelerate that gets the figures beside log.jsonl: tensorboard, wandb, mlflow and others."""
@@ -56,7 +56,7 @@ class RunOptions:
     """Compute losses under autocast in fewer bits: bf16, or fp16 on a GPU."""
 
     gradient_accumulation: int = 1
-    """Micro-batches whose gradients make one step. Contrastive losses find their negatives within one."""
+    """Batches of each process whose gradients make one step. Contrastive losses find negatives within one."""
 
     def __post_init__(self) -> None:
         require_int("--gradient_accumulation", self.gradient_accumulation)
@@ -103,6 +103,12 @@ class LoopConfig:
 
     run: RunOptions = field(default_factory=RunOptions)
     """Where and how it runs."""
+
+    def __post_init__(self) -> None:
+        require_int("epochs", self.epochs)
+        require_number("validations a pass", self.validations_per_epoch, lambda n: n > 0, "above 0")
+        if self.max_steps is not None:
+            require_int("max_steps", self.max_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,13 @@ from magicap.training.batches import Batch
 
 
 class Objective(nn.Module, ABC):
-    """A batch in, its loss out."""
+    """A batch in, its loss out.
+
+    Attributes:
+        may_leave_out_weights: whether a step may use some of the weights that are trained and not others.
+    """
+
+    may_leave_out_weights: bool = False
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

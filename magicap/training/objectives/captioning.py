@@ -109,6 +109,7 @@ class SelfCritical(CaptionObjective):
             on_grids: see :class:`CaptionObjective`.
         """
         super().__init__(network, on_grids=on_grids)
+        self.may_leave_out_weights = True  # hard attention is not sampled without dropout
         self.reward, self.samples = reward, samples
 
     def forward(self, batch: Batch) -> Tensor:

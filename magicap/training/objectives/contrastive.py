@@ -108,6 +108,7 @@ class Contrastive(Objective):
             patch_dropout: of the trunk.
         """
         super().__init__()
+        self.may_leave_out_weights = lock_text
         self.model, self.classes, self._scorer = scorer.model, classes, scorer
         self.loss, self.on_features, self.lock_text = loss, on_features, lock_text
         self._teacher = None if lock_text else teacher

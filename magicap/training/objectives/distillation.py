@@ -21,6 +21,7 @@ class Distillation(Objective):
             scorer: whose text tower is the student.
         """
         super().__init__()
+        self.may_leave_out_weights = True  # the temperature is no part of it
         self.model, self._scorer = scorer.model, scorer
 
     def forward(self, batch: Batch) -> Tensor:
