@@ -121,7 +121,7 @@ def test_dashes_and_former_names_are_taken_in_a_file_too(written, capsys):
         ("cpu: maybe", "cpu: expected true or false, found 'maybe'"),
         ("out: {a: b}", "out: expected text, found {'a': 'b'}"),
         ("text: [[a]]", r"text: expected a list, each of it text, found \[\['a'\]\]"),
-        ("image-size: 1\nimage_size: 2", "expected some of text"),
+        ("image-size: 1\nimage_size: 2", "expected options that --help lists"),
         ("epochs: 1\nep\u00f6chs: [", "expected YAML, found while parsing"),
         ("- epochs", "expected lines of the form option: value, found a list"),
         ("epochs", "expected lines of the form option: value, found a str"),

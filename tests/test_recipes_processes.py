@@ -63,8 +63,9 @@ RUNS = {
     ),
     "text tower": Run(
         "distill_text_tower",
-        "--text {data}/captions.jsonl --validation {data}/captions.jsonl --tokenizer {parts}/tokenizer/scorer "
-        "--image_model test_vit --image_size 160 --width 16 --text_layers 2 --text_heads 2 --epochs 6",
+        "--text {data}/captions.jsonl --validation {data}/captions.jsonl "
+        "--tokenizer {parts}/tokenizer/scorer --image_model test_vit --image_size 160 --width 16 "
+        "--text_layers 2 --text_heads 2 --epochs 6",
         stages=("training",),
     ),
     "soft prompt": Run(
