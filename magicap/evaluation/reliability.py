@@ -130,7 +130,7 @@ def _most_confident(judged: Judged, share: float) -> IntArray:
 FIGURES: dict[str, Callable[[Judged], float]] = {
     "area under the curve": area_under_curve,
     "expected calibration error": calibration_error,
-    f"CIDEr-D of the {KEPT:.0%} kept over that of all": kept_ratio,
+    f"CIDEr-D of the surest {100 * KEPT:.0f} % over that of all": kept_ratio,
 }
 """What is reported of a confidence, by name."""
 
