@@ -5,7 +5,7 @@
         --images $MAGICAP_DATA/coco/images-val.tar $MAGICAP_DATA/flickr8k/images-test.tar
 
 A caption is right when its CIDEr-D, by the corpus of its own data set, is above 50 (of 100 times CIDEr-D).
-All data sets are judged together, then each alone. Intervals are of a bootstrap over the pictures. Of few
+All data sets are rated together, then each alone. Intervals are of a bootstrap over the pictures. Of few
 pictures the calibration error is above 0 even where the confidence is exact, and more so in a bootstrap.
 """
 
@@ -25,7 +25,7 @@ from magicap.evaluation.predictions import choose_references
 from magicap.evaluation.reliability import (
     FIGURES,
     KEPT,
-    Judged,
+    Rated,
     bootstrap_interval,
     kept_threshold,
     reliability_bins,
@@ -53,10 +53,10 @@ def main(config: Config) -> None:
         raise BadSettings(f"--splits: expected {len(config.references)}, one for each of --references")
     if config.out:
         require_drawable(config.out, [*config.references, *config.images])
-    sets = judged_sets(config)
-    together = Judged(
-        np.concatenate([judged.confidence for judged in sets.values()]),
-        np.concatenate([judged.cider_d for judged in sets.values()]),
+    sets = rated_sets(config)
+    together = Rated(
+        np.concatenate([rated.confidence for rated in sets.values()]),
+        np.concatenate([rated.cider_d for rated in sets.values()]),
     )
     print_figures({"all": together, **sets} if len(sets) > 1 else sets, config)
     print(
@@ -69,7 +69,7 @@ def main(config: Config) -> None:
         save_drawing(lambda: reliability_diagram(together), config.out)
 
 
-def judged_sets(config: Config) -> dict[str, Judged]:
+def rated_sets(config: Config) -> dict[str, Rated]:
     """The captions of every data set, by the data set and its split."""
     captioner = load_captioner(config.preset, device=config.device)
     if not captioner.knows_confidence():
@@ -88,22 +88,22 @@ def judged_sets(config: Config) -> dict[str, Judged]:
                 captions.append(caption)
                 bar.update(1)
         score = cider_d([caption.text for caption in captions], [row.captions for row in rows])["CIDEr-D"]
-        sets[f"{path}, {split}"] = Judged(
+        sets[f"{path}, {split}"] = Rated(
             np.array([caption.confidence for caption in captions]), np.asarray(score.per_image)
         )
     return sets
 
 
-def print_figures(sets: dict[str, Judged], config: Config) -> None:
+def print_figures(sets: dict[str, Rated], config: Config) -> None:
     """A row each: figures with their intervals."""
     print("| pictures | n | right | mean confidence | " + " | ".join(FIGURES) + " |")
     print("|---" + "|--:" * (len(FIGURES) + 3) + "|")
-    for name, judged in sets.items():
-        cells = [f"{100 * judged.right.mean():.1f} %", f"{100 * judged.confidence.mean():.1f} %"]
+    for name, rated in sets.items():
+        cells = [f"{100 * rated.right.mean():.1f} %", f"{100 * rated.confidence.mean():.1f} %"]
         for figure in FIGURES.values():
-            low, high = bootstrap_interval(judged, figure, config.resamples, config.seed)
-            cells.append(f"{figure(judged):.3f} ({low:.3f} to {high:.3f})")
-        print(f"| {name} | {len(judged.confidence)} | " + " | ".join(cells) + " |")
+            low, high = bootstrap_interval(rated, figure, config.resamples, config.seed)
+            cells.append(f"{figure(rated):.3f} ({low:.3f} to {high:.3f})")
+        print(f"| {name} | {len(rated.confidence)} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

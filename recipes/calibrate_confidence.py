@@ -34,7 +34,7 @@ from magicap.decoding.confidence import FEATURES, ConfidenceModel, Term, feature
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import Competition
 from magicap.errors import BadData, BadSettings
-from magicap.evaluation.reliability import FIGURES, Judged, are_right
+from magicap.evaluation.reliability import FIGURES, Rated, are_right
 from magicap.metrics import cider_d
 from magicap.training.pairs import read_captioned_images
 from magicap.training.progress import progress
@@ -227,9 +227,9 @@ def print_figures(config: Config, captioned: Captioned, probabilities: FloatArra
     print("| pictures | n | right | " + " | ".join(FIGURES) + " |")
     print("|---" + "|--:" * (len(FIGURES) + 2) + "|")
     for name, numbers in rows.items():
-        judged = Judged(probabilities[numbers], captioned.cider_d[numbers])
-        figures = " | ".join(f"{figure(judged):.3f}" for figure in FIGURES.values())
-        print(f"| {name} | {len(numbers)} | {100 * judged.right.mean():.1f} % | {figures} |")
+        rated = Rated(probabilities[numbers], captioned.cider_d[numbers])
+        figures = " | ".join(f"{figure(rated):.3f}" for figure in FIGURES.values())
+        print(f"| {name} | {len(numbers)} | {100 * rated.right.mean():.1f} % | {figures} |")
 
 
 if __name__ == "__main__":

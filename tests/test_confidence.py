@@ -35,7 +35,7 @@ from magicap.decoding.confidence import FEATURES, ConfidenceModel, Term, feature
 from magicap.decoding.minimum_bayes_risk import Competition, EvidenceSet
 from magicap.evaluation.reliability import (
     BINS,
-    Judged,
+    Rated,
     area_under_curve,
     calibration_error,
     kept_ratio,
@@ -246,32 +246,32 @@ def test_the_shipped_one_is_sure_of_some_and_not_of_others():
 
 # ---- figures
 
-judged_rows = st.lists(
+rated_rows = st.lists(
     st.tuples(st.sampled_from([0.1, 0.25, 0.5, 0.9]) | st.floats(0, 1), st.floats(0, 10)), min_size=1
 )
 
 
-@given(judged_rows)
+@given(rated_rows)
 def test_figures_equal_the_slow_reference(rows):
     confidence, cider = (np.array(column) for column in zip(*rows, strict=True))
-    judged = Judged(confidence, cider)
+    rated = Rated(confidence, cider)
     right = [value > 0.5 for value in cider]
-    assert area_under_curve(judged) == pytest.approx(reference_area(confidence, right), nan_ok=True)
-    assert calibration_error(judged) == pytest.approx(reference_error(confidence, right, BINS), abs=1e-9)
-    assert sum(one.count for one in reliability_bins(judged)) == len(rows)
+    assert area_under_curve(rated) == pytest.approx(reference_area(confidence, right), nan_ok=True)
+    assert calibration_error(rated) == pytest.approx(reference_error(confidence, right, BINS), abs=1e-9)
+    assert sum(one.count for one in reliability_bins(rated)) == len(rows)
     kept = sorted(range(len(rows)), key=lambda row: -confidence[row])[: math.ceil(0.6 * len(rows))]
-    assert kept_threshold(judged) == confidence[kept[-1]]
+    assert kept_threshold(rated) == confidence[kept[-1]]
     if cider.mean():
-        assert kept_ratio(judged) == pytest.approx(cider[kept].mean() / cider.mean())
+        assert kept_ratio(rated) == pytest.approx(cider[kept].mean() / cider.mean())
 
 
 def test_the_diagram_has_a_point_a_group():
     rng = np.random.default_rng(0)
-    judged = Judged(rng.random(200), rng.random(200))
-    (axes,) = reliability_diagram(judged).axes
+    rated = Rated(rng.random(200), rng.random(200))
+    (axes,) = reliability_diagram(rated).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [2, BINS]
     with pytest.raises(BadSettings, match="expected a CIDEr-D for each confidence"):
-        Judged(rng.random(3), rng.random(2))
+        Rated(rng.random(3), rng.random(2))
 
 
 # ---- the command

@@ -35,7 +35,7 @@ def are_right(cider_d: FloatArray) -> BoolArray:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class Rated:
     """N captions with their confidence, and how good they are."""
 
     confidence: FloatArray
@@ -56,9 +56,9 @@ class Judged:
         """(N,) which captions are right."""
         return are_right(self.cider_d)
 
-    def part(self, rows: IntArray) -> Judged:
+    def part(self, rows: IntArray) -> Rated:
         """Some of the captions, by number; one may stand there twice."""
-        return Judged(self.confidence[rows], self.cider_d[rows])
+        return Rated(self.confidence[rows], self.cider_d[rows])
 
 
 @dataclass(frozen=True)
@@ -74,60 +74,60 @@ class Bin:
     count: int
 
 
-def reliability_bins(judged: Judged, count: int = BINS) -> list[Bin]:
+def reliability_bins(rated: Rated, count: int = BINS) -> list[Bin]:
     """Captions by rising confidence in groups of the same size, or of one less; no empty ones."""
-    order = np.argsort(judged.confidence, kind="stable")
+    order = np.argsort(rated.confidence, kind="stable")
     groups = np.array_split(order, min(count, len(order)))
     return [
-        Bin(float(judged.confidence[rows].mean()), float(judged.right[rows].mean()), len(rows))
+        Bin(float(rated.confidence[rows].mean()), float(rated.right[rows].mean()), len(rows))
         for rows in groups
     ]
 
 
-def calibration_error(judged: Judged) -> float:
+def calibration_error(rated: Rated) -> float:
     """Expected calibration error, 0 to 1: by how much confidence and share of right captions differ.
 
     The mean over :data:`BINS` groups of the same size, each weighed by its captions. Of few captions it is
     above 0 even where the confidence is exact.
     """
-    bins = reliability_bins(judged)
-    return sum(one.count * abs(one.confidence - one.right) for one in bins) / len(judged.confidence)
+    bins = reliability_bins(rated)
+    return sum(one.count * abs(one.confidence - one.right) for one in bins) / len(rated.confidence)
 
 
-def area_under_curve(judged: Judged) -> float:
+def area_under_curve(rated: Rated) -> float:
     """Of the receiver operating characteristic, 0 to 1; NaN where all captions are right, or none is.
 
     The probability that a right caption has a larger confidence than a wrong one; equal ones count half.
     """
-    right, wrong = np.sort(judged.confidence[judged.right]), np.sort(judged.confidence[~judged.right])
+    right, wrong = np.sort(rated.confidence[rated.right]), np.sort(rated.confidence[~rated.right])
     if not len(right) or not len(wrong):
         return float("nan")
     below, up_to = np.searchsorted(wrong, right, "left"), np.searchsorted(wrong, right, "right")
     return float((below + up_to).mean() / 2 / len(wrong))
 
 
-def kept_ratio(judged: Judged, share: float = KEPT) -> float:
+def kept_ratio(rated: Rated, share: float = KEPT) -> float:
     """Mean CIDEr-D of the captions with the largest confidence over that of all; NaN where that is 0.
 
     Args:
         share: of the captions that are kept, above 0 and at most 1; rounded up to a whole number of them.
     """
-    mean = judged.cider_d.mean()
+    mean = rated.cider_d.mean()
     if not mean:
         return float("nan")
-    return float(judged.cider_d[_most_confident(judged, share)].mean() / mean)
+    return float(rated.cider_d[_most_confident(rated, share)].mean() / mean)
 
 
-def kept_threshold(judged: Judged, share: float = KEPT) -> float:
+def kept_threshold(rated: Rated, share: float = KEPT) -> float:
     """The smallest confidence of the captions that :func:`kept_ratio` keeps."""
-    return float(judged.confidence[_most_confident(judged, share)].min())
+    return float(rated.confidence[_most_confident(rated, share)].min())
 
 
-def _most_confident(judged: Judged, share: float) -> IntArray:
-    return np.argsort(-judged.confidence, kind="stable")[: ceil(share * len(judged.confidence))]
+def _most_confident(rated: Rated, share: float) -> IntArray:
+    return np.argsort(-rated.confidence, kind="stable")[: ceil(share * len(rated.confidence))]
 
 
-FIGURES: dict[str, Callable[[Judged], float]] = {
+FIGURES: dict[str, Callable[[Rated], float]] = {
     "area under the curve": area_under_curve,
     "expected calibration error": calibration_error,
     f"CIDEr-D of the surest {100 * KEPT:.0f} % over that of all": kept_ratio,
@@ -136,30 +136,30 @@ FIGURES: dict[str, Callable[[Judged], float]] = {
 
 
 def bootstrap_interval(
-    judged: Judged, figure: Callable[[Judged], float], resamples: int, seed: int
+    rated: Rated, figure: Callable[[Rated], float], resamples: int, seed: int
 ) -> tuple[float, float]:
     """95 % interval of a figure, by resampling captions; NaN of a resample is left out."""
-    rng, N = np.random.default_rng(seed), len(judged.confidence)
-    values = [figure(judged.part(rng.integers(0, N, N))) for _ in range(resamples)]
+    rng, N = np.random.default_rng(seed), len(rated.confidence)
+    values = [figure(rated.part(rng.integers(0, N, N))) for _ in range(resamples)]
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
-def reliability_diagram(judged: Judged) -> Figure:
+def reliability_diagram(rated: Rated) -> Figure:
     """A new figure: share of right captions over confidence, a point a group; exact ones lie on the diagonal.
 
     Raises:
         MissingPackage: matplotlib is not installed.
     """
     figure, (axes,) = panels(1, 1, (_SIZE, _SIZE), 0)
-    bins = reliability_bins(judged)
+    bins = reliability_bins(rated)
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, zorder=1)
     confidence, right = [one.confidence for one in bins], [one.right for one in bins]
     axes.plot(confidence, right, "o-", color=INK, linewidth=1, markersize=4)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("confidence", color=INK)
     axes.set_ylabel("captions that are right", color=INK)
-    groups = f"{len(judged.confidence):,} captions, {len(bins)} groups of the same size"
+    groups = f"{len(rated.confidence):,} captions, {len(bins)} groups of the same size"
     axes.set_title(groups, color=FAINT, fontsize="small")
     axes.tick_params(colors=FAINT, length=0)
     for spine in axes.spines.values():
