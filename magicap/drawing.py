@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -59,16 +59,21 @@ class Explanation(ABC):
             BadSettings: another ending, or a file that cannot be written.
             MissingPackage: matplotlib is not installed.
         """
-        require_drawable(path)
-        from matplotlib import rc_context
+        save_drawing(self.draw, path)
 
-        kind, encoded = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "magicap"}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph|.*missing from font")  # a box stands for such a letter
-            metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-            self.draw().savefig(encoded, format=kind, dpi=_DPI, metadata=metadata)
-        with put_in_place(Path(path)) as part:
-            part.write_bytes(encoded.getvalue())
+
+def save_drawing(draw: Callable[[], Figure], path: str | Path) -> None:
+    """Write a figure, the same bytes for the same figure; errors as of :meth:`Explanation.save`."""
+    require_drawable(path)
+    from matplotlib import rc_context
+
+    kind, encoded = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "magicap"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph|.*missing from font")  # a box stands for such a letter
+        metadata = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        draw().savefig(encoded, format=kind, dpi=_DPI, metadata=metadata)
+    with put_in_place(Path(path)) as part:
+        part.write_bytes(encoded.getvalue())
 
 
 def require_drawable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:

@@ -96,12 +96,17 @@ class Caption(str):
             log-probability of a token in nats, at most 0; NaN for a picture that failed.
         steps: one :class:`Step` a token; none where whole captions were compared.
         hypotheses: whole captions that competed, the chosen one first; none where tokens were compared.
+        confidence: the probability that the caption is right, 0 to 1: that its CIDEr-D against captions that
+            people write of the picture is above 50 (of 100 times CIDEr-D). None where it is not known: only
+            beam magic search with a memory has it, in captioners that it was fitted for, at the settings that
+            it was fitted for (``recipes/calibrate_confidence.py``).
         error: why there is no caption; None for a picture that was read.
     """
 
     score: float
     steps: tuple[Step, ...]
     hypotheses: tuple[Hypothesis, ...]
+    confidence: float | None = None  # of the class too: captions that were pickled before have none
     error: BadImage | None
 
     def __new__(
@@ -111,11 +116,12 @@ class Caption(str):
         score: float = math.nan,
         steps: tuple[Step, ...] = (),
         hypotheses: tuple[Hypothesis, ...] = (),
+        confidence: float | None = None,
         error: BadImage | None = None,
     ) -> Caption:
         caption = super().__new__(cls, text)
         caption.score, caption.error = score, error
-        caption.steps, caption.hypotheses = steps, hypotheses
+        caption.steps, caption.hypotheses, caption.confidence = steps, hypotheses, confidence
         return caption
 
     @property

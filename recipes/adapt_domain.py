@@ -137,6 +137,8 @@ No captioned picture was read.
 - {report.learned} different sentences learned, {report.held_out} held out, seed {config.seed}.
 - Pictures without captions that the decoding was tuned on: {", ".join(config.images) or "none"}.
 - Memory: {parts.memory!r}. Decoding: {parts.decoding!r}.
+- Confidence of its captions: None, since that of the base does not hold here;
+  `recipes/calibrate_confidence.py` fits it anew on captioned pictures of the domain.
 
 On the sentences held out:
 

@@ -58,7 +58,8 @@ def small(**changes):
 
 def hypotheses_of(captioner, images, search, memory):
     """All hypotheses of pictures, the best first."""
-    return beam_magic_search(DecodingContext(captioner.cache, images, memory=memory), search)
+    context = DecodingContext(captioner.cache, images, memory=memory)
+    return [competition.hypotheses for competition in beam_magic_search(context, search)]
 
 
 @pytest.mark.parametrize("remembers", [True, False])

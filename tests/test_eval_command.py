@@ -111,6 +111,17 @@ def test_every_images_own_scores_go_to_a_file(predictions, album, tmp_path, caps
     rows = list(csv.DictReader(path.open()))
     assert [row["caption"] for row in rows] == WORDS
     assert all(float(row["BLEU-1"]) == pytest.approx(1) for row in rows)
+    assert "confidence" not in rows[0]
+
+
+def test_the_confidence_of_captions_stands_beside_their_scores(album, tmp_path):
+    said, path = tmp_path / "said.jsonl", tmp_path / "each.csv"
+    rows = [{"image": f"x/{i}.png", "caption": text, "confidence": i / 8} for i, text in enumerate(WORDS)]
+    del rows[1]["confidence"]
+    said.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    assert main(arguments(said, album, "--per-image", str(path))) == 0
+    written = [row["confidence"] for row in csv.DictReader(path.open())]
+    assert written == ["0.0", "", *(str(i / 8) for i in range(2, len(WORDS)))]
 
 
 @pytest.mark.parametrize(

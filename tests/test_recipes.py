@@ -147,6 +147,7 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
     move.main(config)
     card = (tmp_path / "domain" / "README.md").read_text()
     assert "26 different sentences learned, 1 held out" in card
+    assert "Confidence of its captions: None" in card
     assert card in capsys.readouterr().out
     adapted = Captioner.from_pretrained(tmp_path / "domain")
     assert len(adapted.memory) >= 26

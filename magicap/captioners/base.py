@@ -101,6 +101,10 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             return self._captions(images, search, batch_size, seed)
         return self._batch(self._pixels(images)[None], search, [seed])[0]
 
+    def knows_confidence(self, decoding: DecodingT | None = None) -> bool:
+        """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding."""
+        return False
+
     @abstractmethod
     def explain(self, image: ImageSource, decoding: DecodingT | None = None, *, seed: int = 0) -> Explanation:
         """Caption one picture, and show how the caption came about.

@@ -29,6 +29,7 @@ from magicap.captioners.folder import (
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.captioners.saving import folder_fingerprint, put_folder_in_place, weights_fingerprint
 from magicap.checks import require_int
+from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.searches import explain, search_of, stream_steps
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
     from magicap.drawing import Explanation
 
 LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
-MEMORY, FINE_GRAINED = "memory", "fine_grained"
+MEMORY, FINE_GRAINED, CONFIDENCE = "memory", "fine_grained", "confidence"
+CONFIDENCE_FILE = "confidence.json"
+_IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 
 
 class Captioner(BaseCaptioner[Any]):
@@ -64,6 +67,8 @@ class Captioner(BaseCaptioner[Any]):
         memory: captions that decodings may retrieve; None: none.
         cache: what has been computed of captions' prefixes, which all calls share. Call its ``clear()``
             once the weights of a model have changed.
+        confidence: says how sure a caption is; None: nothing does. It is asked only with the models, the
+            memory and the decoding that it was fitted for, see :meth:`knows_confidence`.
         adaptation: what :meth:`adapt` reports of this captioner; None where it was not adapted.
     """
 
@@ -97,6 +102,7 @@ class Captioner(BaseCaptioner[Any]):
         self.scorer = scorer
         self.decoding: Any = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
         self.memory = memory
+        self.confidence: ConfidenceModel | None = None
         self.cache = PrefixCache(language_model, scorer, cache_bytes)
         self._fine_grained: Path | None = None  # of the folder it came from; kept when it is saved
 
@@ -133,6 +139,8 @@ class Captioner(BaseCaptioner[Any]):
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
         captioner = cls(language_model, scorer, sources.decoding, memory, cache_bytes=cache_bytes)
         captioner._fine_grained = sources.fine_grained
+        if sources.confidence is not None:
+            captioner.confidence = ConfidenceModel.read(sources.confidence)
         return captioner
 
     @property
@@ -191,13 +199,15 @@ class Captioner(BaseCaptioner[Any]):
         if fine_grained is not None:
             require_made_for(fine_grained, weights_fingerprint(self.scorer.model, stored))
             self._fine_grained = Path(fine_grained)
-        with put_folder_in_place(folder, [LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED]) as new:
+        with put_folder_in_place(folder, _IN_FOLDER) as new:
             self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
             self.scorer.save_pretrained(new / SCORER, dtype=stored)
             if self.memory is not None:
                 self.memory.save_pretrained(new / MEMORY)
             if self._fine_grained is not None:
                 _copy_fine_grained(self._fine_grained, new / FINE_GRAINED)
+            if self.confidence is not None:
+                (new / CONFIDENCE_FILE).write_text(self.confidence.to_json(), encoding="utf-8")
             write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, self._stored_parts(new, stored)))
 
     def _stored_parts(self, folder: Path, dtype: torch.dtype | None) -> dict[str, Part]:
@@ -217,6 +227,8 @@ class Captioner(BaseCaptioner[Any]):
             parts[MEMORY] = Part(MEMORY, combined(self.memory))
         if self._fine_grained is not None:
             parts[FINE_GRAINED] = Part(FINE_GRAINED, folder_fingerprint(folder / FINE_GRAINED))
+        if self.confidence is not None:
+            parts[CONFIDENCE] = Part(CONFIDENCE_FILE, self.confidence.fingerprint)
         return parts
 
     def adapt(
@@ -229,6 +241,7 @@ class Captioner(BaseCaptioner[Any]):
         """A captioner for another domain, from its sentences alone; minutes on two cores.
 
         ``recipes/adapt_domain.py`` does the same and can resume. The report is in :attr:`adaptation`.
+        The new captioner's captions have no confidence: that takes captioned pictures of the domain.
 
         Args:
             texts: sentences of the domain, a caption each; no pictures belong to them.
@@ -253,8 +266,8 @@ class Captioner(BaseCaptioner[Any]):
             BadImage: the picture cannot be read; raised at once, before the first step.
             BadSettings: the decoding compares whole captions and has no steps.
         """
-        context = self._context(self.scorer.encode_images([image]), [seed])
-        batches = stream_steps(context, self.decoding if decoding is None else decoding)
+        search = self.decoding if decoding is None else decoding
+        batches = stream_steps(self._context(self.scorer.encode_images([image]), search, [seed]), search)
         return (step for batch in batches for _, step in batch)
 
     def explain(
@@ -271,19 +284,31 @@ class Captioner(BaseCaptioner[Any]):
             BadSettings: a decoding that compares nothing that can be shown, or no candidates.
         """
         require_int("candidates", candidates)
-        picture = open_image(image)
-        context = self._context(self.scorer.encode_images([picture]), [seed])
-        return explain(context, self.decoding if decoding is None else decoding, picture, candidates)
+        picture, search = open_image(image), self.decoding if decoding is None else decoding
+        context = self._context(self.scorer.encode_images([picture]), search, [seed])
+        return explain(context, search, picture, candidates)
+
+    def knows_confidence(self, decoding: Any = None) -> bool:
+        """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding.
+
+        They have where it was fitted for that decoding, these models in this precision and this memory.
+        """
+        if self.confidence is None:
+            return False
+        search = self.decoding if decoding is None else decoding
+        # the decoding first: the fingerprint reads all weights when it is first asked for
+        return self.confidence.fits_decoding(search) and self.confidence.captioner == self.fingerprint
 
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.scorer.pixels(image)
 
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
         search = search_of(decoding)
-        return search.captions(self._context(self.scorer.encode_pixels(pixels), seeds), decoding)
+        return search.captions(self._context(self.scorer.encode_pixels(pixels), decoding, seeds), decoding)
 
-    def _context(self, image_vectors: Tensor, seeds: Sequence[int]) -> DecodingContext:
-        return DecodingContext(self.cache, image_vectors, seeds, self.memory)
+    def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
+        confidence = self.confidence if self.knows_confidence(decoding) else None
+        return DecodingContext(self.cache, image_vectors, seeds, self.memory, confidence)
 
 
 def load_scorer(
@@ -316,6 +341,7 @@ class _Sources(NamedTuple):
     decoding: Any
     memory: Path | None = None
     fine_grained: Path | None = None
+    confidence: Path | None = None
 
 
 def _sources(source: str | Path) -> _Sources:
@@ -332,6 +358,7 @@ def _sources(source: str | Path) -> _Sources:
         from_dict(settings.decoding, DECODINGS),
         settings.part(folder, MEMORY),
         settings.part(folder, FINE_GRAINED),
+        settings.part(folder, CONFIDENCE),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.checks import require_number
 from magicap.commands.decoding_options import SEARCH_SETTINGS, decoding_options, given_settings
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.shared import SOME_FAILED, load_captioner, print_line, progress_bar
@@ -23,6 +24,12 @@ from magicap.results import Caption
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
+
+UNSURE = " (unsure)"
+"""What marks a caption with --mark-unsure."""
+
+UNSURE_BELOW = 0.5
+"""Confidence below which it is marked, where --min-confidence says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,12 @@ class Options:
 
     dtype: Annotated[str, About("NAME")] = "float32"
     """Precision of the models: float32, bfloat16 or float16."""
+
+    min_confidence: Annotated[float | None, About("P")] = None
+    """Leave out captions that are right with a probability below P, 0 to 1; with --json they are marked."""
+
+    mark_unsure: bool = False
+    """Leave no caption out, but end those with " (unsure)" whose probability is below P, or 0.5 without P."""
 
     explain: Annotated[str | None, About("FILE")] = None
     """Draw why one picture has its caption, what competed or the attention: a .png, .svg or .pdf file."""
@@ -77,10 +90,11 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     Args:
         settings: those of the search that are given; the others are the captioner's own.
     """
+    unsure_below = _unsure_below(options)
     unlisted: list[BadImage] = []
     paths = list(find_images(options.paths, on_error=unlisted.append))
     for error in unlisted:
-        _write(Path(error.source), Caption("", error=error), as_json=options.json, alone=False)
+        _write(Path(error.source), Caption("", error=error), options.json, alone=False)
     if not paths:
         print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
         return SOME_FAILED
@@ -90,16 +104,40 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
 
     captioner = load_captioner(options.preset, device=options.device, dtype=options.dtype)
     captioner.decoding = _with_settings(captioner, options, settings)
+    if unsure_below is not None and not captioner.knows_confidence():
+        raise BadSettings(
+            f"{options.preset} does not know how sure it is with these options: leave out "
+            "--min-confidence and --mark-unsure, or fit it with recipes/calibrate_confidence.py"
+        )
     provenance = Provenance.of(captioner) if options.json else None
     alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
     captions = _captions(captioner, paths, options)
-    failed = bool(unlisted)
+    failed, left_out = bool(unlisted), 0
     with progress_bar(len(paths)) as on_progress:
         for path, caption in zip(paths, captions, strict=True):
             failed |= caption.error is not None
-            _write(path, caption, as_json=options.json, alone=alone, provenance=provenance)
+            unsure = _is_below(caption, unsure_below)
+            if unsure and not options.json and not options.mark_unsure:
+                left_out += 1
+            else:
+                _write(path, caption, options.json, alone, provenance, unsure=unsure)
             on_progress(1)
+    if left_out:
+        captions_left_out = "caption is" if left_out == 1 else "captions are"
+        print(f"magicap: {left_out} {captions_left_out} left out, below --min-confidence", file=sys.stderr)
     return SOME_FAILED if failed else 0
+
+
+def _unsure_below(options: Options) -> float | None:
+    """The confidence below which captions are unsure; None where nobody asks."""
+    if options.min_confidence is None:
+        return UNSURE_BELOW if options.mark_unsure else None
+    require_number("--min-confidence", options.min_confidence, lambda p: 0 <= p <= 1, "between 0 and 1")
+    return options.min_confidence
+
+
+def _is_below(caption: Caption, confidence: float | None) -> bool:
+    return confidence is not None and caption.confidence is not None and caption.confidence < confidence
 
 
 def _require_one_drawable(path: str, pictures: Sequence[str | Path]) -> None:
@@ -145,12 +183,19 @@ def _with_settings(captioner: AnyCaptioner, options: Options, settings: Mapping[
 
 
 def _write(
-    path: Path, caption: Caption, *, as_json: bool, alone: bool, provenance: Provenance | None = None
+    path: Path,
+    caption: Caption,
+    as_json: bool,
+    alone: bool,
+    provenance: Provenance | None = None,
+    *,
+    unsure: bool = False,
 ) -> None:
     if caption.error is not None:
         print_line(f"magicap: {caption.error}", sys.stderr)
     if as_json:
-        print_line(json.dumps(caption_row(str(path), caption, provenance)), sys.stdout)
+        row = caption_row(str(path), caption, provenance)
+        print_line(json.dumps({**row, "unsure": True} if unsure else row), sys.stdout)
     elif caption.error is None:
-        words = " ".join(caption.split())  # one line a picture, whatever a model writes
+        words = " ".join(caption.split()) + unsure * UNSURE  # one line a picture, whatever a model writes
         print_line(words if alone else f"{path}\t{words}", sys.stdout)

@@ -58,7 +58,7 @@ class Options:
     """Print values, signatures and reasons as a JSON object."""
 
     per_image: Annotated[str | None, About("CSV")] = None
-    """Write the scores of every image into this file."""
+    """Write the scores of every image into this file, and the confidence where FILE has it."""
 
 
 def add(commands: Any) -> None:
@@ -178,7 +178,9 @@ def _per_image(scored: Scored, report: Report) -> str:
     columns = {name: value.per_image for name, value in report.scores.items() if value.per_image is not None}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "caption", *columns])
+    confidences = scored.confidences
+    writer.writerow(["image", "caption", *columns, *(["confidence"] if confidences else [])])
     for i, (image, caption) in enumerate(zip(scored.images, scored.candidates, strict=True)):
-        writer.writerow([image, caption, *(f"{values[i]:.6g}" for values in columns.values())])
+        row = [image, caption, *(f"{values[i]:.6g}" for values in columns.values())]
+        writer.writerow([*row, *confidences[i : i + 1]])
     return out.getvalue()

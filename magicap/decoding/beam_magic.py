@@ -19,6 +19,7 @@ from magicap.decoding.beam import beam_hypotheses
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import (
+    Competition,
     EvidenceSet,
     evidence_from_hypotheses,
     evidence_from_neighbours,
@@ -35,8 +36,8 @@ from magicap.retrieval.caption_memory import MIN_STD
 _IMAGE_WEIGHT = 2.0  # where no memory says what the picture shows; chosen on Flickr8k dev
 
 
-def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> list[list[Hypothesis]]:
-    """For each picture the captions that competed, the best first; of equals the memory's, then the likelier.
+def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> list[Competition]:
+    """For each picture the captions that competed; of equals the memory's come first, then the likelier.
 
     Without a memory what the beams wrote is its own evidence.
 
@@ -106,8 +107,8 @@ def _select(
     written: Sequence[Hypothesis],
     evidence: EvidenceSet | None,
     settings: BeamMagicSearch,
-) -> list[Hypothesis]:
-    """The captions that compete, the best first: the evidence's own, and what the beams wrote besides."""
+) -> Competition:
+    """The captions that compete: the evidence's own, and what the beams wrote besides."""
     competing = _distinct(written, settings.constraints)
     if evidence is None:
         competing = competing or [_shortened(written, settings.constraints)]
@@ -116,9 +117,10 @@ def _select(
         competing = _with_evidence(competing, evidence)
     by_utility = select_hypothesis(competing, evidence)
     if not settings.rerank_weight:
-        return by_utility
+        return Competition(by_utility, evidence)
     vectors = scorer.encode_texts([hypothesis.text for hypothesis in by_utility[: settings.rerank_top]])
-    return rerank_hypotheses(by_utility, (vectors @ image).tolist(), settings.rerank_weight)
+    reranked = rerank_hypotheses(by_utility, (vectors @ image).tolist(), settings.rerank_weight)
+    return Competition(reranked, evidence)
 
 
 def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[Hypothesis]:

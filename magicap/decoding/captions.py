@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from magicap.decoding.confidence import features_of
 from magicap.decoding.context import DecodingContext
+from magicap.decoding.minimum_bayes_risk import Competition
 from magicap.results import Caption, Hypothesis, Step, StepBatches
 
 
@@ -22,18 +24,36 @@ def captions_from_steps(context: DecodingContext, batches: StepBatches) -> list[
 
 
 def captions_from_hypotheses(
-    context: DecodingContext, rows: Sequence[Sequence[Hypothesis]], kept: int
+    context: DecodingContext,
+    rows: Sequence[Sequence[Hypothesis]],
+    kept: int,
+    confidences: Sequence[float] | None = None,
 ) -> list[Caption]:
     """B captions from the hypotheses of a search that compares whole captions, the best first.
 
     Args:
         kept: how many hypotheses stay with the caption.
+        confidences: B probabilities that the captions are right; None: they are not known.
     """
     texts = [hypotheses[0].text.strip() for hypotheses in rows]
+    known = [None] * len(texts) if confidences is None else confidences
     return [
-        Caption(text, score=cosine, hypotheses=tuple(hypotheses[:kept]))
-        for text, cosine, hypotheses in zip(texts, _cosines(context, texts), rows, strict=True)
+        Caption(text, score=cosine, hypotheses=tuple(hypotheses[:kept]), confidence=confidence)
+        for text, cosine, hypotheses, confidence in zip(
+            texts, _cosines(context, texts), rows, known, strict=True
+        )
     ]
+
+
+def captions_from_competitions(
+    context: DecodingContext, competitions: Sequence[Competition], kept: int
+) -> list[Caption]:
+    """As :func:`captions_from_hypotheses`, with their confidence where the context has a model of it."""
+    rows = [competition.hypotheses for competition in competitions]
+    if context.confidence is None:
+        return captions_from_hypotheses(context, rows, kept)
+    confidences = [context.confidence.probability(features_of(one)) for one in competitions]
+    return captions_from_hypotheses(context, rows, kept, confidences)
 
 
 def _cosines(context: DecodingContext, texts: Sequence[str]) -> list[float]:

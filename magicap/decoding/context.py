@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from magicap.decoding.conditioning import NEIGHBOURS, weighted_mean
+from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.prefix_cache import CachedPrefix, PrefixCache
 from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
@@ -48,6 +49,9 @@ class DecodingContext:
 
     memory: CaptionMemory | None = None
     """Captions that the captioner remembers, if it does."""
+
+    confidence: ConfidenceModel | None = None
+    """Says how sure a caption is, where it was fitted for these models, memory and settings."""
 
     _neighbours: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 

@@ -49,6 +49,17 @@ class EvidenceSet:
         return expected_cider_d([*self.texts, *others], self.weights, self.document_frequencies)
 
 
+@dataclass(frozen=True)
+class Competition:
+    """Captions of one picture that competed, and what they were judged by."""
+
+    hypotheses: Sequence[Hypothesis]
+    """The chosen one first; at least one."""
+
+    evidence: EvidenceSet
+    """Captions with probabilities."""
+
+
 def evidence_from_neighbours(
     memory: CaptionMemory, cosines: Tensor, positions: Tensor, temperature: float
 ) -> list[EvidenceSet]:

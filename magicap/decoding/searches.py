@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from magicap.decoding.beam_magic import beam_magic_search, needs_memory
-from magicap.decoding.captions import captions_from_hypotheses, captions_from_steps
+from magicap.decoding.captions import (
+    captions_from_competitions,
+    captions_from_hypotheses,
+    captions_from_steps,
+)
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.magic import magic_search, magic_time_steps
+from magicap.decoding.minimum_bayes_risk import Competition
 from magicap.decoding.sampling import nucleus_sampling, top_k_sampling
 from magicap.decoding.settings import (
     BeamMagicSearch,
@@ -41,13 +46,16 @@ Explain = Callable[[DecodingContext, Any, "Image", int], "Explanation"]
 
 @dataclass(frozen=True)
 class Search:
-    """What carries out a decoding. Either ``stream`` or ``search`` is there."""
+    """What carries out a decoding. One of ``stream``, ``search`` and ``compete`` is there."""
 
     stream: Callable[[DecodingContext, Any], StepBatches] | None = None
     """Writes captions token by token."""
 
     search: Callable[[DecodingContext, Any], list[list[Hypothesis]]] | None = None
     """Compares whole captions: for each picture the best first."""
+
+    compete: Callable[[DecodingContext, Any], list[Competition]] | None = None
+    """Compares whole captions, and tells what judged them."""
 
     explain: Explain | None = None
     """Captions one picture and shows what competed."""
@@ -67,8 +75,11 @@ class Search:
         self.check(context, settings)
         if self.stream is not None:
             return captions_from_steps(context, self.stream(context, settings))
+        kept = self.kept(settings)
+        if self.compete is not None:
+            return captions_from_competitions(context, self.compete(context, settings), kept)
         assert self.search is not None
-        return captions_from_hypotheses(context, self.search(context, settings), self.kept(settings))
+        return captions_from_hypotheses(context, self.search(context, settings), kept)
 
     def check(self, context: DecodingContext, settings: Any) -> None:
         """Refuse to search without a memory where one is needed.
@@ -97,15 +108,15 @@ def explain_hypotheses(
     context: DecodingContext, settings: BeamMagicSearch, picture: Image, count: int
 ) -> HypothesisExplanation:
     """Beam magic search of one picture, with the ``count`` best hypotheses."""
-    rows = beam_magic_search(context, settings)
-    (caption,) = captions_from_hypotheses(context, rows, settings.num_hypotheses)
-    return HypothesisExplanation(picture, caption, tuple(rows[0][:count]))
+    competitions = beam_magic_search(context, settings)
+    (caption,) = captions_from_competitions(context, competitions, settings.num_hypotheses)
+    return HypothesisExplanation(picture, caption, tuple(competitions[0].hypotheses[:count]))
 
 
 SEARCHES: dict[type, Search] = {
     MagicSearch: Search(stream=magic_search, explain=explain_tokens),
     BeamMagicSearch: Search(
-        search=beam_magic_search,
+        compete=beam_magic_search,
         explain=explain_hypotheses,
         needs_memory=needs_memory,
         kept=lambda settings: settings.num_hypotheses,

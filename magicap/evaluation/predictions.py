@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,6 +37,9 @@ class Predictions:
     references: Sequence[CaptionedImage] | None = None
     """The references, where the file carries them."""
 
+    confidences: Mapping[str, float] = field(default_factory=dict)
+    """Image name or id -> probability that the caption is right, where the file says it."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -47,6 +50,9 @@ class Scored:
     references: list[tuple[str, ...]]
     about: dict[str, str]
     """Entries of signatures: ``split``, and ``partial`` with its extent where the set is incomplete."""
+    confidences: list[float | None] = field(default_factory=list)
+    """Probabilities that the captions are right; None where the file says none, no list where it says none at
+    all."""
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -72,6 +78,7 @@ def read_predictions(path: str | Path) -> Predictions:
         raise bad(path, expected, show(rows[0][1]), "rename the fields")
     captions: dict[str, str] = {}
     failed: dict[str, str] = {}
+    confidences: dict[str, float] = {}
     names = []
     for place, row in rows:
         names.append(id_field(row, kind.image, place))
@@ -79,6 +86,8 @@ def read_predictions(path: str | Path) -> Predictions:
             failed[names[-1]] = str(row.get("message") or row["error"])
         else:
             captions[names[-1]] = string(row, kind.caption, place)
+            if isinstance(confidence := row.get("confidence"), float | int):
+                confidences[names[-1]] = float(confidence)
     _require_distinct(names, str(path))
     references = None
     if kind.references and kind.references in rows[0][1]:
@@ -89,7 +98,7 @@ def read_predictions(path: str | Path) -> Predictions:
     models = {row.get("model") for _, row in rows if "error" not in row}
     digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
     model = str(models.pop()) if len(models) == 1 and None not in models else f"file-{digest}"
-    return Predictions(str(path), captions, failed, model, references)
+    return Predictions(str(path), captions, failed, model, references, confidences)
 
 
 def choose_references(
@@ -142,6 +151,10 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
     rows = [row for row in references if row.image in caption]
     if without := [row.image for row in rows if not row.captions]:
         raise BadData(f"{len(without)} images have no reference caption: {_some(without)}; leave them out")
+    known = {}
+    if predictions.confidences:
+        images = _images_of(predictions, references)
+        known = {images[name]: value for name, value in predictions.confidences.items()}
     about = split_entry(rows)
     if missing or unknown:
         left_out = f", {len(unknown)} captions left out" if unknown else ""
@@ -151,6 +164,7 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
         [caption[row.image] for row in rows],
         [row.captions for row in rows],
         about,
+        [known.get(row.image) for row in rows] if known else [],
     )
 
 
@@ -168,17 +182,22 @@ def assign(
     Raises:
         BadData: two captions of one image.
     """
-    ids = {row.id: row.image for row in references if row.id is not None}
-    by_file_name: dict[str, list[str]] = {}
-    for row in references:
-        by_file_name.setdefault(_parts(row.image)[-1], []).append(row.image)
-    images = {name: _find(name, ids, by_file_name) for name in predictions.captions}
+    images = _images_of(predictions, references)
     _require_distinct(
         [image for image in images.values() if image is not None],
         f"{predictions.source} (names differ, but mean the same image)",
     )
     caption = {image: predictions.captions[name] for name, image in images.items() if image is not None}
     return caption, [name for name, image in images.items() if image is None]
+
+
+def _images_of(predictions: Predictions, references: Sequence[CaptionedImage]) -> dict[str, str | None]:
+    """The references' image of every caption's name; None where there is none."""
+    ids = {row.id: row.image for row in references if row.id is not None}
+    by_file_name: dict[str, list[str]] = {}
+    for row in references:
+        by_file_name.setdefault(_parts(row.image)[-1], []).append(row.image)
+    return {name: _find(name, ids, by_file_name) for name in predictions.captions}
 
 
 def require_complete(predictions: Predictions, unknown: Sequence[str], missing: Sequence[str]) -> None:

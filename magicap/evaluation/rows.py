@@ -40,13 +40,14 @@ def decoding_text(decoding: object) -> str:
 
 
 def caption_row(image: str, caption: Caption, provenance: Provenance | None) -> dict[str, Any]:
-    """The caption, or why there is none; and what made it, where that is known."""
+    """The caption, or why there is none; its confidence and what made it, where they are known."""
     if caption.error is not None:
         return {"image": image, "error": caption.error.code, "message": str(caption.error)}
     return {
         "image": image,
         "caption": caption.text,
         "score": round(caption.score, 4),
+        **({} if caption.confidence is None else {"confidence": round(caption.confidence, 4)}),
         "finished": caption.finished,
         **(asdict(provenance) if provenance else {}),
     }

@@ -247,8 +247,12 @@ class CaptionMemory:
         return len(self.texts)
 
     def __repr__(self) -> str:
-        digest = hashlib.blake2b("\n".join(self.texts).encode(errors="surrogatepass"), digest_size=4)
-        return f"CaptionMemory({len(self)} captions, {digest.hexdigest()})"
+        return f"CaptionMemory({len(self)} captions, {self._digest})"
+
+    @cached_property
+    def _digest(self) -> str:
+        text = "\n".join(self.texts).encode(errors="surrogatepass")
+        return hashlib.blake2b(text, digest_size=4).hexdigest()
 
     def nearest(self, queries: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
         """The captions most like each query, best first; of equals the earlier, but for the last place.
