@@ -34,8 +34,8 @@ def read_options(
     for key, written in _read(file).items():
         name = present_name(str(key)).replace("-", "_")
         if name not in types:
-            near = get_close_matches(name, types, 1)
-            hint = f"; did you mean {near[0]}?" if near else f", some of {', '.join(types)}"
+            similar = get_close_matches(name, types, 1)
+            hint = f"; did you mean {similar[0]}?" if similar else f", some of {', '.join(types)}"
             raise BadSettings(f"{file}: expected options that --help lists, found {key!r}{hint}")
         if name in options:
             raise BadSettings(f"{file}: expected each option once, found {name} twice")

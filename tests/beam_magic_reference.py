@@ -225,7 +225,8 @@ def reference_hypotheses(
     by_utility = sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
     if not settings.rerank_weight:
         return by_utility
-    first, rest = by_utility[: settings.rerank_top], by_utility[settings.rerank_top :]
+    top = len(by_utility) if settings.rerank_top is None else settings.rerank_top
+    first, rest = by_utility[:top], by_utility[top:]
     cosines = (text_vectors(scorer, [hypothesis.text for hypothesis in first]) @ image).tolist()
     reranked = [
         hypothesis._replace(rerank=settings.rerank_weight * cosine)

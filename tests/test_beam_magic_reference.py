@@ -224,7 +224,7 @@ VARIATIONS = (
     Variation("exclude and max_words", 5, {**QUICK, "exclude": ("man", "dog"), "max_words": 8}),
     Variation("include and min_words", 4, {**QUICK, "include": ("two",), "min_words": 9}),
     Variation("constraints, no soft prompt", 3, {**QUICK, "exclude": ("a",), "soft_prompt": False}),
-    Variation("rerank", 3, {**QUICK, "rerank_weight": 20.0}),
+    Variation("rerank", 3, {**QUICK, "rerank_weight": 20.0, "rerank_top": 8}),
     Variation("image weight and rerank", 3, {**FEW_CANDIDATES, "image_weight": 0.5, "rerank_weight": 5.0}),
     Variation("no memory", 3, {**FEW_CANDIDATES, "soft_prompt": False}, has_memory=False),
     Variation(

@@ -154,7 +154,7 @@ def test_a_captioner_is_assembled_with_a_memory_and_moved_to_a_domain(
     assert adapted.caption(np.zeros((30, 40, 3), np.uint8))
     move.main(config)  # what is done is not done again
     with pytest.raises(BadSettings, match="choose another --out"):
-        move.main(replace(config, epochs=9))
+        move.main(replace(config, batch_size=9))
     with pytest.raises(BadSettings, match="--captions FILE"):
         move.main(replace(config, captions=[]))
 
