@@ -42,7 +42,7 @@ SIZE = 160
 """Side of a drawn picture, in pixels; what :data:`TRUNK` reads."""
 
 _TRAINED = {"max_steps": 4, "mixed_precision": "no", "cpu": True}
-_SCORED = _TRAINED | {"locked_batch_size": 8, "finetune_batch_size": 8, "workers": 0}
+_SCORED = _TRAINED | {"locked_batch_size": 26, "finetune_batch_size": 26, "workers": 0}
 _CLASSIFIED = {"classifier": TRUNK, "class_names": "classes.txt"}
 _ASSEMBLED = {"memory_size": 400, "memory_samples": 50, "neighbours": 50}
 _CAPTIONED = _TRAINED | {

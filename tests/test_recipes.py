@@ -379,3 +379,11 @@ def test_settings_that_cannot_be_are_refused(setting):
     name = next(iter(setting))
     with pytest.raises(BadSettings, match=rf"--{name} must be .*found"):
         recipe("train_scorer").Config("captions", ["images"], "out", **setting)
+
+
+def test_a_share_that_is_less_than_a_picture_is_refused():
+    train = recipe("train_scorer")
+    small = {"locked_batch_size": 8, "finetune_batch_size": 96}
+    config = train.Config(["a", "b"], ["images"], "out", shares=[0.95, 0.05], **small)
+    with pytest.raises(BadSettings, match=r"one picture of a step of 8, found 0\.05; use a larger batch"):
+        train.domains(config, [[], []])
