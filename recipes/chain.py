@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
 from cli import parse
+from configfile import read_yaml
 
 from magicap.errors import BadSettings
 from magicap.training.options import RUN_MAY_CHANGE
@@ -94,8 +94,7 @@ def config_of(step: str, more: Sequence[str] = ()) -> Any:
 @cache
 def written(step: str) -> Mapping[str, Any]:
     """A step's options as its file has them: text and lists of text, variables not expanded."""
-    options: dict[str, Any] = yaml.load(config_file(step).read_text(encoding="utf-8"), yaml.BaseLoader)
-    return options
+    return read_yaml(config_file(step))
 
 
 def out_of(step: str) -> Path:

@@ -31,7 +31,7 @@ def read_options(
         BadSettings: the file cannot be read, or has an unknown option, one twice or one of another type.
     """
     options: dict[str, Any] = {}
-    for key, written in _read(file).items():
+    for key, written in read_yaml(file).items():
         name = present_name(str(key)).replace("-", "_")
         if name not in types:
             similar = get_close_matches(name, types, 1)
@@ -93,7 +93,12 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(file: str) -> dict[Any, Any]:
+def read_yaml(file: str | Path) -> dict[Any, Any]:
+    """The options of a YAML file as text and lists of text, variables not expanded.
+
+    Raises:
+        BadSettings: it cannot be read, or is no YAML of the form ``option: value``.
+    """
     # Everything stays text: YAML itself takes "no" for false and "2e-5" for text.
     try:
         content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_TextLoader)

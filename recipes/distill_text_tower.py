@@ -22,7 +22,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from cli import run
 from torch.utils.data import Dataset
@@ -47,7 +46,7 @@ MAY_CHANGE = ("epochs", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Config(TrainingOptions):
+class Config(TrainingOptions, ScorerShape):
     text: list[str]
     """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
     with a caption a line."""
@@ -65,30 +64,9 @@ class Config(TrainingOptions):
     """Name or folder of the sentence-transformers model that teaches; default: all-MiniLM-L6-v2 as
     packaged."""
 
-    image_model: str = ScorerShape.image_model
-    """Name in timm of the image trunk."""
-
     image_weights: str | None = None
     """File in safetensors format with the image trunk's weights under timm's names; default: random
     weights."""
-
-    image_size: int = ScorerShape.image_size
-    """Side of the square picture that the image trunk reads, in pixels."""
-
-    pool: Literal["token", "avg"] = ScorerShape.pool
-    """Pooling of the image trunk."""
-
-    width: int = ScorerShape.width
-    """Width of the shared space and of the student."""
-
-    text_layers: int = ScorerShape.text_layers
-    """Number of the student's blocks."""
-
-    text_heads: int = ScorerShape.text_heads
-    """Number of attention heads in each of the student's blocks."""
-
-    context_length: int = ScorerShape.context_length
-    """Longest text that the student reads, in tokens."""
 
     cut_share: float = 0.2
     """Share of the sentences of which only a beginning is read, 0 to 1."""

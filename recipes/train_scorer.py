@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ Picture = Callable[[int, CaptionedImage], Tensor]
 
 
 @dataclass(frozen=True)
-class Config(TrainingOptions):
+class Config(TrainingOptions, ScorerShape):
     captions: list[str]
     """Data sets, of which the train split is read."""
 
@@ -91,30 +92,9 @@ class Config(TrainingOptions):
     tokenizer: str | None = None
     """Folder of the tokenizer of a fresh text tower, where no --base is given."""
 
-    image_model: str = ScorerShape.image_model
-    """Name in timm of a fresh image tower."""
-
     image_weights: str | None = None
     """File in safetensors format with the trunk of a fresh image tower under timm's names; default: random
     weights."""
-
-    image_size: int = ScorerShape.image_size
-    """Side of the square picture that a fresh image tower reads, in pixels."""
-
-    pool: Literal["token", "avg"] = ScorerShape.pool
-    """Pooling of a fresh image tower."""
-
-    width: int = ScorerShape.width
-    """Width of the shared space and of a fresh text tower."""
-
-    text_layers: int = ScorerShape.text_layers
-    """Number of blocks of a fresh text tower."""
-
-    text_heads: int = ScorerShape.text_heads
-    """Number of attention heads in each block of a fresh text tower."""
-
-    context_length: int = ScorerShape.context_length
-    """Longest text that a fresh text tower reads, in tokens."""
 
     teacher: str | None = None
     """Folder of a run of distill_text_tower.py, near whose teacher the text tower stays."""
@@ -283,6 +263,7 @@ class Data:
         """The picture as the scorer reads it, (3, H, W)."""
         return self.scorer.pixels(self.images.read(row.image))
 
+    @cached_property
     def plain_features(self) -> Tensor:
         """(N, F) features of the whole training pictures by the trunk as it was when training began."""
         return self.features("train-0", self.train, self.plain)
@@ -314,7 +295,7 @@ class Data:
         config, class_vector = self.config, self.scorer.class_vector
         classes = None
         if class_vector is not None and config.class_weight:
-            classes = ClassTerm(class_vector.classifier, self.plain_features(), config.class_weight)
+            classes = ClassTerm(class_vector.classifier, self.plain_features, config.class_weight)
         return Contrastive(
             self.scorer,
             loss=config.loss,
@@ -332,7 +313,7 @@ class Data:
 def locked_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Path) -> None:
     """Trunk frozen: projection and text tower learn on features that are computed once."""
     dev_features = data.features("dev", data.dev, data.plain)
-    plain = data.plain_features()
+    plain = data.plain_features
     others = [
         data.features(f"train-{number}", data.train, data.augmented, number)
         for number in range(1, config.locked_views)

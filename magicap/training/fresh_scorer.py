@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from magicap.models.scorer import ImageTextScorer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScorerShape:
-    """Shape of an open_clip model made of a timm trunk, a projection and a causal text tower."""
+    """Shape of an open_clip model made of a timm trunk, a projection and a causal text tower.
+
+    A recipe that makes one inherits these fields as its options.
+    """
 
     image_model: str = "vit_tiny_patch16_224"
-    """timm's name of the trunk."""
+    """Name in timm of the trunk of a fresh image tower."""
 
     image_size: int = 224
-    """Side of the square picture it reads."""
+    """Side of the square picture that a fresh image tower reads, in pixels."""
 
-    pool: str = "token"
-    """timm's pooling: token or avg."""
+    pool: Literal["token", "avg"] = "token"
+    """Pooling of timm at the end of a fresh image tower's trunk: token or avg."""
 
     width: int = 256
-    """D, of the shared space and of the text tower."""
+    """Dimensions of the shared space, and width of a fresh text tower."""
 
     text_layers: int = 3
-    """Blocks of the text tower."""
+    """Number of blocks of a fresh text tower."""
 
     text_heads: int = 4
-    """Its attention heads."""
+    """Number of attention heads in each block of a fresh text tower."""
 
     context_length: int = 40
-    """Longest text, in tokens."""
+    """Longest text that a fresh text tower reads, in tokens."""
 
     @classmethod
     def of(cls, config: Any) -> Self:
