@@ -27,7 +27,7 @@ from cli import run
 from torch.utils.data import Dataset
 
 from magicap.checks import require_int, require_number
-from magicap.data import CaptionedImage, normalise_caption, read_sentences
+from magicap.data import CaptionedImage, read_sentences
 from magicap.errors import BadSettings
 from magicap.models.scorer import ImageTextScorer
 from magicap.training import processes
@@ -37,7 +37,7 @@ from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
 from magicap.training.loop import fit
 from magicap.training.objectives.distillation import Distillation
 from magicap.training.options import TrainingOptions
-from magicap.training.pairs import read_captioned_images
+from magicap.training.pairs import captions_of, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respell
 from magicap.training.validation import text_recall
@@ -157,11 +157,6 @@ def validation(
     held_out = captions_of(dev)
     cosine = (scorer.encode_texts(held_out).cpu() * teacher.of(held_out)[1]).sum(dim=1).mean()
     return text_recall(scorer, dev) | {"score": float(cosine)}
-
-
-def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
-    """All captions, as scorers read them."""
-    return [normalise_caption(text) for row in rows for text in row.captions]
 
 
 def is_encoded(folder: Path, texts: Sequence[str]) -> bool:

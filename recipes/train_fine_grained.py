@@ -26,7 +26,7 @@ from cli import run
 from torch import Tensor
 
 from magicap.captioners.folder import as_dtype
-from magicap.data import CaptionedImage, ImageFiles, normalise_caption
+from magicap.data import CaptionedImage, ImageFiles
 from magicap.metrics.retrieval import retrieval_recall
 from magicap.models.fine_grained.local_features import (
     FineGrainedSettings,
@@ -42,7 +42,7 @@ from magicap.training.checks import open_run_folder
 from magicap.training.loop import fit
 from magicap.training.objectives.fine_grained import FineGrainedContrastive
 from magicap.training.options import TrainingOptions
-from magicap.training.pairs import Pairs, collate, read_captioned_images
+from magicap.training.pairs import Pairs, captions_of, collate, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
 from magicap.training.phases import digest, load_or_compute
 from magicap.training.progress import progress
@@ -223,11 +223,6 @@ def main(config: Config) -> None:
         folder=out,
         config=config.loop(config.epochs, description="training the projections"),
     )
-
-
-def captions_of(rows: Sequence[CaptionedImage]) -> list[str]:
-    """All captions, as scorers read them."""
-    return [normalise_caption(text) for row in rows for text in row.captions]
 
 
 def with_words(captions: Captions, texts: Sequence[str]) -> Callable[[Sequence[Batch]], Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ def read_captioned_images(
     rows = [row for row in read_captions(path, splits) if len(row.captions) >= at_least]
     require_rows(rows, path, splits)
     return rows
+
+
+def captions_of(rows: Iterable[CaptionedImage]) -> list[str]:
+    """All captions, as scorers read them."""
+    return [normalise_caption(text) for row in rows for text in row.captions]
 
 
 class Pairs(Dataset[Batch]):
