@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # Offline unless asked otherwise: read by huggingface_hub when it is imported, hence before any test module.
@@ -48,6 +50,33 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("supervised")
     tiny.supervised().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of odd inputs that lie in the repository."""
+    return Path(__file__).parent / "cases"
+
+
+@pytest.fixture(scope="session")
+def made_cases(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str], Path]:
+    """From a name of ``cases.make.MAKERS`` to its folder, made once for all processes that run tests."""
+    from cases.make import MAKERS
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+
+    def made(name: str) -> Path:
+        folder = shared / "cases" / name
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                MAKERS[name](new := shared / "cases.new" / name)
+                folder.parent.mkdir(exist_ok=True)
+                new.rename(folder)
+        return folder
+
+    return made
 
 
 def _no_data() -> str | None:
