@@ -50,6 +50,7 @@ STEPS = {
     "soft_prompt": Step("tune_prompted", ("magicap.json", "language_model/soft_prompt.safetensors")),
     "fine_grained": Step("train_fine_grained", ("best/fine_grained.safetensors",)),
     "embedded": Step("assemble_captioner", ("magicap.json", "memory", "fine_grained")),
+    "confidence": Step("calibrate_confidence", ("magicap.json", "memory", "fine_grained", "confidence.json")),
     "cnn_lstm": Step("train_cnn_lstm", _NETWORK),
     "cnn_lstm_longer": Step("train_cnn_lstm", _NETWORK),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magicap.captioners.folder import SETTINGS_FILE
-from magicap.captioners.zero_shot import FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
+from magicap.captioners.zero_shot import CONFIDENCE_FILE, FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.supervised.network import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 
 PACKAGE = Path(__file__).parents[1] / "magicap"
@@ -31,7 +31,10 @@ class Shipped:
 
 SHIPPED = {
     "embedded": Shipped(
-        "embedded", "", (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, SETTINGS_FILE), "embedded"
+        "confidence",
+        "",
+        (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE, SETTINGS_FILE),
+        "embedded",
     ),
     "unpaired": Shipped("unpaired", "", (SCORER, MEMORY), "unpaired"),
     "baseline": Shipped(

@@ -78,6 +78,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "soft_prompt": _TRAINED | {"batch_size": 16},
     "fine_grained": _TRAINED | {"width": 8, "hidden": 16, "batch_size": 8},
     "embedded": _ASSEMBLED | {"memory_width": 8},
+    "confidence": {"folds": 2, "cpu": True},
     "unpaired": {"memory_size": 400, "memory_width": 8},
     "cnn_lstm": _CAPTIONED | {"xe_epochs": 2},
     "cnn_lstm_longer": _CAPTIONED | {"xe_epochs": 0, "finetune_epochs": 0},

@@ -24,6 +24,7 @@ A second run of the same command resumes where the first one stopped.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -33,7 +34,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from cli import run
-from timm.layers import PatchDropout
 from torch import Tensor
 
 from magicap.checks import require_int, require_number
@@ -52,6 +52,7 @@ from magicap.training.objectives.contrastive import (
     Contrastive,
     PatchDropoutSchedule,
     TeacherTerm,
+    patch_dropout,
 )
 from magicap.training.options import TrainingOptions
 from magicap.training.pairs import Pairs, read_captioned_images
@@ -79,6 +80,9 @@ class Config(TrainingOptions, ScorerShape):
 
     validation: list[str] = field(default_factory=list)
     """Data sets whose dev or val split chooses the checkpoint; default: those of --captions."""
+
+    pictures: int | None = None
+    """The most pictures to learn from, drawn at random from all data sets; default: all."""
 
     shares: list[float] = field(default_factory=list)
     """Share of each data set in a batch, 1 together; default: by their sizes."""
@@ -183,6 +187,8 @@ class Config(TrainingOptions, ScorerShape):
                 f"--shares must name one share a data set, 1 together, found {self.shares} for "
                 f"{len(self.captions)} data sets"
             )
+        if self.pictures is not None:
+            require_int("--pictures", self.pictures)
         sizes = ("locked_views", "locked_batch_size", "finetune_batch_size", "captions_per_image")
         for name in (*sizes, "width", "text_heads"):
             require_int(f"--{name}", getattr(self, name))
@@ -195,7 +201,7 @@ class Config(TrainingOptions, ScorerShape):
 def main(config: Config) -> None:
     config.begin()
     out = Path(config.out)
-    sets = [read_captioned_images(path, ("train",)) for path in config.captions]
+    sets = sampled([read_captioned_images(path, ("train",)) for path in config.captions], config)
     train = [row for rows in sets for row in rows]
     dev = [
         row
@@ -219,6 +225,16 @@ def main(config: Config) -> None:
     best = out / (FINETUNE if config.finetune_epochs else LOCKED) / "best"
     if processes.is_first():
         reload(scorer, best).save_pretrained(out / "best")
+
+
+def sampled(sets: list[list[CaptionedImage]], config: Config) -> list[list[CaptionedImage]]:
+    """The pictures of each data set to learn from; those of fewer pictures are among those of more."""
+    order = [(number, row) for number, rows in enumerate(sets) for row in rows]
+    if config.pictures is None or config.pictures >= len(order):
+        return sets
+    random.Random(config.seed).shuffle(order)
+    chosen = order[: config.pictures]
+    return [[row for owner, row in chosen if owner == number] for number in range(len(sets))]
 
 
 def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
@@ -378,15 +394,6 @@ def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: 
             description=FINETUNE,
         ),
     )
-
-
-def patch_dropout(visual: Any) -> PatchDropout:
-    """The image trunk's patch dropout, put in at rate 0; one without use where a trunk takes none."""
-    trunk = getattr(visual, "trunk", None)
-    dropout = PatchDropout(0.0, num_prefix_tokens=getattr(trunk, "num_prefix_tokens", 1))
-    if hasattr(trunk, "patch_drop"):
-        trunk.patch_drop = dropout
-    return dropout
 
 
 def start_scorer(config: Config) -> ImageTextScorer:

@@ -71,7 +71,7 @@ def test_a_step_is_made_from_others_and_their_options_count():
     assert chain.with_inputs("unpaired") == ["tokenizer", "text_tower", "unpaired_scorer", "unpaired"]
     assert chain.inputs("embedded") == ["averaged_scorer", "soft_prompt", "fine_grained"]
     assert set(chain.STEPS) == {
-        step for last in ("embedded", "unpaired", "cnn_lstm_longer") for step in chain.with_inputs(last)
+        step for last in ("confidence", "unpaired", "cnn_lstm_longer") for step in chain.with_inputs(last)
     }
     fewer = {"tokenizer": ["--vocabulary_size", "9"]}
     assert chain.digest_of("embedded", {}) != chain.digest_of("embedded", fewer)
@@ -181,7 +181,7 @@ def options_of(**options: Any) -> Any:
         ({"dry_run": True, "install": True}, "--dry_run runs every step and installs nothing"),
         (
             {"only": ["scorer"], "install": True},
-            "--install expects one of cnn_lstm_longer, embedded, unpaired",
+            "--install expects one of cnn_lstm_longer, confidence, unpaired",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import tiny
+from PIL import Image
 
 from magicap.errors import BadSettings
 
@@ -24,21 +25,21 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_invented_persons_are_counted_where_no_reference_names_one(tmp_path, capsys):
+def test_invented_words_are_counted_where_no_reference_names_them(tmp_path, capsys):
     rows = [
-        ("1.jpg", ["A zebra.", "Two zebras stand."], "A man, riding a zebra."),
-        ("2.jpg", ["A pizza."], "A pizza on a plate."),
+        ("1.jpg", ["A grey zebra.", "Two zebras stand."], "A man, riding a pair of gray zebras."),
+        ("2.jpg", ["A pizza."], "A pizza on a red plate."),
         ("3.jpg", ["A kitchen.", "A woman cooks."], "A kitchen with a stove."),
-        ("4.jpg", ["Children play."], "Kids play football."),
+        ("4.jpg", ["Children play."], "Three kids play football."),
     ]
     file = tmp_path / "captions.json"
     predictions = [
         {"image_name": name, "captions": references, "prediction": text} for name, references, text in rows
     ]
     file.write_text(json.dumps(predictions))
-    persons = script("invented_persons")
+    persons = script("invented_words")
     persons.main(persons.Config(captions=[f"ours={file}"]))
-    assert "| ours | 2 | 50.0 % | 2 | 50.0 % |" in capsys.readouterr().out
+    assert "| ours | 2 | 50.0 % | 2 | 50.0 % | 2 | 50.0 % | 2 | 50.0 % |" in capsys.readouterr().out
     bare = tmp_path / "bare.jsonl"
     bare.write_text(json.dumps({"image": "1.jpg", "caption": "A zebra."}))
     with pytest.raises(BadSettings, match="--references"):
@@ -56,7 +57,37 @@ def test_invented_persons_are_counted_where_no_reference_names_one(tmp_path, cap
     ],
 )
 def test_a_person_is_a_word_of_its_own(text, named):
-    assert script("invented_persons").names_person(text) is named
+    assert script("invented_words").names_person(text) is named
+
+
+def test_captions_find_their_pictures_by_another_scorer(tmp_path, capsys):
+    rows = [(f"{number}.png", f"A picture of number {number}.") for number in range(4)]
+    for number, (name, _) in enumerate(rows):
+        Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(tmp_path / name)
+    references = tmp_path / "captions.jsonl"
+    lines = [json.dumps({"image": name, "split": "test", "captions": [text]}) for name, text in rows]
+    references.write_text("\n".join(lines))
+    files = {"own": [text for _, text in rows], "same": ["A picture."] * len(rows)}
+    for name, texts in files.items():
+        lines = [
+            json.dumps({"image": image, "caption": text})
+            for (image, _), text in zip(rows, texts, strict=True)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    tiny.captioner().scorer.save_pretrained(tmp_path / "scorer")
+    judge = script("self_retrieval")
+    judge.main(
+        judge.Config(
+            captions=[f"{name}={tmp_path / name}.jsonl" for name in files],
+            scorer=str(tmp_path / "scorer"),
+            references=str(references),
+            images=[str(tmp_path)],
+        )
+    )
+    own, same = capsys.readouterr().out.splitlines()[2:]
+    assert own.startswith("| own | 4 | 4 | ")
+    assert own.endswith(" | 100.0 | 100.0 |")  # each is among the first five of four
+    assert same == "| same | 4 | 1 | 25.0 | 100.0 | 100.0 |"  # one picture is found by the caption of all
 
 
 def test_stock_photographs_are_captioned_side_by_side(tmp_path, capsys, monkeypatch):

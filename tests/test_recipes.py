@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from timm.layers import PatchDropout
 from tiny import SENTENCES
 
 from magicap import BadData, BadSettings, BeamMagicSearch, Captioner, ImageTextScorer, MagicSearch
@@ -354,17 +355,34 @@ def test_the_scorer_recipe_starts_from_a_clip_just_as_well(data, tmp_path):
     assert (before.encode_texts(SENTENCES) - after.encode_texts(SENTENCES)).abs().max() > 1e-4
 
 
+def test_the_scorer_recipe_learns_from_fewer_pictures_that_are_among_those_of_more():
+    train = recipe("train_scorer")
+    paths = {"captions": ["a", "b"], "images": ["c"], "out": "d", "base": "e"}
+    sets = [list("pqrst"), list("xyz")]
+    previous: set[str] = set()
+    for count in (2, 4, 7):
+        chosen = train.sampled(sets, train.Config(**paths, pictures=count))
+        pictures = {row for rows in chosen for row in rows}
+        assert len(pictures) == count
+        assert previous < pictures
+        assert all(set(rows) <= set(all_rows) for rows, all_rows in zip(chosen, sets, strict=True))
+        previous = pictures
+    assert train.sampled(sets, train.Config(**paths, pictures=8)) == sets
+    with pytest.raises(BadSettings, match="--pictures"):
+        train.Config(**paths, pictures=0)
+
+
 def test_only_the_last_passes_see_whole_pictures(data, tokenizer, tmp_path, monkeypatch):
     train = recipe("train_scorer")
     rates = []
-    forward = train.PatchDropout.forward
+    forward = PatchDropout.forward
 
     def spy(dropout, tokens):
         if dropout.training:
             rates.append(dropout.prob)
         return forward(dropout, tokens)
 
-    monkeypatch.setattr(train.PatchDropout, "forward", spy)
+    monkeypatch.setattr(PatchDropout, "forward", spy)
     settings = scorer_settings(data, tokenizer) | {
         "locked_epochs": 0,
         "finetune_epochs": 3,

@@ -58,9 +58,9 @@ def damage_index(whole: Path) -> None:
     with open(copy("padded") / "index.json", "ab") as file:
         file.write(b" " * GB)
     header = json.loads((whole / "index.json").read_text())
-    _change(copy("nan") / header["vectors"], lambda found: found.update(vectors=found["vectors"] * np.nan))
-    _change(copy("zero") / header["vectors"], lambda found: found.update(vectors=found["vectors"] * 0))
-    _change(copy("swapped") / header["vectors"], lambda found: found.update(vectors=found["vectors"][::-1]))
+    _change(copy("nan") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * np.nan))
+    _change(copy("zero") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * 0))
+    _change(copy("swapped") / header["vectors"], lambda file: file.update(vectors=file["vectors"][::-1]))
     (copy("other") / "index.json").write_text(json.dumps({**header, "scorer": "0123456789ab"}))
 
 
@@ -98,23 +98,23 @@ def _numbers(out: Path) -> None:
     out.mkdir(parents=True)
     vectors = "memory/vectors.safetensors"
 
-    def permuted(found: Tensors) -> None:
-        found["axes"] = found["axes"][:, np.random.default_rng(0).permutation(found["axes"].shape[1])]
+    def permuted(tensors: Tensors) -> None:
+        tensors["axes"] = tensors["axes"][:, np.random.default_rng(0).permutation(tensors["axes"].shape[1])]
 
-    def swapped(found: Tensors) -> None:
-        found["nibbles"] = found["nibbles"][::-1]
+    def swapped(tensors: Tensors) -> None:
+        tensors["nibbles"] = tensors["nibbles"][::-1]
 
     changes: dict[str, Callable[[Tensors], Any]] = {
-        "memory_nan": lambda found: found.update(axes=found["axes"] * np.nan),
-        "memory_zero": lambda found: found.update(axes=found["axes"] * 0),
+        "memory_nan": lambda tensors: tensors.update(axes=tensors["axes"] * np.nan),
+        "memory_zero": lambda tensors: tensors.update(axes=tensors["axes"] * 0),
         "memory_other_scorer": permuted,
         "memory_swapped": swapped,
-        "memory_one_short": lambda found: found.update(nibbles=found["nibbles"][:-1]),
+        "memory_one_short": lambda tensors: tensors.update(nibbles=tensors["nibbles"][:-1]),
     }
     for name, change in changes.items():
         _change(captioner(out / name, vectors) / vectors, change)
     counts = captioner(out / "memory_counts_zero", "memory/ngrams.safetensors") / "memory/ngrams.safetensors"
-    _change(counts, lambda found: found.update(counts=found["counts"] * 0))
+    _change(counts, lambda tensors: tensors.update(counts=tensors["counts"] * 0))
     shutil.rmtree(captioner(out / "memory_lost") / "memory")
     (captioner(out / "prompt_lost") / "language_model/soft_prompt.safetensors").unlink()
     _spoil(out / "scorer_nan", "scorer/open_clip_model.safetensors", "visual")
@@ -185,19 +185,19 @@ def _links(out: Path) -> None:
 
 
 def _change(path: Path, change: Callable[[Tensors], Any]) -> None:
-    found = load_file(path)
-    change(found)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in found.items()}
+    tensors = load_file(path)
+    change(tensors)
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _spoil(folder: Path, file: str, key: str) -> None:
     """A captioner with a NaN in the first of a file's tensors that has such a name."""
 
-    def change(found: Tensors) -> None:
-        name = next(name for name in sorted(found) if key in name)
-        found[name] = found[name].copy()
-        found[name].reshape(-1)[0] = np.nan
+    def change(tensors: Tensors) -> None:
+        name = next(name for name in sorted(tensors) if key in name)
+        tensors[name] = tensors[name].copy()
+        tensors[name].reshape(-1)[0] = np.nan
 
     _change(captioner(folder, file) / file, change)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
@@ -78,6 +79,15 @@ class PatchDropoutSchedule:
     def set(self, epoch: int) -> None:
         """Make the module leave out what it shall in this epoch."""
         self.module.prob = self.share if epoch < self.epochs else 0.0
+
+
+def patch_dropout(visual: Any) -> PatchDropout:
+    """An image trunk's patch dropout, put in at rate 0; one without use where a trunk takes none."""
+    trunk: Any = getattr(visual, "trunk", None)
+    dropout = PatchDropout(0.0, num_prefix_tokens=getattr(trunk, "num_prefix_tokens", 1))
+    if hasattr(trunk, "patch_drop"):
+        trunk.patch_drop = dropout
+    return dropout
 
 
 class Contrastive(Objective):
