@@ -14,6 +14,10 @@ vector of the whole caption.
 What it writes to <out>/best is a whole open_clip model, so that build_classifier_scorer.py and
 train_scorer.py can start from it: image trunk as given, its projection still random. A second run of the same
 command resumes.
+
+With --base a trained scorer is its own teacher: its text tower learns to give prefixes of captions the
+vector that it gives the whole caption, which it keeps, so the image tower stays as it is. That makes the
+score of an unfinished caption a value function: what will become of it?
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cli import run
+from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.data import Dataset
 
 from magicap.checks import require_int, require_number
@@ -39,6 +45,7 @@ from magicap.training.objectives.distillation import Distillation
 from magicap.training.options import TrainingOptions
 from magicap.training.pairs import captions_of, read_captioned_images
 from magicap.training.parameter_groups import split_by_decay
+from magicap.training.progress import progress
 from magicap.training.teacher import TeacherVectors, cut_short, encode_with_teacher, reduce_width, respell
 from magicap.training.validation import text_recall
 
@@ -54,11 +61,15 @@ class Config(TrainingOptions, ScorerShape):
     validation: list[str]
     """Data sets whose dev or val split chooses the checkpoint."""
 
-    tokenizer: str
-    """Folder of the tokenizer that the student reads."""
-
     out: str
     """Folder of this run; the best model goes to <out>/best."""
+
+    tokenizer: str | None = None
+    """Folder of the tokenizer that a fresh student reads."""
+
+    base: str | None = None
+    """Folder of a trained scorer that is student and teacher, instead of a fresh student and a sentence
+    encoder."""
 
     teacher: str | None = None
     """Name or folder of the sentence-transformers model that teaches; default: all-MiniLM-L6-v2 as
@@ -88,6 +99,8 @@ class Config(TrainingOptions, ScorerShape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.base is None) == (self.tokenizer is None):
+            raise BadSettings("give --tokenizer FOLDER for a fresh student, or --base FOLDER, and not both")
         for name in ("width", "text_layers", "text_heads", "batch_size"):
             require_int(f"--{name}", getattr(self, name))
         if self.width % self.text_heads:
@@ -122,20 +135,32 @@ def main(config: Config) -> None:
     require_rows(texts, ", ".join(config.text), ("train",))
     open_run_folder(out, asdict(config), MAY_CHANGE)
     held_out = captions_of(dev)
-    teacher = teacher_vectors(config, list(dict.fromkeys([*texts, *held_out])), out)
+    scorer = student(config)
+    teacher = teacher_vectors(config, scorer, list(dict.fromkeys([*texts, *held_out])))
     train = list(dict.fromkeys(texts))
-    scorer = fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
-
-    text_tower = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.")]
     fit(
         Distillation(scorer),
-        split_by_decay(text_tower, config.learning_rate, config.weight_decay),
+        split_by_decay(text_tower(scorer), config.learning_rate, config.weight_decay),
         epoch=lambda number: epoch(config, teacher, train, number),
-        validate=lambda _: validation(scorer, teacher, dev),
+        validate=lambda _: validation(config, scorer, teacher, dev),
         save_best=lambda _: scorer.save_pretrained(out / "best"),
         folder=out / "training",
         config=config.loop(config.epochs, validations_per_epoch=2, description="distilling the text tower"),
     )
+
+
+def student(config: Config) -> ImageTextScorer:
+    """The base, or a fresh scorer of the shape that the options give."""
+    if config.base is not None:
+        return ImageTextScorer.from_pretrained(config.base)
+    assert config.tokenizer is not None
+    return fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
+
+
+def text_tower(scorer: ImageTextScorer) -> list[Parameter]:
+    """What learns: all but the image tower and the temperature, which the image tower was trained with."""
+    parameters = scorer.model.named_parameters()
+    return [p for name, p in parameters if not name.startswith(("visual.", "logit_scale"))]
 
 
 def epoch(config: Config, teacher: TeacherVectors, train: Sequence[str], number: int) -> Epoch:
@@ -151,12 +176,20 @@ def epoch(config: Config, teacher: TeacherVectors, train: Sequence[str], number:
 
 
 def validation(
-    scorer: ImageTextScorer, teacher: TeacherVectors, dev: Sequence[CaptionedImage]
+    config: Config, scorer: ImageTextScorer, teacher: TeacherVectors, dev: Sequence[CaptionedImage]
 ) -> dict[str, float]:
-    """``score``, the mean cosine of student and teacher on held-out captions, and the student's recall."""
+    """Mean cosines of student and teacher on held-out captions, ``whole`` and their ``prefixes``;
+    ``score``, their mean with the shares that both have in training; and the student's recall."""
     held_out = captions_of(dev)
-    cosine = (scorer.encode_texts(held_out).cpu() * teacher.of(held_out)[1]).sum(dim=1).mean()
-    return text_recall(scorer, dev) | {"score": float(cosine)}
+    rng = random.Random(config.seed)
+    targets = teacher.of(held_out)[1]
+
+    def cosine(texts: Sequence[str]) -> float:
+        return float((scorer.encode_texts(texts).cpu() * targets).sum(dim=1).mean())
+
+    whole, prefixes = cosine(held_out), cosine([cut_short(text, rng) for text in held_out])
+    score = (1 - config.cut_share) * whole + config.cut_share * prefixes
+    return text_recall(scorer, dev) | {"score": score, "whole": whole, "prefixes": prefixes}
 
 
 def is_encoded(folder: Path, texts: Sequence[str]) -> bool:
@@ -164,18 +197,27 @@ def is_encoded(folder: Path, texts: Sequence[str]) -> bool:
     return TeacherVectors.is_saved(folder) and TeacherVectors.load(folder).texts == list(texts)
 
 
-def teacher_vectors(config: Config, texts: Sequence[str], folder: Path) -> TeacherVectors:
+def teacher_vectors(config: Config, scorer: ImageTextScorer, texts: Sequence[str]) -> TeacherVectors:
     """The teacher's vectors of all texts, computed once and kept in the folder of the run."""
+    folder = Path(config.out)
     with processes.first_alone():
         if processes.is_first() and not is_encoded(folder, texts):
-            encoded = encode_with_teacher(
-                config.teacher,
-                texts,
-                device="cpu" if config.cpu else None,
-                bfloat16=config.mixed_precision == "bf16",
-            )
-            TeacherVectors(texts, reduce_width(encoded, config.width)).save(folder)
+            TeacherVectors(texts, encoded(config, scorer, texts)).save(folder)
     return TeacherVectors.load(folder)
+
+
+def encoded(config: Config, scorer: ImageTextScorer, texts: Sequence[str]) -> Tensor:
+    """(N, D) unit vectors of texts by the teacher; the scorer before it learns, where it is the base."""
+    if config.base is not None:
+        with progress(len(texts), "encoding captions", unit="caption") as bar:
+            return scorer.encode_texts(texts, on_progress=bar.update).cpu()
+    vectors = encode_with_teacher(
+        config.teacher,
+        texts,
+        device="cpu" if config.cpu else None,
+        bfloat16=config.mixed_precision == "bf16",
+    )
+    return reduce_width(vectors, config.width)
 
 
 if __name__ == "__main__":

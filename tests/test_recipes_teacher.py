@@ -112,6 +112,31 @@ def test_the_student_is_compared_with_its_teacher(text_tower):
     assert ImageTextScorer.from_pretrained(text_tower / "best").text_tower is not None
 
 
+def test_a_scorer_teaches_its_own_text_tower_what_prefixes_become(text_tower, data, sentences, tmp_path):  # noqa: F811
+    distil = recipe("distill_text_tower")
+    base = text_tower / "best"
+    settings = {
+        "text": [sentences],
+        "validation": [str(data / "captions.jsonl")],
+        "out": str(tmp_path),
+        "base": str(base),
+        "cut_share": 0.5,
+    }
+    distil.main(distil.Config(**settings, batch_size=64, learning_rate=1e-3, max_steps=20, cpu=True))
+    rows = [json.loads(line) for line in (tmp_path / "training" / "log.jsonl").read_text().splitlines()]
+    first, last = (row["validation"] for row in (rows[0], rows[-1]))
+    assert last["prefixes"] > first["prefixes"]
+    before, after = (ImageTextScorer.from_pretrained(folder) for folder in (base, tmp_path / "best"))
+    teacher = TeacherVectors.load(tmp_path)
+    assert torch.allclose(teacher.of(teacher.texts[:9])[1], before.encode_texts(teacher.texts[:9]), atol=1e-3)
+    weights = before.model.state_dict()
+    changed = {name for name, t in after.model.state_dict().items() if not torch.equal(t, weights[name])}
+    assert changed
+    assert not any(name.startswith(("visual.", "logit_scale")) for name in changed)
+    with pytest.raises(BadSettings, match="not both"):
+        distil.Config(**settings, tokenizer="words")
+
+
 def test_a_classifier_becomes_a_scorer_and_a_captioner(unpaired, text_tower, sentences, tmp_path, data):  # noqa: F811
     scorer = ImageTextScorer.from_pretrained(unpaired)
     assert scorer.class_vector.classifier.out_features == len(NAMES)
