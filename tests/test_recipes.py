@@ -217,6 +217,36 @@ def test_a_language_model_learns_a_soft_prompt(language_model, scorer, data, tmp
         replace(config, least_noise=2.0)
 
 
+def test_a_language_model_is_tuned_on_captioned_pictures(language_model, scorer, data, tmp_path):
+    assemble, tune = recipe("assemble_captioner"), recipe("tune_on_pictures")
+    parts = {"language_model": str(language_model / "best"), "scorer": str(scorer / "best")}
+    assemble.main(assemble.Config(**parts, out=str(tmp_path / "base")))
+    config = tune.Config(
+        captions=[str(data / "captions.jsonl")],
+        images=[str(data / "images.tar")],
+        base=str(tmp_path / "base"),
+        out=str(tmp_path / "clipcap"),
+        batch_size=4,
+        epochs=30,
+        learning_rate=3e-3,
+        cpu=True,
+    )
+    tune.main(config)
+    log = (tmp_path / "clipcap" / "training" / "log.jsonl").read_text()
+    bits = [
+        row["validation"]["bits_per_character"]
+        for row in map(json.loads, log.splitlines())
+        if "validation" in row
+    ]
+    assert min(bits) < bits[0]
+    captioner = Captioner.from_pretrained(tmp_path / "clipcap")
+    assert captioner.memory is None
+    assert captioner.decoding.soft_prompt
+    assert captioner.caption(np.zeros((30, 40, 3), np.uint8))
+    tune.main(config)  # what is done is not done again
+    assert (tmp_path / "clipcap" / "training" / "log.jsonl").read_text() == log
+
+
 def test_logs_hold_loss_and_validation(language_model, scorer):
     for log in (language_model, *(scorer / stage for stage in ("locked", "finetune"))):
         rows = [json.loads(line) for line in (log / "log.jsonl").read_text().splitlines()]

@@ -1,14 +1,17 @@
-"""A language model learns from text alone to be conditioned on pictures by a soft prompt.
+"""A language model learns to be conditioned on pictures by a soft prompt: from text alone, or from pictures.
 
-Each sentence is conditioned on its own vector, with noise in place of the modality gap (CapDec, Nukrai et al.
-2022, arXiv 2211.00575), and on what a memory holds near that (DeCap, Li et al. 2023, arXiv 2303.03032;
-neighbours of a noised vector as in IFCap, Lee et al. 2024, arXiv 2409.18046).
+From text alone each sentence is conditioned on its own vector, with noise in place of the modality gap
+(CapDec, Nukrai et al. 2022, arXiv 2211.00575), and on what a memory holds near that (DeCap, Li et al. 2023,
+arXiv 2303.03032; neighbours of a noised vector as in IFCap, Lee et al. 2024, arXiv 2409.18046). From
+captioned pictures each caption is conditioned on its picture's vector (ClipCap, Mokady et al. 2021, arXiv
+2111.09734).
 
 Shapes: B sentences, T tokens, D embedding width of the scorer, V vocabulary.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -30,8 +33,50 @@ CONDITION_DROPOUT = 0.3
 """Share of sentences without a condition: a model then does with the picture, the memory, or neither."""
 
 
-class SoftPromptCrossEntropy(NextTokenObjective):
-    """Cross-entropy of sentences, each behind the soft prompt of its own vector and its neighbours."""
+class _ConditionedCrossEntropy(NextTokenObjective):
+    """Cross-entropy of sentences, each behind a soft prompt."""
+
+    def __init__(self, language_model: LanguageModel, scorer_width: int) -> None:
+        """
+        Args:
+            language_model: what is trained; one without a soft prompt is given one.
+            scorer_width: D.
+
+        Raises:
+            BadSettings: the soft prompt is of another scorer.
+        """
+        super().__init__()
+        if language_model.soft_prompt is None:
+            width = language_model.model.get_input_embeddings().embedding_dim
+            language_model.soft_prompt = SoftPrompt(scorer_width, width).to(language_model.device)
+        language_model.soft_prompt.require_scorer_width(scorer_width)
+        self.model: Any = language_model.model
+        self.prompt = language_model.soft_prompt
+
+    @abstractmethod
+    def soft_prompts(self, batch: Batch) -> Tensor:
+        """(B, W) what is added to the start token's embedding of each sentence."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood of each token, in nats.
+
+        Args:
+            batch: ``ids`` and ``mask`` (B, T), ``vectors`` (B, D), and what :meth:`soft_prompts` reads, see
+                :class:`magicap.training.sentences.Sentences`.
+        """
+        return token_mean(self.logits(batch), batch)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, T, V) scores of the next token at every position."""
+        embeddings = self.model.get_input_embeddings()(batch["ids"])
+        prompts = self.soft_prompts(batch)[:, None]  # at the start token alone
+        padded = F.pad(prompts, (0, 0, 0, embeddings.shape[1] - 1))
+        logits: Tensor = self.model(inputs_embeds=embeddings + padded, attention_mask=batch["mask"]).logits
+        return logits
+
+
+class SoftPromptCrossEntropy(_ConditionedCrossEntropy):
+    """Text alone: each sentence is conditioned on its own noised vector and that vector's neighbours."""
 
     def __init__(
         self,
@@ -51,28 +96,12 @@ class SoftPromptCrossEntropy(NextTokenObjective):
         Raises:
             BadSettings: soft prompt and memory are of two scorers.
         """
-        super().__init__()
-        D = memory.width
-        if language_model.soft_prompt is None:
-            width = language_model.model.get_input_embeddings().embedding_dim
-            language_model.soft_prompt = SoftPrompt(D, width).to(language_model.device)
-        language_model.soft_prompt.require_scorer_width(D)
-        self.model: Any = language_model.model
-        self.prompt = language_model.soft_prompt
+        super().__init__(language_model, memory.width)
         self._memory, self._gap, self._noise = memory, ModalityGap(memory), noise
         self._condition_dropout = condition_dropout
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Mean negative log-likelihood of each token, in nats.
-
-        Args:
-            batch: ``ids`` and ``mask`` (B, T), ``vectors`` (B, D), ``memory_positions`` (B,), see
-                :class:`magicap.training.sentences.Sentences`.
-        """
-        return token_mean(self.logits(batch), batch)
-
-    def logits(self, batch: Batch) -> Tensor:
-        """(B, T, V) scores of the next token at every position."""
+    def soft_prompts(self, batch: Batch) -> Tensor:
+        """Of noised ``vectors`` and of the memory, ``memory_positions`` (B,) left out."""
         vectors = batch["vectors"].float()
         length = torch.empty(len(vectors), 1, device=vectors.device).uniform_(*self._noise)
         images = self._gap.add_noise(vectors, length)
@@ -80,8 +109,14 @@ class SoftPromptCrossEntropy(NextTokenObjective):
         kept = None
         if self.training:
             kept = torch.rand(2, len(vectors), 1, device=vectors.device) >= self._condition_dropout
-        embeddings = self.model.get_input_embeddings()(batch["ids"])
-        prompts = self.prompt(images, projected, kept)[:, None]  # at the start token alone
-        padded = F.pad(prompts, (0, 0, 0, embeddings.shape[1] - 1))
-        logits: Tensor = self.model(inputs_embeds=embeddings + padded, attention_mask=batch["mask"]).logits
-        return logits
+        prompts: Tensor = self.prompt(images, projected, kept)
+        return prompts
+
+
+class PictureCrossEntropy(_ConditionedCrossEntropy):
+    """Captioned pictures: each caption is conditioned on its picture's vector alone."""
+
+    def soft_prompts(self, batch: Batch) -> Tensor:
+        """Of ``vectors``, those of the pictures."""
+        prompts: Tensor = self.prompt(batch["vectors"].float(), None)
+        return prompts
