@@ -41,6 +41,10 @@ class BadSettings(MagicapError, ValueError):
     """Settings that contradict each other or lie outside their range."""
 
 
+class BrokenNumbers(MagicapError, ArithmeticError):
+    """A model that gives NaN or infinity for an input, though its weights are finite."""
+
+
 class MetricUnavailable(MagicapError, RuntimeError):
     """A metric that cannot be computed on this machine; the message says what is missing."""
 

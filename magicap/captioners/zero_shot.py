@@ -27,7 +27,12 @@ from magicap.captioners.folder import (
     write_settings,
 )
 from magicap.captioners.presets import DEFAULT, PRESETS
-from magicap.captioners.saving import folder_fingerprint, put_folder_in_place, weights_fingerprint
+from magicap.captioners.saving import (
+    as_stored,
+    folder_fingerprint,
+    put_folder_in_place,
+    weights_fingerprint,
+)
 from magicap.checks import require_int
 from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.context import DecodingContext
@@ -41,7 +46,7 @@ from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import require_made_for
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.language_model import LanguageModel
-from magicap.models.scorer import ImageTextScorer
+from magicap.models.scorer import ImageTextScorer, text_fingerprint
 from magicap.models.soft_prompt import PROMPT_FILE
 from magicap.results import Caption, Step
 from magicap.retrieval.caption_memory import CaptionMemory
@@ -92,12 +97,15 @@ class Captioner(BaseCaptioner[Any]):
 
         Raises:
             BadSettings: the models are on two devices.
+            BadModel: another scorer encoded the memory, or it is damaged.
         """
         if language_model.device != scorer.device:
             raise BadSettings(
                 f"language model and scorer must be on one device, found {language_model.device} "
                 f"and {scorer.device}"
             )
+        if memory is not None:
+            memory.require_encoded_by(scorer)
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Any = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
@@ -137,6 +145,7 @@ class Captioner(BaseCaptioner[Any]):
             memory = None
             if sources.memory is not None:
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
+                _require_own(memory, source)
         captioner = cls(language_model, scorer, sources.decoding, memory, cache_bytes=cache_bytes)
         captioner._fine_grained = sources.fine_grained
         if sources.confidence is not None:
@@ -199,18 +208,24 @@ class Captioner(BaseCaptioner[Any]):
         if fine_grained is not None:
             require_made_for(fine_grained, weights_fingerprint(self.scorer.model, stored))
             self._fine_grained = Path(fine_grained)
+        digest = None
         with put_folder_in_place(folder, _IN_FOLDER) as new:
             self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
             self.scorer.save_pretrained(new / SCORER, dtype=stored)
             if self.memory is not None:
-                self.memory.save_pretrained(new / MEMORY)
+                self.memory.require_encoded_by(self.scorer)
+                text_tower = text_fingerprint(as_stored(self.scorer.model, stored))
+                digest = self.memory.save_pretrained(new / MEMORY, text_tower=text_tower)
             if self._fine_grained is not None:
                 _copy_fine_grained(self._fine_grained, new / FINE_GRAINED)
             if self.confidence is not None:
                 (new / CONFIDENCE_FILE).write_text(self.confidence.to_json(), encoding="utf-8")
-            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, self._stored_parts(new, stored)))
+            parts = self._stored_parts(new, stored, digest)
+            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, parts))
 
-    def _stored_parts(self, folder: Path, dtype: torch.dtype | None) -> dict[str, Part]:
+    def _stored_parts(
+        self, folder: Path, dtype: torch.dtype | None, memory_digest: str | None
+    ) -> dict[str, Part]:
         """The parts that were written into a folder, by name."""
         language_model, scorer = self.language_model, self.scorer
         parts = {
@@ -223,8 +238,8 @@ class Captioner(BaseCaptioner[Any]):
         if scorer.class_vector is not None:
             digits = weights_fingerprint(scorer.class_vector, dtype)
             parts[CLASS_VECTOR] = Part(f"{SCORER}/{CLASS_VECTOR_FILE}", digits)
-        if self.memory is not None:
-            parts[MEMORY] = Part(MEMORY, combined(self.memory))
+        if memory_digest is not None:
+            parts[MEMORY] = Part(MEMORY, memory_digest)
         if self._fine_grained is not None:
             parts[FINE_GRAINED] = Part(FINE_GRAINED, folder_fingerprint(folder / FINE_GRAINED))
         if self.confidence is not None:
@@ -360,6 +375,15 @@ def _sources(source: str | Path) -> _Sources:
         settings.part(folder, FINE_GRAINED),
         settings.part(folder, CONFIDENCE),
     )
+
+
+def _require_own(memory: CaptionMemory, source: str | Path) -> None:
+    """Refuse a memory that took the place of the captioner's own.
+
+    Of the other parts nothing is asked: a fingerprint of the weights would take a sixth of loading.
+    """
+    if folder := captioner_folder(source):
+        read_settings(folder).require_fingerprint(folder, MEMORY, memory.digest or combined(memory))
 
 
 def _copy_fine_grained(source: Path, target: Path) -> None:
