@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -22,16 +22,26 @@ from magicap.captioners.folder import (
     as_dtype,
     captioner_folder,
     read_settings,
-    require_kind,
     require_part,
     write_settings,
 )
-from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.presets import DEFAULT
 from magicap.captioners.saving import (
     as_stored,
     folder_fingerprint,
     put_folder_in_place,
     weights_fingerprint,
+)
+from magicap.captioners.sources import (
+    CLASS_VECTOR,
+    CONFIDENCE,
+    FINE_GRAINED,
+    LANGUAGE_MODEL,
+    MEMORY,
+    SCORER,
+    SOFT_PROMPT,
+    naming_downloads,
+    sources_of,
 )
 from magicap.checks import require_int
 from magicap.decoding.confidence import ConfidenceModel
@@ -40,24 +50,23 @@ from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.searches import explain, search_of, stream_steps
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
-from magicap.errors import BadModel, BadSettings, ModelNotFound
+from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import require_made_for
 from magicap.models.fingerprint import combined, fingerprint
+from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer, text_fingerprint
 from magicap.models.soft_prompt import PROMPT_FILE
 from magicap.results import Caption, Step
 from magicap.retrieval.caption_memory import CaptionMemory
-from magicap.settings_io import from_dict, to_dict
+from magicap.settings_io import to_dict
 
 if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.drawing import Explanation
 
-LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
-MEMORY, FINE_GRAINED, CONFIDENCE = "memory", "fine_grained", "confidence"
 CONFIDENCE_FILE = "confidence.json"
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 
@@ -136,8 +145,8 @@ class Captioner(BaseCaptioner[Any]):
             BadModel: a folder or part that cannot be used.
         """
         place, precision = as_device(device), as_dtype(dtype)
-        sources = _sources(source)
-        with _naming_downloads(source):
+        sources = sources_of(source)
+        with naming_downloads(source):
             language_model = LanguageModel.from_pretrained(
                 sources.language_model, device=place, dtype=precision
             )
@@ -317,9 +326,22 @@ class Captioner(BaseCaptioner[Any]):
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.scorer.pixels(image)
 
+    @cached_property
+    def _in_float32(self) -> Self | None:
+        if self.scorer.dtype == self.language_model.model.dtype == torch.float32:
+            return None
+        scorer, language_model = copy.deepcopy(self.scorer), copy.deepcopy(self.language_model)
+        scorer.model.float()
+        language_model.to_caption(torch.float32)
+        exact = type(self)(language_model, scorer, self.decoding)
+        exact.memory = self.memory  # which need not have been encoded by these rounded weights
+        return exact
+
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
-        search = search_of(decoding)
-        return search.captions(self._context(self.scorer.encode_pixels(pixels), decoding, seeds), decoding)
+        search, vectors = search_of(decoding), self.scorer.encode_pixels(pixels)
+        if not bool(are_unit(vectors).all()):
+            raise BrokenNumbers("the scorer's vector of a picture is not of length one")
+        return search.captions(self._context(vectors, decoding, seeds), decoding)
 
     def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
         confidence = self.confidence if self.knows_confidence(decoding) else None
@@ -342,39 +364,8 @@ def load_scorer(
     """
     require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
-    with _naming_downloads(source):
-        return ImageTextScorer.from_pretrained(*_sources(source).scorer, device=place, dtype=precision)
-
-
-class _Sources(NamedTuple):
-    """Where a captioner's parts are."""
-
-    language_model: str | Path
-    scorer: tuple[str | Path, str | None]
-    """Name or folder, and tag."""
-
-    decoding: Any
-    memory: Path | None = None
-    fine_grained: Path | None = None
-    confidence: Path | None = None
-
-
-def _sources(source: str | Path) -> _Sources:
-    folder = captioner_folder(source)
-    if folder is None:
-        preset = PRESETS[str(source)]
-        scorer = preset.scorer, preset.scorer_tag
-        return _Sources(preset.language_model, scorer, preset.decoding, preset.memory)
-    require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
-    settings = read_settings(folder)
-    return _Sources(
-        settings.required_part(folder, LANGUAGE_MODEL),
-        (settings.required_part(folder, SCORER), None),
-        from_dict(settings.decoding, DECODINGS),
-        settings.part(folder, MEMORY),
-        settings.part(folder, FINE_GRAINED),
-        settings.part(folder, CONFIDENCE),
-    )
+    with naming_downloads(source):
+        return ImageTextScorer.from_pretrained(*sources_of(source).scorer, device=place, dtype=precision)
 
 
 def _require_own(memory: CaptionMemory, source: str | Path) -> None:
@@ -393,20 +384,4 @@ def _copy_fine_grained(source: Path, target: Path) -> None:
         raise BadModel(
             f"expected the captioner's fine-grained part at {source}, found none; load the captioner anew "
             "from a whole folder"
-        ) from error
-
-
-@contextmanager
-def _naming_downloads(source: str | Path) -> Iterator[None]:
-    """Say of a preset how its parts are to be had where they could not be."""
-    preset = PRESETS.get(str(source))
-    try:
-        yield
-    except ModelNotFound as error:
-        if preset is None or not preset.downloads:
-            raise
-        commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
-        raise ModelNotFound(
-            f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
-            f"where there is a network run '{commands}' once, or let this command fetch it"
         ) from error

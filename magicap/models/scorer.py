@@ -30,7 +30,7 @@ from magicap.models.class_vector import (
     split_weights,
 )
 from magicap.models.fingerprint import fingerprint, fingerprint_of_weights
-from magicap.models.finite import require_finite, require_unit
+from magicap.models.finite import are_unit, broken_image, require_finite, require_unit
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import explain_loading_errors
 from magicap.models.text_tower import CausalTextTower
@@ -207,7 +207,10 @@ class ImageTextScorer:
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Unit vectors (N, D) of pictures as :meth:`pixels` gives them, (N, 3, H, W)."""
+        """Unit vectors (N, D) of pictures as :meth:`pixels` gives them, (N, 3, H, W).
+
+        Where the tower's numbers break for a picture its vector is not of length one: see :func:`are_unit`.
+        """
         dtype = next(self.model.visual.parameters()).dtype
         features: Tensor = self.model.encode_image(pixels.to(self.device, dtype))
         return F.normalize(features.float(), dim=-1)
@@ -216,13 +219,19 @@ class ImageTextScorer:
         """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.reader.open_image` takes.
 
         Raises:
-            BadImage: a picture cannot be read.
+            BadImage: a picture cannot be read, or the image tower gives no unit vector for it.
         """
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         vectors = [
             self.encode_pixels(torch.stack([self.pixels(image) for image in batch])) for batch in batches
         ]
-        return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
+        if not vectors:
+            return torch.empty(0, self.width, device=self.device)
+        encoded = torch.cat(vectors)
+        for image, is_unit in zip(images, are_unit(encoded).tolist(), strict=True):
+            if not is_unit:
+                raise broken_image(image)
+        return encoded
 
     @torch.inference_mode()
     def encode_texts(
