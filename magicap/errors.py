@@ -15,7 +15,8 @@ class BadImage(MagicapError, ValueError):
 
     Attributes:
         message: what was expected, what was found and what to do.
-        code: a short, stable reason for programs (the table is ``magicap.images.reader.REASONS``).
+        code: a short, stable reason for programs (the table is ``magicap.images.reader.REASONS``; captioners
+            have two more, ``magicap.results.BROKEN`` and ``WORDLESS``).
         source: the picture's name for people: its path, or what kind of object it was.
     """
 
@@ -39,6 +40,10 @@ class BadModel(MagicapError, ValueError):
 
 class BadSettings(MagicapError, ValueError):
     """Settings that contradict each other or lie outside their range."""
+
+
+class BrokenNumbers(MagicapError, ArithmeticError):
+    """A model that gives NaN or infinity for an input, though its weights are finite."""
 
 
 class MetricUnavailable(MagicapError, RuntimeError):

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from magicap.errors import BadImage
 
+BROKEN, WORDLESS = "numbers", "wordless"
+"""Codes of :attr:`Caption.error` beside those of pictures that cannot be read: models that give NaN, infinity
+or zeros for a picture, also in float32; and a search that ended before its first word."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -100,7 +104,7 @@ class Caption(str):
             people write of the picture is above 50 (of 100 times CIDEr-D). None where it is not known: only
             beam magic search with a memory has it, in captioners that it was fitted for, at the settings that
             it was fitted for (``recipes/calibrate_confidence.py``).
-        error: why there is no caption; None for a picture that was read.
+        error: why there is no caption, or one without words; None where there is one.
     """
 
     score: float

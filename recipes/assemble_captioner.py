@@ -20,7 +20,7 @@ from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, 
 from magicap.captioners.folder import as_dtype
 from magicap.captioners.presets import DEFAULT
 from magicap.captioners.saving import put_folder_in_place
-from magicap.captioners.zero_shot import FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
+from magicap.captioners.sources import FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.data import read_sentences
 from magicap.errors import BadSettings
 from magicap.retrieval.sampled_captions import sample_captions

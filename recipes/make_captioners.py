@@ -30,7 +30,7 @@ from shipped import PACKAGE, SHIPPED
 from magicap import Captioner, CaptionMemory, ImageTextScorer, LanguageModel, load_captioner
 from magicap.captioners.presets import PRESETS, UNPAIRED
 from magicap.captioners.saving import put_folder_in_place
-from magicap.captioners.zero_shot import LANGUAGE_MODEL, MEMORY, SCORER
+from magicap.captioners.sources import LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.errors import BadModel, BadSettings
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magicap.captioners.folder import SETTINGS_FILE
-from magicap.captioners.zero_shot import CONFIDENCE_FILE, FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
+from magicap.captioners.sources import CONFIDENCE_FILE, FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.supervised.network import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 
 PACKAGE = Path(__file__).parents[1] / "magicap"

@@ -340,7 +340,7 @@ def test_an_empty_memory_is_refused(captioner):
 
 
 def test_a_memory_of_another_scorer_is_refused(captioner):
-    memory = CaptionMemory(["a dog"], torch.ones(1, 7))
+    memory = CaptionMemory(["a dog"], torch.eye(1, 7))
     with pytest.raises(BadSettings, match="width 7"):
         captioner.caption(tiny.pictures(1), NearestCaption(memory))
 

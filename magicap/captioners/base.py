@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from math import isfinite
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from torch import Tensor
 from magicap.captioners.batching import BatchSize
 from magicap.checks import require_int
 from magicap.drawing import Explanation
-from magicap.errors import BadImage
-from magicap.images.reader import ImageSource
-from magicap.results import Caption
+from magicap.errors import BadImage, BrokenNumbers
+from magicap.images.reader import ImageSource, describe_source
+from magicap.models.finite import broken_image
+from magicap.results import BROKEN, WORDLESS, Caption
 
 DecodingT = TypeVar("DecodingT")
 
@@ -87,9 +89,12 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 memory is searched in halves.
             seed: for searches that sample; picture i of a call samples with its own ``seed + i``.
 
+        A picture for which the models give NaN or infinity is searched once more in float32, if they compute
+        in fewer bits. A caption without words has an ``error`` too.
+
         Raises:
-            BadImage: the one picture cannot be read. In a list or iterator such a picture gives an empty
-                caption whose ``error`` says why, and the rest go on.
+            BadImage: the one picture cannot be read, or the models' numbers break for it. In a list or
+                iterator such a picture gives an empty caption whose ``error`` says why, and the rest go on.
             BadSettings: the decoding does not fit the models.
         """
         if batch_size is not None:
@@ -99,7 +104,10 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             return list(self._captions(images, search, batch_size, seed))
         if isinstance(images, Iterator) and not hasattr(images, "read"):
             return self._captions(images, search, batch_size, seed)
-        return self._batch(self._pixels(images)[None], search, [seed])[0]
+        (caption,) = self._search(self._pixels(images)[None], search, [seed], [images])
+        if caption.error is not None and caption.error.code == BROKEN:
+            raise caption.error
+        return caption
 
     def knows_confidence(self, decoding: DecodingT | None = None) -> bool:
         """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding."""
@@ -124,9 +132,18 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     def _pixels(self, image: ImageSource) -> Tensor:
         """One picture as the tensor (3, H, W) that the models read, of one size for all."""
 
+    @property
+    @abstractmethod
+    def _in_float32(self) -> Self | None:
+        """The same captioner computing in float32; None where it does so itself."""
+
     @abstractmethod
     def _batch(self, pixels: Tensor, decoding: DecodingT, seeds: list[int]) -> list[Caption]:
-        """Caption pictures (B, 3, H, W), B at least 1."""
+        """Caption pictures (B, 3, H, W), B at least 1.
+
+        Raises:
+            BrokenNumbers: a model gives NaN, infinity or zeros for a picture.
+        """
 
     def _captions(
         self, images: Iterable[Any], decoding: DecodingT, batch_size: int | None, seed: int
@@ -135,12 +152,12 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         seeded = enumerate(images, start=seed)
         reader = ThreadPoolExecutor(1, "magicap-reader")  # decodes while the models compute
 
-        def read() -> tuple[list[tuple[int, Future[Tensor]]], Exception | None]:
+        def read() -> tuple[list[tuple[int, Any, Future[Tensor]]], Exception | None]:
             """The next batch, and what the source raised after it."""
             batch = []
             try:
                 for own_seed, image in islice(seeded, size.now):
-                    batch.append((own_seed, reader.submit(self._pixels, image)))
+                    batch.append((own_seed, image, reader.submit(self._pixels, image)))
             except Exception as error:  # raised again once all that came before is captioned
                 return batch, error
             return batch, None
@@ -150,7 +167,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             while batch := ahead:
                 pixels: dict[int, Tensor] = {}
                 captions: dict[int, Caption] = {}
-                for own_seed, picture in batch:
+                for own_seed, _, picture in batch:
                     try:
                         pixels[own_seed] = picture.result()
                     except BadImage as error:
@@ -158,22 +175,49 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 ahead, fault = read() if fault is None else ([], fault)
                 if pixels:
                     seeds = list(pixels)
-                    batch_captions = self._in_halves(torch.stack(list(pixels.values())), decoding, seeds)
+                    sources = [image for own_seed, image, _ in batch if own_seed in pixels]
+                    together = torch.stack(list(pixels.values()))
+                    batch_captions = self._search(together, decoding, seeds, sources)
                     captions |= zip(seeds, batch_captions, strict=True)
                     size.measured(len(pixels))
-                yield from (captions[own_seed] for own_seed, _ in batch)
+                yield from (captions[own_seed] for own_seed, _, _ in batch)
             if fault is not None:
                 raise fault
         finally:
             reader.shutdown(cancel_futures=True)
 
-    def _in_halves(self, pixels: Tensor, decoding: DecodingT, seeds: list[int]) -> list[Caption]:
-        """As :meth:`_batch`, in halves where a GPU has not enough memory."""
+    def _search(
+        self, pixels: Tensor, decoding: DecodingT, seeds: list[int], images: Sequence[Any]
+    ) -> list[Caption]:
+        """Caption pictures (B, 3, H, W); in halves where a GPU has not enough memory or numbers break.
+
+        Args:
+            images: B pictures as they were given, for errors.
+        """
         try:
-            return self._batch(pixels, decoding, seeds)
+            captions = self._batch(pixels, decoding, seeds)
+            if not all(isfinite(caption.score) for caption in captions):
+                raise BrokenNumbers("expected a finite score of each caption, found NaN or infinity")
+            for caption, image in zip(captions, images, strict=True):
+                if not caption.strip():
+                    caption.error = _wordless(image)
+            return captions
         except torch.OutOfMemoryError:
             if len(seeds) == 1:
                 raise
+        except BrokenNumbers as error:
+            if len(seeds) == 1 and self._in_float32 is not None:
+                return self._in_float32._search(pixels, decoding, seeds, images)
+            if len(seeds) == 1:
+                return [Caption("", error=broken_image(images[0], f"broken ones ({error})"))]
         half = len(seeds) // 2
-        first = self._in_halves(pixels[:half], decoding, seeds[:half])
-        return first + self._in_halves(pixels[half:], decoding, seeds[half:])
+        first = self._search(pixels[:half], decoding, seeds[:half], images[:half])
+        return first + self._search(pixels[half:], decoding, seeds[half:], images[half:])
+
+
+def _wordless(image: object) -> BadImage:
+    return BadImage(
+        WORDLESS,
+        "expected a caption, found none: the search ended before the first word; try another decoding",
+        source=describe_source(image),
+    )

@@ -27,8 +27,8 @@ class Part:
     """File or folder, relative to the captioner's."""
 
     fingerprint: str = ""
-    """Twelve digits: of the weights as they load in float32, of a memory's captions, of the files of the
-    fine-grained part; empty in folders of format 1."""
+    """Twelve digits: of the weights as they load in float32, of the files of a memory (in folders of earlier
+    versions of its captions) and of the fine-grained part; empty in folders of format 1."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,19 @@ class CaptionerSettings:
         if name in self.parts:
             return folder / self.parts[name].path
         return folder / name if self.format == 1 and (folder / name).is_dir() else None
+
+    def require_fingerprint(self, folder: Path, name: str, fingerprint: str) -> None:
+        """Refuse a part that is another than the one that was written with the settings.
+
+        Raises:
+            BadModel: it has another fingerprint.
+        """
+        part = self.parts.get(name)
+        if part is not None and part.fingerprint not in ("", fingerprint):
+            raise BadModel(
+                f"{folder / SETTINGS_FILE} names a {name} with the fingerprint {part.fingerprint}, "
+                f"{folder / part.path} has another; copy the whole folder anew"
+            )
 
     def required_part(self, folder: Path, name: str) -> Path:
         """Where a part is that no captioner can do without.

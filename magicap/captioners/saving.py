@@ -51,10 +51,15 @@ def put_folder_in_place(folder: str | Path, parts: Sequence[str]) -> Iterator[Pa
         shutil.rmtree(new, ignore_errors=True)
 
 
+def as_stored(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """A copy of a module as it is when it was stored in ``dtype`` and loaded in float32."""
+    stored = copy.deepcopy(module)
+    return (stored if dtype is None else stored.to(dtype)).float()
+
+
 def weights_fingerprint(module: nn.Module, dtype: torch.dtype | None) -> str:
     """The fingerprint that a module has when it is stored in ``dtype`` and loaded in float32."""
-    stored = copy.deepcopy(module)
-    return fingerprint((stored if dtype is None else stored.to(dtype)).float())
+    return fingerprint(as_stored(module, dtype))
 
 
 def folder_fingerprint(folder: Path) -> str:

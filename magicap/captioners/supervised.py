@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -128,6 +129,12 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
         maps = attention_maps(self.network, grid, [step.token_id for step in caption.steps])
         gate = None if maps.gate is None else maps.gate.double().numpy()
         return AttentionExplanation(picture, caption, maps.attention.double().numpy(), gate)
+
+    @cached_property
+    def _in_float32(self) -> Self | None:
+        if next(self.network.parameters()).dtype == torch.float32:
+            return None
+        return type(self)(copy.deepcopy(self.network).float(), self.decoding)
 
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
         return self._captions_of(self._grid(pixels), decoding, seeds)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -22,12 +22,27 @@ from magicap.captioners.folder import (
     as_dtype,
     captioner_folder,
     read_settings,
-    require_kind,
     require_part,
     write_settings,
 )
-from magicap.captioners.presets import DEFAULT, PRESETS
-from magicap.captioners.saving import folder_fingerprint, put_folder_in_place, weights_fingerprint
+from magicap.captioners.presets import DEFAULT
+from magicap.captioners.saving import (
+    as_stored,
+    folder_fingerprint,
+    put_folder_in_place,
+    weights_fingerprint,
+)
+from magicap.captioners.sources import (
+    CLASS_VECTOR,
+    CONFIDENCE,
+    FINE_GRAINED,
+    LANGUAGE_MODEL,
+    MEMORY,
+    SCORER,
+    SOFT_PROMPT,
+    naming_downloads,
+    sources_of,
+)
 from magicap.checks import require_int
 from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.context import DecodingContext
@@ -35,24 +50,23 @@ from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.searches import explain, search_of, stream_steps
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
-from magicap.errors import BadModel, BadSettings, ModelNotFound
+from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import require_made_for
 from magicap.models.fingerprint import combined, fingerprint
+from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
-from magicap.models.scorer import ImageTextScorer
+from magicap.models.scorer import ImageTextScorer, text_fingerprint
 from magicap.models.soft_prompt import PROMPT_FILE
 from magicap.results import Caption, Step
 from magicap.retrieval.caption_memory import CaptionMemory
-from magicap.settings_io import from_dict, to_dict
+from magicap.settings_io import to_dict
 
 if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.drawing import Explanation
 
-LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
-MEMORY, FINE_GRAINED, CONFIDENCE = "memory", "fine_grained", "confidence"
 CONFIDENCE_FILE = "confidence.json"
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 
@@ -92,12 +106,15 @@ class Captioner(BaseCaptioner[Any]):
 
         Raises:
             BadSettings: the models are on two devices.
+            BadModel: another scorer encoded the memory, or it is damaged.
         """
         if language_model.device != scorer.device:
             raise BadSettings(
                 f"language model and scorer must be on one device, found {language_model.device} "
                 f"and {scorer.device}"
             )
+        if memory is not None:
+            memory.require_encoded_by(scorer)
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Any = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
@@ -128,8 +145,8 @@ class Captioner(BaseCaptioner[Any]):
             BadModel: a folder or part that cannot be used.
         """
         place, precision = as_device(device), as_dtype(dtype)
-        sources = _sources(source)
-        with _naming_downloads(source):
+        sources = sources_of(source)
+        with naming_downloads(source):
             language_model = LanguageModel.from_pretrained(
                 sources.language_model, device=place, dtype=precision
             )
@@ -137,6 +154,7 @@ class Captioner(BaseCaptioner[Any]):
             memory = None
             if sources.memory is not None:
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
+                _require_own(memory, source)
         captioner = cls(language_model, scorer, sources.decoding, memory, cache_bytes=cache_bytes)
         captioner._fine_grained = sources.fine_grained
         if sources.confidence is not None:
@@ -199,18 +217,24 @@ class Captioner(BaseCaptioner[Any]):
         if fine_grained is not None:
             require_made_for(fine_grained, weights_fingerprint(self.scorer.model, stored))
             self._fine_grained = Path(fine_grained)
+        digest = None
         with put_folder_in_place(folder, _IN_FOLDER) as new:
             self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
             self.scorer.save_pretrained(new / SCORER, dtype=stored)
             if self.memory is not None:
-                self.memory.save_pretrained(new / MEMORY)
+                self.memory.require_encoded_by(self.scorer)
+                text_tower = text_fingerprint(as_stored(self.scorer.model, stored))
+                digest = self.memory.save_pretrained(new / MEMORY, text_tower=text_tower)
             if self._fine_grained is not None:
                 _copy_fine_grained(self._fine_grained, new / FINE_GRAINED)
             if self.confidence is not None:
                 (new / CONFIDENCE_FILE).write_text(self.confidence.to_json(), encoding="utf-8")
-            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, self._stored_parts(new, stored)))
+            parts = self._stored_parts(new, stored, digest)
+            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, parts))
 
-    def _stored_parts(self, folder: Path, dtype: torch.dtype | None) -> dict[str, Part]:
+    def _stored_parts(
+        self, folder: Path, dtype: torch.dtype | None, memory_digest: str | None
+    ) -> dict[str, Part]:
         """The parts that were written into a folder, by name."""
         language_model, scorer = self.language_model, self.scorer
         parts = {
@@ -223,8 +247,8 @@ class Captioner(BaseCaptioner[Any]):
         if scorer.class_vector is not None:
             digits = weights_fingerprint(scorer.class_vector, dtype)
             parts[CLASS_VECTOR] = Part(f"{SCORER}/{CLASS_VECTOR_FILE}", digits)
-        if self.memory is not None:
-            parts[MEMORY] = Part(MEMORY, combined(self.memory))
+        if memory_digest is not None:
+            parts[MEMORY] = Part(MEMORY, memory_digest)
         if self._fine_grained is not None:
             parts[FINE_GRAINED] = Part(FINE_GRAINED, folder_fingerprint(folder / FINE_GRAINED))
         if self.confidence is not None:
@@ -302,9 +326,22 @@ class Captioner(BaseCaptioner[Any]):
     def _pixels(self, image: ImageSource) -> Tensor:
         return self.scorer.pixels(image)
 
+    @cached_property
+    def _in_float32(self) -> Self | None:
+        if self.scorer.dtype == self.language_model.model.dtype == torch.float32:
+            return None
+        scorer, language_model = copy.deepcopy(self.scorer), copy.deepcopy(self.language_model)
+        scorer.model.float()
+        language_model.to_caption(torch.float32)
+        exact = type(self)(language_model, scorer, self.decoding)
+        exact.memory = self.memory  # which need not have been encoded by these rounded weights
+        return exact
+
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
-        search = search_of(decoding)
-        return search.captions(self._context(self.scorer.encode_pixels(pixels), decoding, seeds), decoding)
+        search, vectors = search_of(decoding), self.scorer.encode_pixels(pixels)
+        if not bool(are_unit(vectors).all()):
+            raise BrokenNumbers("the scorer's vector of a picture is not of length one")
+        return search.captions(self._context(vectors, decoding, seeds), decoding)
 
     def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
         confidence = self.confidence if self.knows_confidence(decoding) else None
@@ -327,39 +364,17 @@ def load_scorer(
     """
     require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
-    with _naming_downloads(source):
-        return ImageTextScorer.from_pretrained(*_sources(source).scorer, device=place, dtype=precision)
+    with naming_downloads(source):
+        return ImageTextScorer.from_pretrained(*sources_of(source).scorer, device=place, dtype=precision)
 
 
-class _Sources(NamedTuple):
-    """Where a captioner's parts are."""
+def _require_own(memory: CaptionMemory, source: str | Path) -> None:
+    """Refuse a memory that took the place of the captioner's own.
 
-    language_model: str | Path
-    scorer: tuple[str | Path, str | None]
-    """Name or folder, and tag."""
-
-    decoding: Any
-    memory: Path | None = None
-    fine_grained: Path | None = None
-    confidence: Path | None = None
-
-
-def _sources(source: str | Path) -> _Sources:
-    folder = captioner_folder(source)
-    if folder is None:
-        preset = PRESETS[str(source)]
-        scorer = preset.scorer, preset.scorer_tag
-        return _Sources(preset.language_model, scorer, preset.decoding, preset.memory)
-    require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
-    settings = read_settings(folder)
-    return _Sources(
-        settings.required_part(folder, LANGUAGE_MODEL),
-        (settings.required_part(folder, SCORER), None),
-        from_dict(settings.decoding, DECODINGS),
-        settings.part(folder, MEMORY),
-        settings.part(folder, FINE_GRAINED),
-        settings.part(folder, CONFIDENCE),
-    )
+    Of the other parts nothing is asked: a fingerprint of the weights would take a sixth of loading.
+    """
+    if folder := captioner_folder(source):
+        read_settings(folder).require_fingerprint(folder, MEMORY, memory.digest or combined(memory))
 
 
 def _copy_fine_grained(source: Path, target: Path) -> None:
@@ -369,20 +384,4 @@ def _copy_fine_grained(source: Path, target: Path) -> None:
         raise BadModel(
             f"expected the captioner's fine-grained part at {source}, found none; load the captioner anew "
             "from a whole folder"
-        ) from error
-
-
-@contextmanager
-def _naming_downloads(source: str | Path) -> Iterator[None]:
-    """Say of a preset how its parts are to be had where they could not be."""
-    preset = PRESETS.get(str(source))
-    try:
-        yield
-    except ModelNotFound as error:
-        if preset is None or not preset.downloads:
-            raise
-        commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
-        raise ModelNotFound(
-            f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
-            f"where there is a network run '{commands}' once, or let this command fetch it"
         ) from error

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
+from magicap.models.finite import require_finite, require_signal
 
 CLASS_VECTOR_FILE = "class_vector.safetensors"
 TOP = 10
@@ -134,6 +135,8 @@ def load_class_vector(path: Path) -> ClassVector:
         class_vector.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadModel(f"{path} holds no class vector that can be read: {error}") from error
-    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise BadModel(f"{path}: expected finite numbers, found others; write the scorer anew")
+    what = f"class vector {str(path)!r}"
+    require_finite(class_vector, what)
+    with torch.inference_mode():
+        require_signal(class_vector(torch.ones(1, features)), what)
     return class_vector

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicap.errors import BadModel, BadSettings
+from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
+from magicap.models.finite import require_finite, require_unit
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
@@ -82,7 +83,8 @@ class LanguageModel:
 
         Raises:
             ModelNotFound: no such folder, or the hub cannot be reached and nothing is cached.
-            BadModel: not a causal language model of the GPT-2 kind, incomplete, or an unsafe pickle.
+            BadModel: not a causal language model of the GPT-2 kind, incomplete, with broken weights, or an
+                unsafe pickle.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,6 +96,7 @@ class LanguageModel:
             model, info = loaded
             if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
                 raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(missing[:5])}")
+            require_finite(model, f"language model {str(source)!r}")
             prompt = SoftPrompt.from_pretrained(source) if (Path(source) / PROMPT_FILE).is_file() else None
             return cls(model.to(device), tokenizer, prompt and prompt.to(device, dtype))
 
@@ -148,9 +151,16 @@ class LanguageModel:
 
     @torch.inference_mode()
     def probabilities(self, last: Tensor) -> Tensor:
-        """(N, V) softmax of the next token, in float32, of last hidden states (N, D): the output head."""
+        """(N, V) softmax of the next token, in float32, of last hidden states (N, D): the output head.
+
+        Raises:
+            BrokenNumbers: a row's are not finite.
+        """
         head: Any = self.model.get_output_embeddings()
-        return torch.softmax(head(last).float(), dim=-1)
+        probabilities = torch.softmax(head(last).float(), dim=-1)
+        if bool(probabilities[:, 0].isnan().any()):  # one of a row that is NaN makes all of it so
+            raise BrokenNumbers("expected finite logits of the language model, found NaN or infinity")
+        return probabilities
 
     @torch.inference_mode()
     def extend(self, prefixes: Prefixes, candidates: Tensor) -> Extension:
@@ -292,6 +302,7 @@ class LanguageModel:
             states: Any = self.model.base_model(prefixes.ids, attention_mask=mask).last_hidden_state
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise BadModel(f"{type(self.model).__name__} does not work as GPT-2 does: {error}") from error
+        require_unit(prefixes.hidden, f"hidden states of the {type(self.model).__name__}")
         hidden = F.normalize(states.float(), dim=-1)
         probabilities = torch.softmax(output.logits[:, -1].float(), dim=-1)
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2

@@ -29,7 +29,8 @@ from magicap.models.class_vector import (
     load_class_vector,
     split_weights,
 )
-from magicap.models.fingerprint import fingerprint
+from magicap.models.fingerprint import fingerprint, fingerprint_of_weights
+from magicap.models.finite import are_unit, broken_image, require_finite, require_unit
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import explain_loading_errors
 from magicap.models.text_tower import CausalTextTower
@@ -91,7 +92,7 @@ class ImageTextScorer:
 
         Raises:
             ModelNotFound: nothing there, or the hub cannot be reached and nothing is cached.
-            BadModel: found, but without weights or not in open_clip's format.
+            BadModel: found, but without weights, with broken ones, or not in open_clip's format.
         """
         import open_clip
 
@@ -118,7 +119,10 @@ class ImageTextScorer:
         file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
         if name.startswith(LOCAL_DIR) and file.is_file():
             attach_class_vector(model, load_class_vector(file))
-        return cls(model, tokenizer, preprocess, config)
+        require_finite(model, f"scorer {title!r}")
+        scorer = cls(model, tokenizer, preprocess, config)
+        scorer._require_unit_vectors(f"scorer {title!r}")
+        return scorer
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tokenizer_folder: str | Path) -> ImageTextScorer:
@@ -182,6 +186,12 @@ class ImageTextScorer:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
+
     @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that tell this scorer from any other, of its weights at first use."""
@@ -197,7 +207,10 @@ class ImageTextScorer:
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Unit vectors (N, D) of pictures as :meth:`pixels` gives them, (N, 3, H, W)."""
+        """Unit vectors (N, D) of pictures as :meth:`pixels` gives them, (N, 3, H, W).
+
+        Where the tower's numbers break for a picture its vector is not of length one: see :func:`are_unit`.
+        """
         dtype = next(self.model.visual.parameters()).dtype
         features: Tensor = self.model.encode_image(pixels.to(self.device, dtype))
         return F.normalize(features.float(), dim=-1)
@@ -206,13 +219,19 @@ class ImageTextScorer:
         """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.reader.open_image` takes.
 
         Raises:
-            BadImage: a picture cannot be read.
+            BadImage: a picture cannot be read, or the image tower gives no unit vector for it.
         """
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         vectors = [
             self.encode_pixels(torch.stack([self.pixels(image) for image in batch])) for batch in batches
         ]
-        return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
+        if not vectors:
+            return torch.empty(0, self.width, device=self.device)
+        encoded = torch.cat(vectors)
+        for image, is_unit in zip(images, are_unit(encoded).tolist(), strict=True):
+            if not is_unit:
+                raise broken_image(image)
+        return encoded
 
     @torch.inference_mode()
     def encode_texts(
@@ -272,6 +291,14 @@ class ImageTextScorer:
             before, text = text, self._specials.sub(" ", self.tokenizer.clean_fn(text))
         return text
 
+    def _require_unit_vectors(self, what: str) -> None:
+        """Refuse towers whose numbers break on the way, or are zero: one picture and one text are tried."""
+        size = self.config["preprocess_cfg"]["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        ramp = torch.linspace(-1, 1, height * width).view(1, 1, height, width).expand(-1, 3, -1, -1)
+        require_unit(self.encode_pixels(ramp), f"image tower of the {what}")
+        require_unit(self.encode_texts(["a dog runs"]), f"text tower of the {what}")
+
     def _encode_batch(self, texts: Sequence[str]) -> Tensor:
         if self.text_tower is None:
             return self._encode_in_full(texts)
@@ -288,7 +315,7 @@ class ImageTextScorer:
         if tower is None:
             return None
         encoder = IncrementalTextEncoder(self.tokenize, self._encode_batch, tower)
-        tolerance = 1e-4 if next(self.model.parameters()).dtype == torch.float32 else 3e-2
+        tolerance = 1e-4 if self.dtype == torch.float32 else 3e-2
         prefix, caption = EncodedText(), ""
         for texts in _PROBES:
             extension = encoder.extend([prefix], [caption], [texts])
@@ -302,6 +329,14 @@ class ImageTextScorer:
                 return None
             (prefix,), caption = extension.prefixes, texts[1]
         return tower
+
+
+def text_fingerprint(model: nn.Module) -> str:
+    """Twelve digits of all weights of an open_clip model that its text vectors come from."""
+    state = model.state_dict()
+    return fingerprint_of_weights(
+        (name, state[name]) for name in state if not name.startswith(("visual.", "logit_"))
+    )
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

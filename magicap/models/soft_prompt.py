@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magicap.errors import BadModel, BadSettings
+from magicap.models.finite import require_finite, require_signal
 from magicap.models.weight_names import keep_weight_names
 
 PROMPT_FILE = "soft_prompt.safetensors"
@@ -105,7 +106,7 @@ class SoftPrompt(nn.Module):
         """Read what :meth:`save_pretrained` wrote, in float32.
 
         Raises:
-            BadModel: the file is damaged.
+            BadModel: the file is damaged, or holds weights that say nothing.
         """
         from safetensors.torch import load_file
 
@@ -116,7 +117,16 @@ class SoftPrompt(nn.Module):
             prompt.load_state_dict(weights)
         except _UNREADABLE as error:
             raise BadModel(f"{path} holds no soft prompt that can be read: {error}") from error
-        return prompt.eval()
+        prompt.eval()._require_signal(f"soft prompt {str(path)!r}")
+        return prompt
+
+    @torch.inference_mode()
+    def _require_signal(self, what: str) -> None:
+        """Refuse broken weights, and a branch that gives the same zeros for whatever it is told."""
+        require_finite(self, what)
+        probe = torch.ones(1, self.scorer_width)  # of the size of unit vectors times their scale
+        for name, branch in self.named_children():
+            require_signal(branch(probe), f"{name} of the {what}")
 
 
 def _mapping(scorer_width: int, width: int) -> nn.Sequential:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +23,23 @@ from torch import Tensor
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.metrics.cider import DocumentFrequencies
+from magicap.models.finite import are_unit
+from magicap.models.scorer import text_fingerprint
+from magicap.retrieval.memory_record import MemoryRecord
 from magicap.retrieval.nearest import largest
+from magicap.retrieval.quantisation import STEPS, packed, quantised, unpacked
 
 if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
 
 VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
+_FILES = (CAPTIONS_FILE, VECTORS_FILE, NGRAMS_FILE)
 MIN_STD = 1e-6
 """Standard deviation of cosines that are all the same."""
 
-_STEPS = {8: 127, 4: 7}  # of a number's bits on disk -> steps on either side of zero
+_PROBES = 16  # captions that are encoded anew to tell whether a scorer encoded a memory
+_SAME = 0.97  # least cosine of a caption's two vectors as written; two trainings of one tower differ by more
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -55,7 +62,14 @@ class CaptionMemory:
         coordinates: (N, R) unit vectors along the axes.
         axes: (R, D) orthonormal; None: the coordinates are the vectors themselves.
         bits: in how many a coordinate is written to disk, 8 or 4.
+        text_tower: fingerprint of the text tower in float32 that encoded the captions; None: not known.
+        digest: of the files that it was read from; None: of none that have one.
+        source: what errors call it: the folder that it was read from.
     """
+
+    text_tower: str | None = None
+    digest: str | None = None
+    source: str = "this memory"
 
     def __init__(
         self,
@@ -75,9 +89,10 @@ class CaptionMemory:
             axes: (R, D) orthonormal, of the subspace that the vectors lie in; None: the whole space.
 
         Raises:
-            BadSettings: no captions, not as many vectors, other axes, or another number of bits.
+            BadSettings: no captions, not as many vectors, some of another length than one, other axes, or
+                another number of bits.
         """
-        if bits not in _STEPS:
+        if bits not in STEPS:
             raise BadSettings(f"a memory's vectors are written in 8 or 4 bits a number, found {bits!r}")
         if not texts or len(texts) != len(vectors):
             raise BadSettings(
@@ -88,6 +103,9 @@ class CaptionMemory:
                 f"a memory needs one axis for each of {vectors.shape[1]} coordinates, "
                 f"found axes {tuple(axes.shape)}"
             )
+        _require_unit("vectors", vectors)
+        if axes is not None:
+            _require_unit("axes of vectors", axes)
         self.texts = list(texts)
         self.coordinates, self.axes, self.bits = vectors, axes, bits
         if document_frequencies is not None:
@@ -108,7 +126,39 @@ class CaptionMemory:
             on_progress: called with how many more are encoded.
         """
         distinct = list(dict.fromkeys(texts))
-        return cls(distinct, scorer.encode_texts(distinct, on_progress=on_progress))
+        memory = cls(distinct, scorer.encode_texts(distinct, on_progress=on_progress))
+        if scorer.dtype == torch.float32:
+            memory.text_tower = text_fingerprint(scorer.model)
+        return memory
+
+    @torch.inference_mode()
+    def require_encoded_by(self, scorer: ImageTextScorer) -> None:
+        """Refuse the memory of another scorer, and one whose captions and vectors do not belong together.
+
+        The fingerprints of the text towers decide, where both are known; else a few captions are encoded
+        anew.
+
+        Raises:
+            BadModel: it is refused.
+        """
+        known = self.text_tower is not None and scorer.dtype == torch.float32
+        if known and self.text_tower == text_fingerprint(scorer.model):
+            return
+        if known or scorer.width != self.width or not self._has_vectors_of(scorer):
+            raise BadModel(
+                f"{self.source}: expected captions that the captioner's own scorer encoded, found vectors of "
+                "another scorer, or damaged or reordered ones; encode the captions with this scorer "
+                "(CaptionMemory.from_texts)"
+            )
+
+    def _has_vectors_of(self, scorer: ImageTextScorer) -> bool:
+        """Whether a scorer gives captions from the whole memory the vectors that they have here."""
+        positions = torch.linspace(0, len(self) - 1, min(_PROBES, len(self))).long().tolist()
+        encoded = scorer.encode_texts([self.texts[position] for position in positions])
+        # Both as written to disk, or rounding to four bits would look like another scorer.
+        expected = quantised(self._along_axes(encoded.to(self.coordinates)), self.bits)
+        same = F.cosine_similarity(expected, quantised(self.coordinates[positions], self.bits))
+        return bool((same >= _SAME).all())
 
     def with_texts(self, scorer: ImageTextScorer, texts: Sequence[str]) -> CaptionMemory:
         """A memory of these captions and of others; those that it holds already are not encoded again."""
@@ -116,7 +166,7 @@ class CaptionMemory:
         added = [text for text in dict.fromkeys(texts) if text not in held]
         coordinates = self._along_axes(scorer.encode_texts(added).to(self.coordinates))
         coordinates = torch.cat([self.coordinates, F.normalize(coordinates, dim=1)])
-        return CaptionMemory([*self.texts, *added], coordinates, bits=self.bits, axes=self.axes)
+        return self._alike([*self.texts, *added], coordinates)
 
     def reduced(self, width: int) -> CaptionMemory:
         """The same captions with vectors in the subspace along which they vary most, of length one again.
@@ -128,7 +178,9 @@ class CaptionMemory:
         _, axes = torch.linalg.eigh((vectors.T @ vectors).double())  # (D, D), the largest last
         axes = axes[:, -width:].T.flip(0).to(vectors)
         coordinates = F.normalize(vectors @ axes.T, dim=1)
-        return CaptionMemory(self.texts, coordinates, self.document_frequencies, bits=self.bits, axes=axes)
+        reduced = CaptionMemory(self.texts, coordinates, self.document_frequencies, bits=self.bits, axes=axes)
+        reduced.text_tower = self.text_tower
+        return reduced
 
     @property
     def width(self) -> int:
@@ -199,38 +251,49 @@ class CaptionMemory:
         """Read what :meth:`save_pretrained` wrote.
 
         Raises:
-            BadModel: a file is missing or damaged.
+            BadModel: a file is missing or damaged, vectors are not of length one, or the files are not those
+                that were written together.
         """
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        try:
-            texts = _read_captions(folder / CAPTIONS_FILE)
-            stored = load_file(folder / VECTORS_FILE)
-            bits = 4 if "nibbles" in stored else 8
-            steps = _unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"]
-            if steps.ndim != 2:
-                raise ValueError(f"expected vectors (N, D), found {tuple(steps.shape)}")
-            vectors = steps.float()
-            vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
-            axes = stored["axes"].float().to(device) if "axes" in stored else None
-            frequencies = _read_frequencies(folder / NGRAMS_FILE, len(texts))
-            return cls(texts, vectors, frequencies, bits=bits, axes=axes)
-        except _UNREADABLE as error:
-            raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
+        with ThreadPoolExecutor(1, "magicap-digest") as beside:  # digests while captions and vectors are read
+            record = beside.submit(MemoryRecord.read, folder, _FILES)
+            try:
+                texts = _read_captions(folder / CAPTIONS_FILE)
+                stored = load_file(folder / VECTORS_FILE)
+                bits = 4 if "nibbles" in stored else 8
+                vectors = unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"].float()
+                if vectors.ndim != 2:
+                    raise ValueError(f"expected vectors (N, D), found {tuple(vectors.shape)}")
+                vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
+                axes = stored["axes"].float().to(device) if "axes" in stored else None
+                frequencies = _read_frequencies(folder / NGRAMS_FILE, len(texts))
+                memory = cls(texts, vectors, frequencies, bits=bits, axes=axes)
+            except _UNREADABLE as error:
+                raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
+        memory.source = str(folder)
+        memory.text_tower, memory.digest = record.result().text_tower, record.result().digest
+        return memory
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write captions, vectors and n-grams.
+    def save_pretrained(self, folder: str | Path, *, text_tower: str | None = None) -> str:
+        """Write captions, vectors and n-grams, and of what they are.
 
         Cosines change by 0.001 where a coordinate has eight bits, by 0.015 where it has four.
+
+        Args:
+            text_tower: fingerprint of the text tower that goes along, where its weights are stored in fewer
+                bits; None: that of :attr:`text_tower`.
+
+        Returns:
+            The digest of the files.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        peaks = self.coordinates.abs().amax(dim=1, keepdim=True)
-        steps = (self.coordinates / peaks * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
-        stored = {"vectors": steps} if self.bits == 8 else {"nibbles": _packed(steps)}
+        steps = quantised(self.coordinates, self.bits).to(torch.int8).cpu().contiguous()
+        stored = {"vectors": steps} if self.bits == 8 else {"nibbles": packed(steps)}
         if self.axes is not None:
             stored["axes"] = self.axes.half().cpu().contiguous()
         save_file(stored, folder / VECTORS_FILE)
@@ -242,6 +305,7 @@ class CaptionMemory:
         text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
         open_to_readers(folder)
+        return MemoryRecord.write(folder, _FILES, text_tower or self.text_tower)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -283,10 +347,16 @@ class CaptionMemory:
             if not kept:
                 raise BadSettings(f"none of the {len(self)} captions of the memory {asked}")
             texts, coordinates = [self.texts[number] for number in kept], self.coordinates[kept]
-            frequencies = self.document_frequencies
-            part = CaptionMemory(texts, coordinates, frequencies, bits=self.bits, axes=self.axes)
-            self._part = key, part
+            self._part = key, self._alike(texts, coordinates, self.document_frequencies)
         return self._part[1]
+
+    def _alike(
+        self, texts: Sequence[str], coordinates: Tensor, frequencies: DocumentFrequencies | None = None
+    ) -> CaptionMemory:
+        """A memory of other captions, in the same subspace and by the same text tower."""
+        memory = CaptionMemory(texts, coordinates, frequencies, bits=self.bits, axes=self.axes)
+        memory.text_tower, memory.source = self.text_tower, self.source
+        return memory
 
     @cached_property
     def document_frequencies(self) -> DocumentFrequencies:
@@ -294,20 +364,14 @@ class CaptionMemory:
         return DocumentFrequencies.of_texts(self.texts)
 
 
-def _packed(steps: Tensor) -> Tensor:
-    """Numbers of -7 to 7 (N, D), D even, two a byte (N, D / 2): [[1, -1, 0, 7]] becomes [[0x79, 0xF8]].
-
-    Eight is added; the first of two numbers has the lower four bits.
-    """
-    if steps.shape[1] % 2:
-        raise BadSettings(f"vectors of four bits a number need an even width, found {steps.shape[1]}")
-    above = (steps + 8).to(torch.uint8)
-    return (above[:, 0::2] | above[:, 1::2] << 4).contiguous()
-
-
-def _unpacked(nibbles: Tensor) -> Tensor:
-    """What :func:`_packed` packed: numbers (N, D) as int8."""
-    return torch.stack([nibbles & 15, nibbles >> 4], dim=-1).flatten(1).to(torch.int8) - 8
+def _require_unit(what: str, vectors: Tensor) -> None:
+    broken = ~are_unit(vectors)
+    if bool(broken.any()):
+        is_finite = bool(torch.isfinite(vectors[broken]).all())
+        raise BadSettings(
+            f"a memory needs {what} of length one; found {int(broken.sum())} of {len(vectors)} "
+            + ("of another length" if is_finite else "that hold NaN or infinity")
+        )
 
 
 def _read_captions(path: Path) -> list[str]:
@@ -324,4 +388,8 @@ def _read_frequencies(path: Path, documents: int) -> DocumentFrequencies:
     numbers, counts = ngrams["numbers"].numpy(), ngrams["counts"].numpy()
     if not numbers.shape == counts.shape == (numbers.size,):
         raise ValueError("expected one count an n-gram")
+    if numbers.size and not (counts.min() >= 1 and counts.max() <= documents):
+        raise ValueError(f"expected counts of n-grams of 1 to {documents}, found others")
+    if (numbers[1:] <= numbers[:-1]).any():
+        raise ValueError("expected n-grams in rising order, found others")
     return DocumentFrequencies(documents, numbers, counts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from magicap.checks import require_int
 from magicap.errors import BadImage, BadSettings
 from magicap.images.reader import FilePath, ImageSource
+from magicap.models.finite import are_unit, broken_image
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import IMAGE, PLURAL, TEXT, Item, Match, OnError, items_of_files
 from magicap.retrieval.nearest import nearest
@@ -240,7 +242,12 @@ class RetrievalIndex:
                 on_error(error)
         if not pixels:
             return [], torch.empty(0, self.scorer.width)
-        return list(pixels), self.scorer.encode_pixels(torch.stack(list(pixels.values())))
+        vectors = self.scorer.encode_pixels(torch.stack(list(pixels.values())))
+        usable = are_unit(vectors)
+        for item, is_usable in zip(pixels, usable.tolist(), strict=True):
+            if not is_usable:
+                on_error(broken_image(item.path))
+        return list(compress(pixels, usable.tolist())), vectors[usable]
 
     def _encode_sentences(self, batch: Sequence[Item]) -> tuple[list[Item], Tensor]:
         return list(batch), self.scorer.encode_texts([str(item.text) for item in batch])

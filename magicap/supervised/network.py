@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from magicap.errors import BadSettings
 from magicap.files import open_to_readers
+from magicap.models.finite import require_finite
 from magicap.models.loading import explain_loading_errors
 from magicap.supervised.decoder import Decoder, DecoderConfig
 from magicap.supervised.grid import GridConfig, GridEncoder
@@ -87,7 +88,7 @@ class CaptionNetwork(nn.Module):
 
         Raises:
             ModelNotFound: no such folder.
-            BadModel: a file is missing, or no such thing.
+            BadModel: a file is missing, no such thing, or holds weights that are not finite.
         """
         from safetensors.torch import load_file
 
@@ -101,4 +102,6 @@ class CaptionNetwork(nn.Module):
             vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
             network = cls(GridConfig(**grid), DecoderConfig(**config["decoder"]), vocabulary)
             network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        # The baseline of hard attention, which captioning does not read, is NaN until it is first moved.
+        require_finite(network, f"supervised network {str(folder)!r}", besides=["decoder.baseline"])
         return network.to(device=device, dtype=dtype).eval()

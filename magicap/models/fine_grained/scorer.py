@@ -37,6 +37,7 @@ from magicap.models.fine_grained.local_features import (
     TowerStates,
     padded,
 )
+from magicap.models.finite import require_finite, require_unit
 from magicap.models.loading import explain_loading_errors
 from magicap.models.scorer import ImageTextScorer
 
@@ -138,6 +139,11 @@ class FineGrainedScorer:
             _require_format_and_scorer(folder, stored, scorer.fingerprint)
             fine = cls(scorer, FineGrainedSettings(**stored["settings"]))
             fine.heads.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        what = f"fine-grained scorer {str(folder)!r}"
+        require_finite(fine.heads, what)
+        picture, words = fine.encode_images([Image.linear_gradient("L")]), fine.encode_texts(["a dog runs"])
+        require_unit(picture.patches, what)
+        require_unit(words.words[words.mask], what)
         return fine
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:

@@ -1,0 +1,74 @@
+"""Where the parts of a captioner are: in its folder, or where its preset says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from magicap.captioners.folder import ZERO_SHOT, captioner_folder, read_settings, require_kind
+from magicap.captioners.presets import PRESETS
+from magicap.decoding.settings import DECODINGS
+from magicap.errors import ModelNotFound
+from magicap.settings_io import from_dict
+
+LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
+MEMORY, FINE_GRAINED, CONFIDENCE = "memory", "fine_grained", "confidence"
+"""Names of parts."""
+
+
+class Sources(NamedTuple):
+    """Where a captioner's parts are."""
+
+    language_model: str | Path
+    scorer: tuple[str | Path, str | None]
+    """Name or folder, and tag."""
+
+    decoding: Any
+    memory: Path | None = None
+    fine_grained: Path | None = None
+    confidence: Path | None = None
+
+
+def sources_of(source: str | Path) -> Sources:
+    """Where the parts of a zero-shot captioner are.
+
+    Args:
+        source: a preset's name or a folder.
+
+    Raises:
+        ModelNotFound: no such preset or folder.
+        BadModel: a supervised captioner, or settings that are damaged or name a part that is not there.
+    """
+    folder = captioner_folder(source)
+    if folder is None:
+        preset = PRESETS[str(source)]
+        scorer = preset.scorer, preset.scorer_tag
+        return Sources(preset.language_model, scorer, preset.decoding, preset.memory)
+    require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
+    settings = read_settings(folder)
+    return Sources(
+        settings.required_part(folder, LANGUAGE_MODEL),
+        (settings.required_part(folder, SCORER), None),
+        from_dict(settings.decoding, DECODINGS),
+        settings.part(folder, MEMORY),
+        settings.part(folder, FINE_GRAINED),
+        settings.part(folder, CONFIDENCE),
+    )
+
+
+@contextmanager
+def naming_downloads(source: str | Path) -> Iterator[None]:
+    """Say of a preset how its parts are to be had where they could not be."""
+    preset = PRESETS.get(str(source))
+    try:
+        yield
+    except ModelNotFound as error:
+        if preset is None or not preset.downloads:
+            raise
+        commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
+        raise ModelNotFound(
+            f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
+            f"where there is a network run '{commands}' once, or let this command fetch it"
+        ) from error
