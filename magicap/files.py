@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,23 @@ def read_text(path: str | os.PathLike[str], most: int = LARGEST_SETTINGS) -> str
         UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, most).decode().replace("\r\n", "\n")
+
+
+def gunzip(packed: bytes, most: int) -> bytes:
+    """What :func:`gzip.compress` packed, as far as it is at most ``most`` bytes; more is not unpacked.
+
+    Raises:
+        ValueError: it is more.
+        EOFError: it is cut short.
+        zlib.error: it is damaged.
+    """
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    content = unpacker.decompress(packed, most + 1)
+    if len(content) > most:
+        raise ValueError(f"{len(packed)} bytes that unpack to more than {most}")
+    if not unpacker.eof or unpacker.unused_data:
+        raise EOFError("bytes cut short, or with others behind them")
+    return content
 
 
 def require_readable_model(folder: str | os.PathLike[str]) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from magicap.data.checks import bad, id_field, lines_of, parse_json, read_text, show, string, strings
+from magicap.data.checks import (
+    bad,
+    id_field,
+    lines_of,
+    load_json,
+    parse_json,
+    read_text,
+    show,
+    string,
+    strings,
+)
 from magicap.data.coco import annotation_rows, karpathy_rows
 from magicap.data.flickr8k import CSV_HEADER, TOKEN_LINE, csv_rows, token_rows
 from magicap.data.imagefolder import METADATA, imagefolder_rows, metadata_below
@@ -167,7 +176,7 @@ def _document(path: Path, text: str, head: str) -> Any:
     """The JSON of the first line, else of the whole file; None if there is none."""
     for part in (head, text):
         try:
-            return json.loads(part)
+            return load_json(part)
         except (ValueError, RecursionError):
             continue
     return parse_json(text, path) if path.suffix == ".json" else None

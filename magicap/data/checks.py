@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadData
+from magicap.files import LARGEST_TEXT, read_bytes
+
+MOST_VALUES = 20_000_000
+"""Of one JSON document: an empty list takes twenty times as many bytes in memory as in its file. The
+captions of COCO with their tokens, in Karpathy's form, are ten million."""
 
 
 def bad(place: str | Path, expected: str, actual: str, fix: str) -> BadData:
@@ -25,10 +30,11 @@ def read_text(path: Path) -> str:
     """The whole of a UTF-8 file, lines ended by a line feed alone.
 
     Raises:
-        BadData: it cannot be read, is not UTF-8, or holds nothing.
+        BadData: it cannot be read, is larger than :data:`magicap.files.LARGEST_TEXT`, is no plain file, is
+            not UTF-8, or holds nothing.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
     except OSError as error:
         raise bad(path, "a file", error.strerror or str(error), "check path and permissions") from error
     except UnicodeDecodeError as error:
@@ -63,12 +69,24 @@ def parse_json(text: str, place: str | Path) -> Any:
     """The JSON value that a text is.
 
     Raises:
-        BadData: it is none.
+        BadData: it is none, or one of more than :data:`MOST_VALUES` values.
     """
     try:
-        return json.loads(text)
+        return load_json(text)
     except (ValueError, RecursionError) as error:
         raise bad(place, "JSON", show(text), f"mend it ({error})") from error
+
+
+def load_json(text: str) -> Any:
+    """The JSON value that a text is.
+
+    Raises:
+        ValueError: it is none, or one of more than :data:`MOST_VALUES` values.
+        RecursionError: it is too deep.
+    """
+    if len(text) > MOST_VALUES and sum(map(text.count, "[{,")) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    return json.loads(text)
 
 
 def field(fields: object, name: str, place: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from magicap.data import CaptionedImage, read_captions
-from magicap.data.checks import bad, id_field, lines_of, parse_json, read_text, show, string, strings
+from magicap.data.checks import (
+    bad,
+    id_field,
+    lines_of,
+    load_json,
+    parse_json,
+    read_text,
+    show,
+    string,
+    strings,
+)
 from magicap.data.rows import common_name
 from magicap.errors import BadData, BadSettings
 
@@ -257,7 +266,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _by_image(text: str) -> dict[str, Any] | None:
     """The one JSON object of captions by image, if the text is that."""
     try:
-        document = json.loads(text)
+        document = load_json(text)
     except (ValueError, RecursionError):  # JSON lines, or nothing that can be read: then its lines say so
         return None
     return (

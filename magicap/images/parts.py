@@ -124,7 +124,7 @@ def _tiff(data: memoryview) -> str | None:
     try:
         (position,) = struct.unpack_from(offset, data, 8 if big else 4)
         (entries,) = struct.unpack_from(count, data, position)
-    except struct.error:  # a damaged header, of which Pillow says so
+    except (struct.error, OverflowError):  # a damaged header, of which Pillow says so
         return None
     position += struct.calcsize(count)
     entries = min(entries, (len(data) - position) // size)

@@ -20,7 +20,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
-from magicap.files import open_to_readers
+from magicap.files import (
+    LARGEST_SETTINGS,
+    LARGEST_TEXT,
+    gunzip,
+    open_to_readers,
+    read_bytes,
+    require_readable_model,
+)
 from magicap.metrics.cider import DocumentFrequencies
 from magicap.retrieval.nearest import largest
 
@@ -32,10 +39,12 @@ VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safete
 MIN_STD = 1e-6
 """Standard deviation of cosines that are all the same."""
 
+_MOST_BYTES = 500  # of a caption as JSON, on average: longer ones the scorer would not see whole
 _STEPS = {8: 127, 4: 7}  # of a number's bits on disk -> steps on either side of zero
 _UNREADABLE = (
     OSError,
     EOFError,
+    MemoryError,
     ValueError,
     KeyError,
     RuntimeError,
@@ -205,12 +214,13 @@ class CaptionMemory:
 
         folder = Path(folder)
         try:
-            texts = _read_captions(folder / CAPTIONS_FILE)
+            require_readable_model(folder)
             stored = load_file(folder / VECTORS_FILE)
             bits = 4 if "nibbles" in stored else 8
             steps = _unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"]
             if steps.ndim != 2:
                 raise ValueError(f"expected vectors (N, D), found {tuple(steps.shape)}")
+            texts = _read_captions(folder / CAPTIONS_FILE, len(steps))
             vectors = steps.float()
             vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
             axes = stored["axes"].float().to(device) if "axes" in stored else None
@@ -223,10 +233,19 @@ class CaptionMemory:
         """Write captions, vectors and n-grams.
 
         Cosines change by 0.001 where a coordinate has eight bits, by 0.015 where it has four.
+
+        Raises:
+            BadSettings: captions of more than 500 bytes on average.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
+        text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(text) > _most_bytes(len(self)):
+            raise BadSettings(
+                f"a memory keeps captions of at most {_MOST_BYTES} bytes on average, found {len(text)} bytes "
+                f"in {len(self)}; shorten them"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         peaks = self.coordinates.abs().amax(dim=1, keepdim=True)
         steps = (self.coordinates / peaks * _STEPS[self.bits]).round().to(torch.int8).cpu().contiguous()
@@ -239,7 +258,6 @@ class CaptionMemory:
             "counts": self.document_frequencies.counts.astype("int32"),
         }
         save_file({name: torch.from_numpy(array) for name, array in ngrams.items()}, folder / NGRAMS_FILE)
-        text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
         open_to_readers(folder)
 
@@ -310,8 +328,13 @@ def _unpacked(nibbles: Tensor) -> Tensor:
     return torch.stack([nibbles & 15, nibbles >> 4], dim=-1).flatten(1).to(torch.int8) - 8
 
 
-def _read_captions(path: Path) -> list[str]:
-    texts = json.loads(gzip.decompress(path.read_bytes()))
+def _most_bytes(count: int) -> int:
+    """How many bytes so many captions may have as JSON."""
+    return max(_MOST_BYTES * count, LARGEST_SETTINGS)
+
+
+def _read_captions(path: Path, count: int) -> list[str]:
+    texts = json.loads(gunzip(read_bytes(path, LARGEST_TEXT), _most_bytes(count)))
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("expected a list of captions")
     return texts
