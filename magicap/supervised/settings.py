@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from magicap.checks import require_int, require_number
 
-
 MOST_CAPTIONS = 500
 """Of one picture, written side by side: more would take gigabytes of states."""
 
