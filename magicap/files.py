@@ -14,8 +14,11 @@ from typing import BinaryIO
 from magicap.errors import BadSettings
 
 LARGEST_TEXT = 256 << 20
-"""Bytes of the largest file of captions that is read. JSON may take twenty times as many in memory, which
-:data:`magicap.data.checks.MOST_VALUES` bounds."""
+"""Bytes of the largest file of captions that is read."""
+
+MOST_VALUES = 15_000_000
+"""Of one such file of JSON: an empty list takes twenty times as many bytes in memory as in its file. The
+captions of COCO with their tokens, in Karpathy's form, are twelve million."""
 
 LARGEST_SETTINGS = 1 << 20
 """Bytes of the largest file of settings that is read."""
@@ -67,6 +70,11 @@ def read_text(path: str | os.PathLike[str], most: int = LARGEST_SETTINGS) -> str
         UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, most).decode().replace("\r\n", "\n")
+
+
+def has_countless_values(json: bytes) -> bool:
+    """Whether JSON, of one document or one a line, has more than :data:`MOST_VALUES` values."""
+    return len(json) > MOST_VALUES and sum(map(json.count, (b"[", b"{", b","))) > MOST_VALUES
 
 
 def gunzip(packed: bytes, most: int) -> bytes:

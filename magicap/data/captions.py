@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ from magicap.data.checks import (
     bad,
     id_field,
     lines_of,
-    load_json,
     parse_json,
     read_text,
+    require_short,
     show,
     string,
     strings,
@@ -87,6 +88,8 @@ def read_sentences(
     rows = _rows(path)
     if rows is None and path.suffix not in (".csv", ".tsv"):
         texts = read_text(path).splitlines()
+        for number, text in enumerate(texts, start=1):
+            require_short(text, f"{path}, line {number}")
     else:
         texts = [text for row in leave_out(_select(path, rows, splits), held_out) for text in row.captions]
     sentences = (normalise_caption(text) for text in texts)
@@ -128,6 +131,7 @@ def _checked(rows: Iterable[Placed]) -> Iterator[CaptionedImage]:
                 repeated = f"{field} {value!r}, which stands twice (first at {first})"
                 raise bad(place, "each picture once", repeated, "remove one of the two")
         for text in (row.image, *row.captions):
+            require_short(text, place)
             if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
                 raise bad(place, "whole characters", f"half of one in {show(text)}", "write the text again")
         yield row
@@ -176,7 +180,7 @@ def _document(path: Path, text: str, head: str) -> Any:
     """The JSON of the first line, else of the whole file; None if there is none."""
     for part in (head, text):
         try:
-            return load_json(part)
+            return json.loads(part)
         except (ValueError, RecursionError):
             continue
     return parse_json(text, path) if path.suffix == ".json" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from magicap.data.checks import (
     bad,
     id_field,
     lines_of,
-    load_json,
     parse_json,
     read_text,
+    require_short,
     show,
     string,
     strings,
@@ -95,6 +96,7 @@ def read_predictions(path: str | Path) -> Predictions:
             failed[names[-1]] = str(row.get("message") or row["error"])
         else:
             captions[names[-1]] = string(row, kind.caption, place)
+            require_short(captions[names[-1]], place)
             if isinstance(confidence := row.get("confidence"), float | int):
                 confidences[names[-1]] = float(confidence)
     _require_distinct(names, str(path))
@@ -266,7 +268,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _by_image(text: str) -> dict[str, Any] | None:
     """The one JSON object of captions by image, if the text is that."""
     try:
-        document = load_json(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):  # JSON lines, or nothing that can be read: then its lines say so
         return None
     return (

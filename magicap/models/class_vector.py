@@ -132,7 +132,7 @@ def load_class_vector(path: Path) -> ClassVector:
         names = state["names"].float()
         class_vector = ClassVector(nn.Linear(features, classes), names, top)
         class_vector.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
         raise BadModel(f"{path} holds no class vector that can be read: {error}") from error
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise BadModel(f"{path}: expected finite numbers, found others; write the scorer anew")

@@ -24,6 +24,7 @@ from magicap.files import (
     LARGEST_SETTINGS,
     LARGEST_TEXT,
     gunzip,
+    has_countless_values,
     open_to_readers,
     read_bytes,
     require_readable_model,
@@ -334,7 +335,10 @@ def _most_bytes(count: int) -> int:
 
 
 def _read_captions(path: Path, count: int) -> list[str]:
-    texts = json.loads(gunzip(read_bytes(path, LARGEST_TEXT), _most_bytes(count)))
+    text = gunzip(read_bytes(path, LARGEST_TEXT), _most_bytes(count))
+    if has_countless_values(text):
+        raise ValueError("expected a list of captions, found countless values")
+    texts = json.loads(text)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("expected a list of captions")
     return texts
