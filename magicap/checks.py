@@ -9,14 +9,16 @@ from typing import Any
 from magicap.errors import BadSettings
 
 
-def require_int(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is no whole number, or one below ``least``.
+def require_int(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuse what is no whole number, one below ``least``, or one above ``most``.
 
     Raises:
         BadSettings: it is refused.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadSettings(f"{name} must be a whole number of at least {least}, found {value!r}")
+        raise BadSettings(f"{name} must be a whole number of at least {least}, found {value!r:.80}")
+    if most is not None and value > most:
+        raise BadSettings(f"{name} must be at most {most}, found {value!r:.80}")
 
 
 def require_bool(name: str, value: Any) -> None:

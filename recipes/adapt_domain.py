@@ -10,7 +10,6 @@ resumes.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from magicap.adaptation.adapt import Adaptation, AdaptationSettings, adapt
 from magicap.adaptation.parts import Parts
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles, read_sentences
+from magicap.data.checks import lines_of, parse_json, read_text
 from magicap.errors import BadData, BadImage, BadSettings
 from magicap.images.reader import open_image
 from magicap.training import processes
@@ -112,7 +112,8 @@ def read_texts(path: str, key: str | None) -> list[str]:
     """The train split of a data set, a text file, or what stands under one key of JSON lines."""
     if key is None:
         return read_sentences(path)
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    file = Path(path)
+    rows = [parse_json(line, place) for place, line in lines_of(file, read_text(file))]
     values = [row[key] for row in rows if key in row and row.get("split", "train") == "train"]
     if not values:
         keys = ", ".join(rows[0]) if rows else "no rows"

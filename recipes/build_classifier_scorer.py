@@ -40,6 +40,7 @@ from magicap.captioners.zero_shot import load_scorer
 from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.errors import BadData, BadModel, BadSettings
+from magicap.files import read_text
 from magicap.models.class_vector import TOP, ClassVector, attach_class_vector
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.fresh_scorer import with_image_tower
@@ -151,11 +152,7 @@ def classifier(config: Config) -> Any:
 def class_names(config: Config, network: Any) -> list[str]:
     """Names of the classes, from the file or from the classifier's own metadata."""
     if config.class_names is not None:
-        return [
-            line.strip()
-            for line in Path(config.class_names).read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
+        return [line.strip() for line in read_text(config.class_names).splitlines() if line.strip()]
     labels = network.pretrained_cfg.get("label_names")
     subset = infer_imagenet_subset(network)
     if labels is None and subset is None:

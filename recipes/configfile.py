@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from magicap.errors import BadSettings
+from magicap.files import read_text
 
 NOTHING = ("", "~", "null", "none")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -101,9 +102,11 @@ def read_yaml(file: str | Path) -> dict[Any, Any]:
     """
     # Everything stays text: YAML itself takes "no" for false and "2e-5" for text.
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_TextLoader)
+        content = yaml.load(read_text(file), Loader=_TextLoader)
     except OSError as error:
-        raise BadSettings(f"{file}: expected a YAML file with options, found {error.strerror}") from error
+        raise BadSettings(
+            f"{file}: expected a YAML file with options, found {error.strerror or error}"
+        ) from error
     except UnicodeDecodeError as error:
         raise BadSettings(f"{file}: expected a YAML file in UTF-8, found other bytes") from error
     except yaml.YAMLError as error:

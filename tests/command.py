@@ -6,6 +6,8 @@ A fork has the libraries imported already, so a command costs what it does and n
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import os
 import resource
 import signal
@@ -66,6 +68,7 @@ def magicap(
         closed: descriptors that are closed before it starts, as ``>&-`` does.
         file_size: no file may grow beyond so many bytes, as after ``ulimit -f``.
     """
+    _import_libraries()
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(stdout or f"{folder}/out"), Path(folder, "err")
         streams = [os.fspath(path) for path in (stdin, out, err)]
@@ -103,6 +106,19 @@ def control_characters(text: str) -> set[str]:
     """The characters of a text that can move a terminal's cursor or turn its direction."""
     others = {0x2028, 0x2029, 0x202D, 0x202E, 0x2066, 0x2067, 0x2068}
     return {sign for sign in text if ord(sign) < 0x20 or 0x7F <= ord(sign) <= 0x9F or ord(sign) in others}
+
+
+@functools.cache
+def _import_libraries() -> None:
+    for name in (
+        "magicap.captioners.zero_shot",
+        "magicap.evaluation.predictions",
+        "open_clip",
+        "pyarrow.parquet",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.gpt2.modeling_gpt2",
+    ):
+        importlib.import_module(name)
 
 
 def _text(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.errors import BadModel, BadSettings, ModelNotFound
+from magicap.files import read_text
 
 FORMAT = 2
 SETTINGS_FILE = "magicap.json"
@@ -112,7 +113,7 @@ def read_settings(folder: Path) -> CaptionerSettings:
     """
     path = folder / SETTINGS_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         version = values["format"]
     except FileNotFoundError as error:
         raise BadModel(

@@ -8,7 +8,17 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from magicap.data.checks import bad, id_field, lines_of, parse_json, read_text, show, string, strings
+from magicap.data.checks import (
+    bad,
+    id_field,
+    lines_of,
+    parse_json,
+    read_text,
+    require_short,
+    show,
+    string,
+    strings,
+)
 from magicap.data.coco import annotation_rows, karpathy_rows
 from magicap.data.flickr8k import CSV_HEADER, TOKEN_LINE, csv_rows, token_rows
 from magicap.data.imagefolder import METADATA, imagefolder_rows, metadata_below
@@ -78,6 +88,8 @@ def read_sentences(
     rows = _rows(path)
     if rows is None and path.suffix not in (".csv", ".tsv"):
         texts = read_text(path).splitlines()
+        for number, text in enumerate(texts, start=1):
+            require_short(text, f"{path}, line {number}")
     else:
         texts = [text for row in leave_out(_select(path, rows, splits), held_out) for text in row.captions]
     sentences = (normalise_caption(text) for text in texts)
@@ -119,6 +131,7 @@ def _checked(rows: Iterable[Placed]) -> Iterator[CaptionedImage]:
                 repeated = f"{field} {value!r}, which stands twice (first at {first})"
                 raise bad(place, "each picture once", repeated, "remove one of the two")
         for text in (row.image, *row.captions):
+            require_short(text, place)
             if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
                 raise bad(place, "whole characters", f"half of one in {show(text)}", "write the text again")
         yield row

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadData
+from magicap.files import LARGEST_TEXT, MOST_VALUES, has_countless_values, read_bytes
+
+MOST_LINES = 2_000_000
+"""Of one file of captions, those that are not blank."""
+
+LONGEST_CAPTION = 10_000
+"""Characters of one caption; metrics compare every word with every other."""
+
+_LINE = re.compile(r"\S[^\n]*")  # from the first character that is no space
+_MOST_MEMORY = 2 * LARGEST_TEXT  # of a text; one character beyond U+FFFF makes all of them four bytes long
 
 
 def bad(place: str | Path, expected: str, actual: str, fix: str) -> BadData:
@@ -25,17 +37,23 @@ def read_text(path: Path) -> str:
     """The whole of a UTF-8 file, lines ended by a line feed alone.
 
     Raises:
-        BadData: it cannot be read, is not UTF-8, or holds nothing.
+        BadData: it cannot be read, is larger than :data:`magicap.files.LARGEST_TEXT`, is no plain file, is
+            not UTF-8, holds nothing, or more than :data:`magicap.files.MOST_VALUES` values.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = read_bytes(path, LARGEST_TEXT)
+        if has_countless_values(content):
+            raise bad(path, f"at most {MOST_VALUES} values", "more", "split it")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise bad(path, "a file", error.strerror or str(error), "check path and permissions") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = f"the byte 0x{error.object[error.start]:02x}"
         raise bad(f"{path}, line {line}", "UTF-8 text", byte, "save the file as UTF-8") from error
-    if not text.strip():
+    if sys.getsizeof(text) > _MOST_MEMORY:
+        raise bad(path, f"text that takes at most {_MOST_MEMORY} bytes", str(sys.getsizeof(text)), "split it")
+    if not text or text.isspace():
         raise bad(path, "captions", "an empty file", "fetch or write it again")
     return text.replace("\r\n", "\n")
 
@@ -53,10 +71,29 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each with its place. Not ``splitlines``: JSON strings may hold U+2028."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", line
+    """Lines that are not blank, each with its place. Not ``splitlines``: JSON strings may hold U+2028.
+
+    Raises:
+        BadData: more than :data:`MOST_LINES`.
+    """
+    number, counted = 1, 0
+    for count, found in enumerate(_LINE.finditer(text)):
+        if count == MOST_LINES:
+            raise bad(path, f"at most {MOST_LINES} lines", "more", "split it")
+        start = text.rfind("\n", 0, found.start()) + 1
+        number, counted = number + text.count("\n", counted, start), start
+        yield f"{path}, line {number}", text[start : found.end()]
+
+
+def require_short(caption: str, place: str) -> None:
+    """Refuse a caption longer than :data:`LONGEST_CAPTION`.
+
+    Raises:
+        BadData: it is longer.
+    """
+    if len(caption) > LONGEST_CAPTION:
+        expected = f"a caption of at most {LONGEST_CAPTION} characters"
+        raise bad(place, expected, f"{len(caption)}: {caption[:40]!r}...", "shorten it")
 
 
 def parse_json(text: str, place: str | Path) -> Any:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import os
-import tarfile
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
 
 from magicap.data.checks import bad, files_below
+from magicap.data.tars import TarPictures, has_picture_name
 from magicap.errors import ImageNotFound
-from magicap.images.reader import SUFFIXES
+from magicap.files import read_bytes
+from magicap.images.reader import ImageLimits
 
 
 class ImageFiles:
@@ -66,7 +64,7 @@ class ImageFiles:
         vars(self).update(state)
         self._tars = ExitStack()
         for source in set(self._sources.values()):
-            if isinstance(source, _PlainTar | _Tar):
+            if isinstance(source, TarPictures):
                 self._tars.callback(source.close)
 
     def __enter__(self) -> Self:
@@ -89,7 +87,8 @@ class ImageFiles:
 
         Raises:
             ImageNotFound: no such picture, or several (a ``KeyError``).
-            BadData: a link that leads out of its folder, or no plain file any more.
+            BadData: a link that leads out of its folder, no plain file any more, or one larger than a picture
+                may be (:class:`magicap.images.reader.ImageLimits`).
         """
         paths = self._find(name)
         if len(paths) != 1:
@@ -143,100 +142,9 @@ def _image_source(path: Path, tars: ExitStack) -> _ImageSource:
     """A folder, or a tar file that stays open as long as ``tars``."""
     if path.is_dir():
         return _Folder(path)
-    try:
-        members, plain = _members(path)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        # tarfile lists what it tried, a line each.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
-        raise bad(path, "a tar file or a folder", reason, "check the path, or fetch it again") from error
-    pictures = {name: member for name, member in members.items() if _is_picture(name)}
-    for name in pictures:
-        if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise bad(path, "names that stay inside the tar file", repr(name), "make it anew, without that")
-    source: _PlainTar | _Tar
-    if plain and hasattr(os, "pread") and not any(member.issparse() for member in pictures.values()):
-        source = _PlainTar(path, pictures)
-    else:
-        source = _Tar(path, pictures)
+    source = TarPictures(path)
     tars.callback(source.close)
     return source
-
-
-def _members(path: Path) -> tuple[dict[str, tarfile.TarInfo], bool]:
-    """The files in a tar file by name, and whether it is a plain one, not compressed."""
-    try:
-        tar, plain = tarfile.open(path, "r:"), True  # noqa: SIM115 - closed below
-    except tarfile.ReadError:
-        tar, plain = tarfile.open(path), False  # noqa: SIM115
-    with tar:
-        return {str(PurePosixPath(member.name)): member for member in tar if member.isfile()}, plain
-
-
-def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-class _PlainTar:
-    """Pictures of a tar file that is not compressed: each a known piece of it, read in one call.
-
-    Reading moves no place in the file, so threads and forked processes may share the descriptor; a copy made
-    by pickle, as a spawned process gets one, opens its own.
-    """
-
-    def __init__(self, path: Path, members: dict[str, tarfile.TarInfo]) -> None:
-        self.path = path
-        self.names = {name: (member.offset_data, member.size) for name, member in members.items()}
-        self.above: tuple[str, ...] = ()
-        self._file: io.FileIO | None = io.FileIO(path)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def read(self, name: str) -> bytes:
-        if self._file is None:
-            self._file = io.FileIO(self.path)
-        if self._file.closed:
-            raise OSError(f"{self.path} is closed")
-        offset, size = self.names[name]
-        data = os.pread(self._file.fileno(), size, offset)
-        while len(data) < size:  # a call may read less than it was asked for
-            more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
-            if not more:
-                raise bad(self.path, f"{name!r} whole", "the end of the file", "fetch it again")
-            data += more
-        return data
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_file": None}
-
-
-class _Tar:
-    """Pictures of any tar file that Python reads; each process has it open for itself."""
-
-    def __init__(self, path: Path, members: dict[str, tarfile.TarInfo]) -> None:
-        self.path, self.names = path, members
-        self.above: tuple[str, ...] = ()
-        self._tar: tarfile.TarFile | None = None
-        self._process, self._is_closed = os.getpid(), False
-
-    def close(self) -> None:
-        self._is_closed = True
-        if self._tar is not None:
-            self._tar.close()
-
-    def read(self, name: str) -> bytes:
-        if self._is_closed:
-            raise OSError(f"{self.path} is closed")
-        if self._tar is None or self._process != os.getpid():  # a fork must not move its parent's place
-            self._tar, self._process = tarfile.open(self.path), os.getpid()  # noqa: SIM115
-        file = self._tar.extractfile(self.names[name])
-        assert file is not None  # only links and folders have none, and those are no names here
-        return file.read()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_tar": None}
 
 
 class _Folder:
@@ -244,7 +152,7 @@ class _Folder:
         self.path, self.root = path, path.resolve()
         self.above = self.root.parts
         names = (file.relative_to(self.root).as_posix() for file in files_below(self.root))
-        self.names = list(filter(_is_picture, names))
+        self.names = list(filter(has_picture_name, names))
 
     def read(self, name: str) -> bytes:
         file = (self.root / name).resolve()
@@ -253,4 +161,8 @@ class _Folder:
             raise bad(self.path, f"{name!r} to lie inside", f"a link to {file}", fix)
         if not file.is_file():  # a pipe would be waited for without end
             raise bad(self.root / name, "a picture file", "none, or no plain file", "put it back")
-        return file.read_bytes()
+        try:
+            return read_bytes(file, ImageLimits.bytes)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise bad(self.root / name, "a picture that can be read", reason, "mend or replace it") from error

@@ -17,6 +17,7 @@ from typing import Any
 from magicap.decoding.minimum_bayes_risk import Competition
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch
 from magicap.errors import BadModel, BadSettings
+from magicap.files import read_text
 from magicap.models.fingerprint import combined
 from magicap.results import Hypothesis
 from magicap.settings_io import from_dict, to_dict
@@ -194,7 +195,7 @@ class ConfidenceModel:
             BadModel: the file cannot be read or holds something else; the message names it.
         """
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(read_text(path))
         except (OSError, ValueError) as error:  # BadModel is a ValueError
             raise BadModel(
                 f"{path} is not a model of confidence: {error}; write it anew with "

@@ -8,6 +8,9 @@ from functools import cached_property
 
 from magicap.errors import BadSettings
 
+MOST_INCLUDED, MOST_EXCLUDED = 100, 10_000
+"""Words: no caption has more of them; a list of what must not be said may be long."""
+
 
 @dataclass(frozen=True)
 class Constraints:
@@ -22,9 +25,11 @@ class Constraints:
         for name in ("include", "exclude"):
             wanted = getattr(self, name)
             if not isinstance(wanted, tuple) or not all(isinstance(word, str) for word in wanted):
-                raise BadSettings(f"{name} must be a list of words, found {wanted!r}")
+                raise BadSettings(f"{name} must be a list of words, found {wanted!r:.80}")
+            if len(wanted) > (most := MOST_INCLUDED if name == "include" else MOST_EXCLUDED):
+                raise BadSettings(f"{name} must hold at most {most} words, found {len(wanted)}")
             if odd := [word for word in wanted if len(_words(word)) != 1]:
-                raise BadSettings(f"{name} must hold single words, found {odd[0]!r}")
+                raise BadSettings(f"{name} must hold single words, found {odd[0]!r:.80}")
         if both := self._included & self._excluded:
             raise BadSettings(f"{sorted(both)[0]!r} cannot be both included and excluded")
         for name in ("min_words", "max_words"):

@@ -11,11 +11,13 @@ from functools import cached_property
 
 from magicap.checks import require_bool, require_int, require_number
 from magicap.decoding.constraints import Constraints
-from magicap.errors import BadSettings
 from magicap.settings_io import renamed
 
 MOST_NEIGHBOURS = 2000
 """More evidence would take gigabytes to compare."""
+
+MOST_BEAMS, MOST_FINISHED = 500, 1000
+"""More partial captions would take gigabytes of states; more whole ones, seconds to compare."""
 
 _EXPECTED_WEIGHT = "between 0 and a million"
 
@@ -64,10 +66,10 @@ class BeamMagicSearch:
     """How many most probable next tokens compete."""
 
     beam_size: int = 10
-    """How many partial captions are kept while captions are written (N)."""
+    """How many partial captions are kept while captions are written (N), at most 500."""
 
     num_finished: int = renamed("finished", 30)
-    """How many captions that ended of themselves compete (F)."""
+    """How many captions that ended of themselves compete (F), at most 1000."""
 
     ngram_weight: float = renamed("memory_weight", 0.5)
     """Interpolation weight of the retrieval n-gram model in the probability of a next token, 0 to 1."""
@@ -84,7 +86,7 @@ class BeamMagicSearch:
     """How many captions, those with the largest expected utility, are re-ranked by the picture; None: all."""
 
     neighbours: int = 200
-    """How many captions of the memory are the evidence (M)."""
+    """How many captions of the memory are the evidence (M), at most 2000."""
 
     temperature: float = 2.0
     """Temperature of the evidence's weights, in standard deviations of its cosines; greater is more even."""
@@ -93,10 +95,10 @@ class BeamMagicSearch:
     """A caption is cut after this many tokens."""
 
     include: tuple[str, ...] = ()
-    """Words that the caption must have."""
+    """Words that the caption must have, at most 100."""
 
     exclude: tuple[str, ...] = ()
-    """Words that the caption must not have."""
+    """Words that the caption must not have, at most 10,000."""
 
     min_words: int = 0
     """The fewest words of a caption."""
@@ -116,13 +118,13 @@ class BeamMagicSearch:
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
                 object.__setattr__(self, name, tuple(words))
-        sizes = ("top_k", "beam_size", "num_finished", "neighbours", "max_new_tokens")
-        for name in (*sizes, "num_hypotheses"):
+        for name in ("top_k", "max_new_tokens", "num_hypotheses"):
             require_int(name, getattr(self, name))
+        require_int("beam_size", self.beam_size, most=MOST_BEAMS)
+        require_int("num_finished", self.num_finished, most=MOST_FINISHED)
+        require_int("neighbours", self.neighbours, most=MOST_NEIGHBOURS)
         if self.rerank_top is not None:
             require_int("rerank_top", self.rerank_top)
-        if self.neighbours > MOST_NEIGHBOURS:
-            raise BadSettings(f"neighbours must be at most {MOST_NEIGHBOURS}, found {self.neighbours}")
         require_bool("soft_prompt", self.soft_prompt)
         require_number("ngram_weight", self.ngram_weight, _is_share, "between 0 and 1")
         if self.image_weight is not None:

@@ -11,7 +11,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from magicap.data import CaptionedImage, read_captions
-from magicap.data.checks import bad, id_field, lines_of, parse_json, read_text, show, string, strings
+from magicap.data.checks import (
+    bad,
+    id_field,
+    lines_of,
+    parse_json,
+    read_text,
+    require_short,
+    show,
+    string,
+    strings,
+)
 from magicap.data.rows import common_name
 from magicap.errors import BadData, BadSettings
 
@@ -86,6 +96,7 @@ def read_predictions(path: str | Path) -> Predictions:
             failed[names[-1]] = str(row.get("message") or row["error"])
         else:
             captions[names[-1]] = string(row, kind.caption, place)
+            require_short(captions[names[-1]], place)
             if isinstance(confidence := row.get("confidence"), float | int):
                 confidences[names[-1]] = float(confidence)
     _require_distinct(names, str(path))

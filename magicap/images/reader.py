@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import re
-import stat
 import sys
 import threading
 import warnings
@@ -26,6 +25,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, fe
 
 from magicap.checks import require_int, require_number
 from magicap.errors import BadImage
+from magicap.files import SpecialFile, open_regular
+from magicap.images.parts import excess
 from magicap.images.pixels import from_array, from_tensor, over_white
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ REASONS: dict[str, str] = {
     "text": "text, for example the HTML page of a failed download",
     "format": "not one of the accepted picture formats",
     "damaged": "a picture cut short or corrupted",
-    "scans": "a JPEG of so many scans or segments that decoding could take hours",
+    "scans": "so many scans, segments, chunks, comments or tags that decoding could take hours",
     "pixels": "more pixels than the limit, possibly a decompression bomb",
     "side": "a side longer than the limit",
     "aspect": "a picture too long and thin",
@@ -73,8 +74,6 @@ if hasattr(os, "register_at_fork"):  # a child must not inherit it locked by a t
     os.register_at_fork(after_in_child=_WARNINGS_LOCK.release)
 _CHUNK = 1 << 20
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-_MAX_SCANS, _MAX_SEGMENTS = 100, 500  # of a JPEG; libtiff stops at 100 scans, encoders write about ten
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
 _ON_ITS_SIDE = range(5, 9)  # EXIF orientations that exchange width and height
 _URL = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://|(https?|ftps?|s3|gs|file):/)", re.IGNORECASE)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P4", b"P5", b"P6")
@@ -243,21 +242,20 @@ class _Reader:
             return self.read_regular(path)
         except BadImage:
             raise
+        except IsADirectoryError as error:
+            advice = "expected a file, found a folder; list it with find_images"
+            raise self.bad("directory", advice) from error
+        except SpecialFile as error:
+            advice = "expected a file, found a pipe, socket or device; pass its bytes"
+            raise self.bad("special", advice) from error
         except (OSError, ValueError) as error:
             code = _ERRNO.get(error.errno or 0, "unreadable") if isinstance(error, OSError) else "path"
             reason = getattr(error, "strerror", None) or str(error)
             raise self.bad(code, f"expected a file, found {REASONS[code]} ({reason}); check it") from error
 
     def read_regular(self, path: str) -> io.BytesIO:
-        info = os.stat(path)
-        if stat.S_ISDIR(info.st_mode):
-            raise self.bad("directory", "expected a file, found a folder; list it with find_images")
-        if not stat.S_ISREG(info.st_mode):
-            raise self.bad("special", "expected a file, found a pipe, socket or device; pass its bytes")
-        self.check_bytes(info.st_size)
-        # Not to hang if the file became a pipe after the check.
-        no_wait = getattr(os, "O_NONBLOCK", 0)
-        with open(path, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | no_wait)) as file:
+        with open_regular(path) as file:
+            self.check_bytes(os.fstat(file.fileno()).st_size)
             return self.read_file(file)
 
     def read_file(self, file: IO[bytes]) -> io.BytesIO:
@@ -302,9 +300,8 @@ class _Reader:
         head = bytes(buffer.getbuffer()[:512])
         if not head:
             raise self.bad("empty", "expected a picture, found no bytes (is a file object at its end?)")
-        if head.startswith(b"\xff\xd8") and _is_laborious(buffer.getbuffer()):
-            limits = f"{_MAX_SCANS} scans and {_MAX_SEGMENTS} segments"
-            raise self.bad("scans", f"expected a JPEG of at most {limits}, found more; export it again")
+        if limit := excess(buffer.getbuffer()):
+            raise self.bad("scans", f"expected a picture of at most {limit}, found more; export it again")
         with self.refusing("damaged", "the header is corrupted; fetch the file again"), _no_warnings():
             try:
                 return Image.open(buffer, formats=_DECODERS)
@@ -327,21 +324,12 @@ class _Reader:
     def orientation(self, image: Image.Image) -> int:
         """Return the EXIF orientation, or 1 (upright) if the EXIF is broken: the pixels are still good."""
         try:
-            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+            # Of a file that is no JPEG, EXIF may be as large as the file.
+            exif = image.info.get("exif") or b""
+            if limit := excess(memoryview(exif.removeprefix(b"Exif\0\0"))):
+                raise ValueError(f"more than {limit}")
+            with _no_warnings():
+                return int(image.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception as error:
             _LOG.warning("%s: broken EXIF, orientation unknown (%s)", self.name, _short(repr(error)))
             return 1
-
-
-def _is_laborious(jpeg: memoryview) -> bool:
-    """Tell whether a JPEG has too many scans, each repainting every pixel from 100 bytes, or segments."""
-    scans, position = 0, 2
-    for _ in range(_MAX_SEGMENTS):
-        marker = _JPEG_MARKER.search(jpeg, position)
-        if not marker or marker[1] == b"\xd9":  # end of image
-            return False
-        scans += marker[1] == b"\xda"  # start of scan
-        if scans > _MAX_SCANS:
-            return True
-        position = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
-    return True

@@ -133,7 +133,7 @@ def load_class_vector(path: Path) -> ClassVector:
         names = state["names"].float()
         class_vector = ClassVector(nn.Linear(features, classes), names, top)
         class_vector.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
         raise BadModel(f"{path} holds no class vector that can be read: {error}") from error
     what = f"class vector {str(path)!r}"
     require_finite(class_vector, what)

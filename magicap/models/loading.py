@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from magicap.errors import BadModel, MagicapError, ModelNotFound
+from magicap.files import require_readable_model
 
 _UNREACHABLE = {
     "ConnectionError",
@@ -37,6 +38,7 @@ def explain_loading_errors(what: str, source: str, repository: str | None = None
         repository: the hub's repository that holds it, where its name is another.
     """
     try:
+        require_readable_model(source)
         yield
     except MagicapError:
         raise

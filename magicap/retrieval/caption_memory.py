@@ -21,7 +21,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
-from magicap.files import open_to_readers
+from magicap.files import (
+    LARGEST_SETTINGS,
+    LARGEST_TEXT,
+    gunzip,
+    has_countless_values,
+    open_to_readers,
+    read_bytes,
+    require_readable_model,
+)
 from magicap.metrics.cider import DocumentFrequencies
 from magicap.models.finite import are_unit
 from magicap.models.scorer import text_fingerprint
@@ -40,9 +48,11 @@ MIN_STD = 1e-6
 
 _PROBES = 16  # captions that are encoded anew to tell whether a scorer encoded a memory
 _SAME = 0.97  # least cosine of a caption's two vectors as written; two trainings of one tower differ by more
+_MOST_BYTES = 500  # of a caption as JSON, on average: longer ones the scorer would not see whole
 _UNREADABLE = (
     OSError,
     EOFError,
+    MemoryError,
     ValueError,
     KeyError,
     RuntimeError,
@@ -257,15 +267,16 @@ class CaptionMemory:
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        with ThreadPoolExecutor(1, "magicap-digest") as beside:  # digests while captions and vectors are read
-            record = beside.submit(MemoryRecord.read, folder, _FILES)
+        with ThreadPoolExecutor(1, "magicap-digest") as beside:
             try:
-                texts = _read_captions(folder / CAPTIONS_FILE)
+                require_readable_model(folder)
+                record = beside.submit(MemoryRecord.read, folder, _FILES)  # while the rest is read
                 stored = load_file(folder / VECTORS_FILE)
                 bits = 4 if "nibbles" in stored else 8
                 vectors = unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"].float()
                 if vectors.ndim != 2:
                     raise ValueError(f"expected vectors (N, D), found {tuple(vectors.shape)}")
+                texts = _read_captions(folder / CAPTIONS_FILE, len(vectors))
                 vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
                 axes = stored["axes"].float().to(device) if "axes" in stored else None
                 frequencies = _read_frequencies(folder / NGRAMS_FILE, len(texts))
@@ -287,10 +298,19 @@ class CaptionMemory:
 
         Returns:
             The digest of the files.
+
+        Raises:
+            BadSettings: captions of more than 500 bytes on average.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
+        text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(text) > _most_bytes(len(self)):
+            raise BadSettings(
+                f"a memory keeps captions of at most {_MOST_BYTES} bytes on average, found {len(text)} bytes "
+                f"in {len(self)}; shorten them"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         steps = quantised(self.coordinates, self.bits).to(torch.int8).cpu().contiguous()
         stored = {"vectors": steps} if self.bits == 8 else {"nibbles": packed(steps)}
@@ -302,7 +322,6 @@ class CaptionMemory:
             "counts": self.document_frequencies.counts.astype("int32"),
         }
         save_file({name: torch.from_numpy(array) for name, array in ngrams.items()}, folder / NGRAMS_FILE)
-        text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
         open_to_readers(folder)
         return MemoryRecord.write(folder, _FILES, text_tower or self.text_tower)
@@ -374,8 +393,16 @@ def _require_unit(what: str, vectors: Tensor) -> None:
         )
 
 
-def _read_captions(path: Path) -> list[str]:
-    texts = json.loads(gzip.decompress(path.read_bytes()))
+def _most_bytes(count: int) -> int:
+    """How many bytes so many captions may have as JSON."""
+    return max(_MOST_BYTES * count, LARGEST_SETTINGS)
+
+
+def _read_captions(path: Path, count: int) -> list[str]:
+    text = gunzip(read_bytes(path, LARGEST_TEXT), _most_bytes(count))
+    if has_countless_values(text):
+        raise ValueError("expected a list of captions, found countless values")
+    texts = json.loads(text)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("expected a list of captions")
     return texts

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadIndex, BadSettings
-from magicap.files import write_whole
+from magicap.files import read_text, write_whole
 from magicap.retrieval.items import IMAGE, TEXT
 
 FORMAT = 1
@@ -117,7 +117,7 @@ class Header:
         if not path.exists():
             raise BadIndex(f"no index at {folder}; make one with 'magicap index {_source(folder)}'")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(path, f"{type(error).__name__}: {error}") from error
         if not isinstance(values, dict) or "magicap_index" not in values:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from magicap.errors import BadModel
-from magicap.files import write_whole
+from magicap.files import read_text, write_whole
 
 RECORD_FILE = "memory.json"
 
@@ -33,7 +33,7 @@ class MemoryRecord:
         """
         path = folder / RECORD_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
             record = cls(values["text_tower"], values["digest"])
         except FileNotFoundError:
             return cls(None, None)

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from magicap.extras import require
-from magicap.retrieval.header import Header, damaged
+from magicap.files import LARGEST_SETTINGS, open_regular
+from magicap.retrieval.header import INDEX_FILE, Header, damaged
 from magicap.retrieval.items import Item
 
+_MOST_BYTES = 8192  # of a row on average: a path has up to 4096, a sentence a few hundred
+_TEXTS = ["path", "path_bytes", "text"]
+_THRIFT_LIMITS = {"thrift_string_size_limit": LARGEST_SETTINGS, "thrift_container_size_limit": 1 << 16}
 _COLUMNS = {
     "path": "string", "path_bytes": "binary", "size": "int64", "mtime_ns": "int64", "text": "string"
 }  # fmt: skip
@@ -56,16 +60,55 @@ def read_items(header: Header) -> list[Item]:
     path = header.folder / header.items
     try:
         # Not read_table, which takes a folder 'size=3' on the way for one more column.
-        with parquet.ParquetFile(path) as file:
-            table = file.read(list(_COLUMNS))
-        columns = [table.column(name).to_pylist() for name in _COLUMNS]
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        with (
+            open_regular(path) as content,
+            parquet.ParquetFile(content, read_dictionary=_TEXTS, **_THRIFT_LIMITS) as file,
+        ):
+            _require_expected(file, header)
+            columns = [_cells(file.read([name]).column(name), header.count) for name in _COLUMNS]
+    except (OSError, ValueError, KeyError, MemoryError, pyarrow.ArrowException) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     parent = _parent(header.folder)
     items = [_item(parent, *row) for row in zip(*columns, strict=True)]
     if len(items) != header.count or any(item is None or item.kind != header.holds for item in items):
         raise damaged(path, f"it does not hold {header.count} rows of kind {header.holds}")
     return [item for item in items if item is not None]
+
+
+def _require_expected(file: Any, header: Header) -> None:
+    """Compare what a Parquet file says of itself with the index's header, before any row is read.
+
+    Raises:
+        ValueError: other columns or rows, or cells that are too large.
+    """
+    pyarrow = require("pyarrow")
+    types = {name: getattr(pyarrow, kind)() for name, kind in _COLUMNS.items()}
+    types |= {name: pyarrow.dictionary(pyarrow.int32(), types[name]) for name in _TEXTS}
+    if {field.name: field.type for field in file.schema_arrow} != types:
+        raise ValueError(f"columns other than {', '.join(_COLUMNS)}")
+    if file.metadata.num_rows != header.count:
+        raise ValueError(f"{file.metadata.num_rows} rows, where {INDEX_FILE} counts {header.count}")
+    groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+    _require_size(sum(group.total_byte_size for group in groups), header.count)
+
+
+def _cells(column: Any, rows: int) -> list[Any]:
+    """A column's cells. A text that many rows share stands once in the file, and would many times here.
+
+    Raises:
+        ValueError: they are too large.
+    """
+    if column.type == "int64":
+        return list(column.to_pylist())
+    compute = require("pyarrow.compute")
+    lengths = [compute.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    _require_size(sum(compute.sum(chunk).as_py() or 0 for chunk in lengths), rows)
+    return [cell for chunk in column.chunks for cell in chunk.dictionary_decode().to_pylist()]
+
+
+def _require_size(size: int, rows: int) -> None:
+    if size > LARGEST_SETTINGS + _MOST_BYTES * rows:
+        raise ValueError(f"{size} bytes in {rows} rows")
 
 
 def _item(parent: str, path: Any, path_bytes: Any, size: Any, mtime_ns: Any, text: Any) -> Item | None:

@@ -9,6 +9,7 @@ Shapes: N items, D embedding width.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magicap.errors import BadSettings
-from magicap.files import open_to_readers, put_in_place
+from magicap.files import LARGEST_SETTINGS, open_regular, open_to_readers, put_in_place
 from magicap.retrieval.header import Header, damaged, remove_others, require_index_folder
 from magicap.retrieval.items import Item
 from magicap.retrieval.parquet import items_table, read_items, require_parquet
@@ -87,8 +88,12 @@ def read_index(header: Header) -> tuple[list[Item], Tensor]:
 def _read_vectors(header: Header) -> Tensor:
     path = header.folder / header.vectors
     try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > 4 * header.count * header.width + LARGEST_SETTINGS:
+            raise ValueError(f"{size} bytes for {header.count} vectors of width {header.width}")
         vectors = load_file(path)[_VECTORS]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, MemoryError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     if vectors.shape != (header.count, header.width) or vectors.dtype != torch.float32:
         raise damaged(path, f"{vectors.dtype} vectors {tuple(vectors.shape)}")

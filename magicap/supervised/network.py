@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadSettings
-from magicap.files import open_to_readers
+from magicap.files import open_to_readers, read_text
 from magicap.models.finite import require_finite
 from magicap.models.loading import explain_loading_errors
 from magicap.supervised.decoder import Decoder, DecoderConfig
@@ -94,7 +94,7 @@ class CaptionNetwork(nn.Module):
 
         folder = Path(folder)
         with explain_loading_errors("supervised network", str(folder)):
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            config = json.loads(read_text(folder / CONFIG_FILE))
             grid: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in config["encoder"].items()

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from magicap.checks import require_int, require_number
 
+MOST_CAPTIONS = 500
+"""Of one picture, written side by side: more would take gigabytes of states."""
+
 
 @dataclass(frozen=True)
 class BeamSearch:
@@ -28,7 +31,8 @@ class BeamSearch:
     """How many of the beam's captions are kept with the chosen one, itself included."""
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "max_new_tokens", "num_hypotheses"):
+        require_int("beam_size", self.beam_size, most=MOST_CAPTIONS)
+        for name in ("max_new_tokens", "num_hypotheses"):
             require_int(name, getattr(self, name))
         require_number("length_penalty", self.length_penalty, lambda p: 0 <= p <= 10, "between 0 and 10")
 
@@ -54,7 +58,8 @@ class Sampling:
     """How many of the sampled captions are kept with the chosen one, itself included."""
 
     def __post_init__(self) -> None:
-        for name in ("captions", "max_new_tokens", "num_hypotheses"):
+        require_int("captions", self.captions, most=MOST_CAPTIONS)
+        for name in ("max_new_tokens", "num_hypotheses"):
             require_int(name, getattr(self, name))
         require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
         require_number("length_penalty", self.length_penalty, lambda p: 0 <= p <= 10, "between 0 and 10")

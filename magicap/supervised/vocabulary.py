@@ -12,6 +12,7 @@ from torch import Tensor
 
 from magicap.data.text import normalise_caption
 from magicap.errors import BadModel, BadSettings
+from magicap.files import LARGEST_MODEL_TEXT, read_text
 from magicap.metrics.ngrams import words
 from magicap.metrics.tokenizer import PTB
 
@@ -68,7 +69,7 @@ class Vocabulary:
             BadModel: missing, or no vocabulary.
         """
         try:
-            return cls(path.read_text(encoding="utf-8").split("\n")[:-1])
+            return cls(read_text(path, LARGEST_MODEL_TEXT).split("\n")[:-1])
         except (OSError, UnicodeDecodeError) as error:
             raise BadModel(f"{path} is no vocabulary, a word a line: {error}") from error
 

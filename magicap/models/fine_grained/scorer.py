@@ -22,7 +22,7 @@ from torch import Tensor
 
 from magicap.checks import require_int
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.files import open_to_readers
+from magicap.files import open_to_readers, read_text
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.fine_grained.late_interaction import (
     candidates_first,
@@ -299,7 +299,7 @@ def _settings(folder: Path) -> dict[str, Any]:
             "train one with recipes/train_fine_grained.py"
         )
     with explain_loading_errors("fine-grained scorer", str(folder)):
-        stored: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads(read_text(folder / SETTINGS_FILE))
     return stored
 
 
