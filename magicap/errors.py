@@ -29,6 +29,10 @@ class BadImage(MagicapError, ValueError):
         return partial(type(self), source=self.source), (self.code, self.message)
 
 
+class OutputFailed(MagicapError, OSError):
+    """A stdout that results cannot be written to: it is closed, full, or another run's file."""
+
+
 class ModelNotFound(MagicapError, OSError):
     """A model, preset or captioner folder that is not where it was looked for."""
 

@@ -1,4 +1,4 @@
-"""Files that results are written to: checked before the work, and whole or not there after it."""
+"""Files that results are written to: checked before the work, written by one run, and whole or not there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from magicap.errors import BadSettings
+
+LOCK = ".lock"
+"""What the name of the file ends in that a run holds while it writes."""
 
 
 def require_writable(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -41,6 +44,41 @@ def write_whole(path: str | Path, text: str) -> None:
         return
     with put_in_place(path) as part:
         part.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def only_writer(output: str | Path | None) -> Iterator[None]:
+    """Let no second run write a file, or into a folder, meanwhile. A lock ends with its process, or before.
+
+    Args:
+        output: a folder that is there, a file that need not be; None, or a device: nothing is locked.
+
+    Raises:
+        BadSettings: another run writes it, or nothing can be written there.
+    """
+    if output is None or (
+        os.path.exists(output) and not os.path.isfile(output) and not os.path.isdir(output)
+    ):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    output = Path(output)
+    lock = FileLock(output / LOCK if output.is_dir() else output.with_name(f".{output.name}{LOCK}"))
+    with _explaining(output):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise BadSettings(
+                f"another run writes {output}; wait until it has ended, or name another output"
+            ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(
+            missing_ok=True
+        )  # while it is held; who opened it before sees that it is gone
+        lock.release()
 
 
 @contextmanager

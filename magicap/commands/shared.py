@@ -1,18 +1,17 @@
-"""What several commands need: exit codes, a captioner loaded quickly, lines beside a bar."""
+"""What several commands need: exit codes, a captioner loaded quickly."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
 
 SOME_FAILED = 2
-INTERRUPTED = 130
 
 
 def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:
@@ -40,20 +39,3 @@ def _no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-@contextmanager
-def progress_bar(total: int, unit: str = "picture") -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, moved by how many more are done; none for a few, or where stderr is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=unit, disable=None if total > 3 else True, dynamic_ncols=True) as bar:
-        yield bar.update
-
-
-def print_line(line: str, stream: TextIO) -> None:
-    """Print a line without tearing the progress bar, and let a closed pipe be noticed at once."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=stream)
-    stream.flush()
