@@ -88,7 +88,8 @@ def _quieten_libraries() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "TORCH_CPP_LOG_LEVEL"):
         os.environ.setdefault(name, "ERROR" if name.startswith("TORCH") else "error")
-    logging.getLogger().addHandler(logging.NullHandler())  # else Python shows the warnings of any library
-    logging.getLogger("magicap").handlers = [_Complaints(logging.WARNING)]
+    if not logging.root.handlers:  # else this is a part of a program that has its own
+        logging.root.addHandler(logging.NullHandler())  # without one Python shows the warnings of any library
+        logging.getLogger("magicap").addHandler(_Complaints(logging.WARNING))
     if not sys.warnoptions:  # as with -W and PYTHONWARNINGS, filters that are set already go first
         warnings.filterwarnings("ignore", append=True)
