@@ -50,7 +50,7 @@ class MetricUnavailable(MagicapError, RuntimeError):
 
 
 class MissingPackage(MagicapError, ImportError):
-    """A package that only an optional extra brings; the message has the command that installs it."""
+    """A package that is missing or broken; the message has the command that installs it."""
 
 
 class TrainingFailed(MagicapError, RuntimeError):

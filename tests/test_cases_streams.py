@@ -269,3 +269,27 @@ def test_rows_of_two_runs_are_not_mixed(cases, preset, tmp_path):
         assert_refused(magicap(*words, cwd=cases, stdout=path), "another run writes the file that stdout is")
         assert magicap(*words, cwd=cases, stdout=path, append=True).code == 0
     assert len(rows_of(path.read_text())) == 1
+
+
+# ---- pages that are passed on ----
+
+
+def test_a_page_shows_no_picture_that_was_not_indexed(cases, preset, tmp_path):
+    """An index of somebody else may name any file, but cannot know its size and age."""
+    for folder in ("album", "private"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(cases / PICTURES[0], tmp_path / folder / "a.jpg")
+    magicap("index", "album", "private", "--preset", preset, "--out", "album/index", cwd=tmp_path)
+    words = ["search", "a dog", "--index", "album/index", "--html", "page.html"]
+    assert magicap(*words, cwd=tmp_path).code == 0
+    assert (tmp_path / "page.html").read_text().count("<img") == 2
+    os.utime(tmp_path / "private/a.jpg", (0, 0))
+    os.utime(tmp_path / "album/a.jpg", (0, 0))  # as after a copy of the whole folder
+    assert magicap(*words, cwd=tmp_path).code == 0
+    assert (tmp_path / "page.html").read_text().count("<img") == 1
+    (tmp_path / "album/a.jpg").unlink()
+    (tmp_path / "album/a.jpg").symlink_to("../private/a.jpg")
+    assert magicap(*words, cwd=tmp_path).code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("outside the indexed folder, or changed since") == 2
+    assert "<img" not in page

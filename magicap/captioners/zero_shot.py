@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +25,7 @@ from magicap.captioners.folder import (
     require_part,
     write_settings,
 )
+from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.captioners.saving import folder_fingerprint, put_folder_in_place, weights_fingerprint
 from magicap.checks import require_int
@@ -35,7 +35,7 @@ from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.searches import explain, search_of, stream_steps
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
-from magicap.errors import BadModel, BadSettings, ModelNotFound
+from magicap.errors import BadModel, BadSettings
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import require_made_for
@@ -114,6 +114,7 @@ class Captioner(BaseCaptioner[Any]):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = torch.float32,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        revision: Mapping[str, str] | None = None,
     ) -> Captioner:
         """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
 
@@ -122,18 +123,22 @@ class Captioner(BaseCaptioner[Any]):
             device: where to compute; None takes a GPU if there is one.
             dtype: float32 (exact), bfloat16 or float16.
             cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
+            revision: repository of the hub -> commit, branch or tag to load, in place of the preset's own.
 
         Raises:
+            BadSettings: a ``revision`` of a repository that the captioner is not made of.
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
             BadModel: a folder or part that cannot be used.
         """
         place, precision = as_device(device), as_dtype(dtype)
-        sources = _sources(source)
-        with _naming_downloads(source):
+        sources, commits = _sources(source), revisions_of(source, revision)
+        with naming_downloads(source, commits):
             language_model = LanguageModel.from_pretrained(
-                sources.language_model, device=place, dtype=precision
+                sources.language_model, device=place, dtype=precision, revision=commits.language_model
             )
-            scorer = ImageTextScorer.from_pretrained(*sources.scorer, device=place, dtype=precision)
+            scorer = ImageTextScorer.from_pretrained(
+                *sources.scorer, device=place, dtype=precision, revision=commits.scorer
+            )
             memory = None
             if sources.memory is not None:
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
@@ -316,19 +321,23 @@ def load_scorer(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
+    revision: Mapping[str, str] | None = None,
 ) -> ImageTextScorer:
     """The scorer of a captioner alone, for what needs no captions.
 
     Args:
-        source, device, dtype: as of :meth:`Captioner.from_pretrained`.
+        source, device, dtype, revision: as of :meth:`Captioner.from_pretrained`.
 
     Raises:
         ModelNotFound, BadModel: as from there.
     """
     require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
-    with _naming_downloads(source):
-        return ImageTextScorer.from_pretrained(*_sources(source).scorer, device=place, dtype=precision)
+    commits = revisions_of(source, revision)
+    with naming_downloads(source, commits):
+        return ImageTextScorer.from_pretrained(
+            *_sources(source).scorer, device=place, dtype=precision, revision=commits.scorer
+        )
 
 
 class _Sources(NamedTuple):
@@ -369,20 +378,4 @@ def _copy_fine_grained(source: Path, target: Path) -> None:
         raise BadModel(
             f"expected the captioner's fine-grained part at {source}, found none; load the captioner anew "
             "from a whole folder"
-        ) from error
-
-
-@contextmanager
-def _naming_downloads(source: str | Path) -> Iterator[None]:
-    """Say of a preset how its parts are to be had where they could not be."""
-    preset = PRESETS.get(str(source))
-    try:
-        yield
-    except ModelNotFound as error:
-        if preset is None or not preset.downloads:
-            raise
-        commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
-        raise ModelNotFound(
-            f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
-            f"where there is a network run '{commands}' once, or let this command fetch it"
         ) from error

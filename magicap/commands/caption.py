@@ -42,6 +42,9 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Name of a preset, listed below, or a captioner's folder."""
 
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+
     json: bool = False
     """Print a JSON object a picture, errors included."""
 
@@ -102,7 +105,7 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     if options.explain:
         _require_one_drawable(options.explain, [*paths, *(error.source for error in unlisted)])
 
-    captioner = load_captioner(options.preset, device=options.device, dtype=options.dtype)
+    captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
     captioner.decoding = _with_settings(captioner, options, settings)
     if unsure_below is not None and not captioner.knows_confidence():
         raise BadSettings(

@@ -48,6 +48,9 @@ class Options:
     """Preset (see ``magicap caption --help``) or captioner's folder whose scorer gives CLIPScore; default:
     embedded."""
 
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -137,7 +140,7 @@ def _clip_score(scored: Scored, names: list[str] | None, options: Options) -> di
     from magicap.evaluation.systems import clip_score, open_pictures
 
     with open_pictures(scored.images, options.images) as pictures:
-        scorer = load_scorer(options.clipscore_model or DEFAULT, options.device)
+        scorer = load_scorer(options.clipscore_model or DEFAULT, options.device, options.revision)
         return {"CLIPScore": clip_score(scorer, scored.images, pictures)}
 
 

@@ -40,6 +40,9 @@ class Options:
     """Preset (see ``magicap caption --help``) or captioner's folder whose scorer encodes; default: the one
     that made the index, embedded for a new one."""
 
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+
     sentences: bool = False
     """Read folders too as data sets of sentences, not of pictures."""
 
@@ -160,7 +163,7 @@ def _listed(options: Options, on_error: OnError) -> tuple[str, list[str]]:
 def _opened(out: Path, header: Header | None, options: Options) -> RetrievalIndex:
     """The index in ``out`` with the scorer of the call, or a new one."""
     preset = options.preset or (header and header.preset) or DEFAULT
-    scorer = load_scorer(preset, options.device)
+    scorer = load_scorer(preset, options.device, options.revision)
     from magicap.retrieval.index import RetrievalIndex
 
     if header is not None:

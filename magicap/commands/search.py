@@ -52,6 +52,9 @@ class Options:
     preset: Annotated[str | None, About("NAME|FOLDER")] = None
     """Preset or captioner's folder whose scorer reads the query; default: the one that made the index."""
 
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -109,7 +112,7 @@ def _matches(header: Header, picture: Image | None, options: Options) -> list[Ma
     from magicap.retrieval.parquet import require_parquet
 
     require_parquet()
-    scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device)
+    scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device, options.revision)
     from magicap.data import normalise_caption
     from magicap.retrieval.index import RetrievalIndex
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from magicap.errors import BadSettings
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
@@ -14,20 +16,34 @@ if TYPE_CHECKING:
 SOME_FAILED = 2
 
 
-def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:
+def load_captioner(
+    preset: str, device: str | None = None, dtype: str = "float32", revision: Sequence[str] | None = None
+) -> AnyCaptioner:
     """A preset's or folder's captioner of either kind, as :func:`magicap.load_captioner` gives it."""
+    commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import load
 
-        return load.load_captioner(preset, device=device, dtype=dtype)
+        return load.load_captioner(preset, device=device, dtype=dtype, revision=commits)
 
 
-def load_scorer(preset: str, device: str | None = None) -> ImageTextScorer:
+def load_scorer(
+    preset: str, device: str | None = None, revision: Sequence[str] | None = None
+) -> ImageTextScorer:
     """The scorer of a preset's or folder's captioner alone."""
+    commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import zero_shot
 
-        return zero_shot.load_scorer(preset, device=device)
+        return zero_shot.load_scorer(preset, device=device, revision=commits)
+
+
+def _commits(revision: Sequence[str] | None) -> dict[str, str]:
+    """Repository -> commit of ``--revision OWNER/NAME@COMMIT``."""
+    pairs = [text.partition("@")[::2] for text in revision or ()]
+    if wrong := [text for text, pair in zip(revision or (), pairs, strict=True) if not all(pair)]:
+        raise BadSettings(f"--revision: expected OWNER/NAME@COMMIT, found {wrong[0]!r}")
+    return dict(pairs)
 
 
 @contextmanager
