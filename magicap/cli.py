@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import sys
@@ -13,8 +12,11 @@ from typing import Any
 
 from magicap.commands import caption, evaluate, index, search
 from magicap.commands.options import without_underscores
-from magicap.commands.shared import INTERRUPTED, SOME_FAILED
+from magicap.commands.output import ReaderLeft, complain, print_text, require_streams
+from magicap.commands.shared import SOME_FAILED
+from magicap.commands.signals import interruptible
 from magicap.errors import MagicapError
+from magicap.printable import printable
 from magicap.version import __version__
 
 
@@ -22,28 +24,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code: 0 if all went well, 2 if the call was wrong or any picture failed, 130 after Ctrl-C.
+        The exit code: 0 if all went well, 2 if the call was wrong, any picture failed or stdout could not be
+        written, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(without_underscores(words))
-    _quieten_libraries()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # File names need not be text: in UTF-8 their bytes pass as they are, elsewhere they are escaped.
-            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
+    with interruptible() as interruption:
+        try:
+            return _run(words)
+        except KeyboardInterrupt:
+            return interruption.tell()
+
+
+def _run(words: Sequence[str]) -> int:
     try:
+        require_streams()
+        options = _parser().parse_args(without_underscores(words))
+        _quieten_libraries()
         code: int = options.run(options)
         return code
-    except MagicapError as error:
-        print(f"magicap: {error}", file=sys.stderr)
-        return SOME_FAILED
-    except KeyboardInterrupt:
-        print("magicap: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe left early, as `head` does; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderLeft:
         return 0
+    except MagicapError as error:
+        complain(str(error))
+        return SOME_FAILED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +54,15 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> Any:
+        super().error(printable(message))  # which may quote what was given
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:  # argparse itself would not notice that help cannot be written
+            print_text(message)
+        else:
+            super()._print_message(message, file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,10 +75,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Complaints(logging.Handler):
+    """What this package logs, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
 def _quieten_libraries() -> None:
     """Advice of the model libraries, and bars in a log file, are of no use to who wants a caption."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
-    warnings.filterwarnings("ignore", module=r"torch|transformers|open_clip|timm|huggingface_hub")
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "TORCH_CPP_LOG_LEVEL"):
+        os.environ.setdefault(name, "ERROR" if name.startswith("TORCH") else "error")
+    if not logging.root.handlers:  # else this is a part of a program that has its own
+        logging.root.addHandler(logging.NullHandler())  # without one Python shows the warnings of any library
+        logging.getLogger("magicap").addHandler(_Complaints(logging.WARNING))
+    if not sys.warnoptions:  # as with -W and PYTHONWARNINGS, filters that are set already go first
+        warnings.filterwarnings("ignore", append=True)

@@ -30,6 +30,10 @@ class BadImage(MagicapError, ValueError):
         return partial(type(self), source=self.source), (self.code, self.message)
 
 
+class OutputFailed(MagicapError, OSError):
+    """A stdout that results cannot be written to: it is closed, full, or another run's file."""
+
+
 class ModelNotFound(MagicapError, OSError):
     """A model, preset or captioner folder that is not where it was looked for."""
 
@@ -51,7 +55,7 @@ class MetricUnavailable(MagicapError, RuntimeError):
 
 
 class MissingPackage(MagicapError, ImportError):
-    """A package that only an optional extra brings; the message has the command that installs it."""
+    """A package that is missing or broken; the message has the command that installs it."""
 
 
 class TrainingFailed(MagicapError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Files that are read with a limit; files that are written whole, and checked before the work."""
+"""Files that are read with a limit; files that are written whole by one run, and checked before the work."""
 
 from __future__ import annotations
 
@@ -126,6 +126,10 @@ def _require_size(size: int, most: int) -> None:
         raise OSError(f"{size} bytes, of which at most {most} are read; is it the right file?")
 
 
+LOCK = ".lock"
+"""What the name of the file ends in that a run holds while it writes."""
+
+
 def require_writable(path: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
     """Refuse a file that cannot be written, before minutes of work and not after.
 
@@ -157,6 +161,41 @@ def write_whole(path: str | Path, text: str) -> None:
         return
     with put_in_place(path) as part:
         part.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def only_writer(output: str | Path | None) -> Iterator[None]:
+    """Let no second run write a file, or into a folder, meanwhile. A lock ends with its process, or before.
+
+    Args:
+        output: a folder that is there, a file that need not be; None, or a device: nothing is locked.
+
+    Raises:
+        BadSettings: another run writes it, or nothing can be written there.
+    """
+    if output is None or (
+        os.path.exists(output) and not os.path.isfile(output) and not os.path.isdir(output)
+    ):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    output = Path(output)
+    lock = FileLock(output / LOCK if output.is_dir() else output.with_name(f".{output.name}{LOCK}"))
+    with _explaining(output):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise BadSettings(
+                f"another run writes {output}; wait until it has ended, or name another output"
+            ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(
+            missing_ok=True
+        )  # while it is held; who opened it before sees that it is gone
+        lock.release()
 
 
 @contextmanager

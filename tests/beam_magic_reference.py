@@ -189,7 +189,7 @@ def facts_of(memory: CaptionMemory) -> MemoryFacts:
 def reference_hypotheses(
     captioner: Captioner, picture: object, search: BeamMagicSearch, memory: CaptionMemory | None
 ) -> list[Hypothesis]:
-    """The hypotheses that compete for a picture, the best first."""
+    """The hypotheses that compete for a picture, the best first; none where only too long ones do."""
     settings = Settings.of(search, has_memory=memory is not None)
     language_model, scorer = captioner.language_model, captioner.scorer
     image = image_vector(scorer, picture)
@@ -223,10 +223,15 @@ def reference_hypotheses(
         hypotheses.append(Hypothesis(text, utility, 0.0, source, finished))
     # Of ties the nearer of the memory comes first, then the higher S: as they stand in the list.
     by_utility = sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
-    if not settings.rerank_weight:
-        return by_utility
-    top = len(by_utility) if settings.rerank_top is None else settings.rerank_top
-    first, rest = by_utility[:top], by_utility[top:]
+    short, long = [], []  # captions of too many tokens come last
+    for hypothesis in by_utility:
+        ids = language_model.tokenizer(hypothesis.text, add_special_tokens=False).input_ids
+        fits = hypothesis.text in written_texts or len(ids) <= settings.max_new_tokens
+        (short if fits else long).append(hypothesis)
+    if not settings.rerank_weight or not short:
+        return [*short, *long] if short else []
+    top = len(short) if settings.rerank_top is None else settings.rerank_top
+    first, rest = short[:top], [*short[top:], *long]
     cosines = (text_vectors(scorer, [hypothesis.text for hypothesis in first]) @ image).tolist()
     reranked = [
         hypothesis._replace(rerank=settings.rerank_weight * cosine)

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,30 +55,38 @@ def magicap(
     cwd: str | os.PathLike[str] = ".",
     stdin: str | os.PathLike[str] = os.devnull,
     stdout: str | os.PathLike[str] | None = None,
+    stderr: str | os.PathLike[str] | None = None,
+    append: bool = False,
     environment: Mapping[str, str] = {},
     closed: Sequence[int] = (),
     file_size: int | None = None,
+    signals: Sequence[int] = (),
+    once: str = "",
 ) -> Ended:
     """Run ``magicap WORDS...`` and wait for it.
 
     Args:
         cwd: folder that it runs in.
         stdin: file that it reads.
-        stdout: file that it writes, which then is not in ``out``.
+        stdout, stderr: files that it writes, which then are not in ``out`` and ``err``.
+        append: write behind what stands in these files, as ``>>`` does.
         environment: variables that it sees beside those of this process.
         closed: descriptors that are closed before it starts, as ``>&-`` does.
         file_size: no file may grow beyond so many bytes, as after ``ulimit -f``.
+        signals: sent one right after the other once ``once`` stands on stdout or stderr.
     """
     _import_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(stdout or f"{folder}/out"), Path(folder, "err")
+        out, err = Path(stdout or f"{folder}/out"), Path(stderr or f"{folder}/err")
         streams = [os.fspath(path) for path in (stdin, out, err)]
         child = get_context("fork").Process(
             target=_child,
-            args=([os.fspath(word) for word in words], cwd, streams, environment, closed, file_size),
+            args=([os.fspath(word) for word in words], cwd, streams, append, environment, closed, file_size),
         )
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         child.start()
+        if signals:
+            _send(signals, child, once, (out, err))
         child.join(SECONDS * PATIENCE)
         if child.is_alive():
             child.kill()
@@ -87,7 +96,7 @@ def magicap(
             code = child.exitcode
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Ended(code, "" if stdout else _text(out), _text(err), seconds)
+        return Ended(code, "" if stdout else _text(out), "" if stderr else _text(err), seconds)
 
 
 def assert_refused(ended: Ended, *said: str) -> None:
@@ -121,6 +130,14 @@ def _import_libraries() -> None:
         importlib.import_module(name)
 
 
+def _send(signals: Sequence[int], child: Any, once: str, written: Sequence[Path]) -> None:
+    while child.is_alive() and not any(path.exists() and once in _text(path) for path in written):
+        time.sleep(0.01)
+    for number in signals:
+        if child.is_alive():
+            os.kill(child.pid, number)
+
+
 def _text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "surrogateescape")
 
@@ -129,6 +146,7 @@ def _child(
     words: list[str],
     cwd: Any,
     streams: Sequence[str],
+    append: bool,
     environment: Mapping[str, str],
     closed: Sequence[int],
     file_size: int | None,
@@ -136,7 +154,7 @@ def _child(
     import torch
 
     os.setsid()  # a signal to the tests is none to it
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
     for number, path in enumerate(streams):
         os.dup2(os.open(path, flags if number else os.O_RDONLY), number)
     sys.stdin, sys.stdout, sys.stderr = (

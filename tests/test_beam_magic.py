@@ -52,7 +52,7 @@ def images(captioner):
 
 
 def small(**changes):
-    given = {"top_k": 6, "beam_size": 3, "num_finished": 4, "neighbours": 5, "max_new_tokens": 6}
+    given = {"top_k": 6, "beam_size": 3, "num_finished": 4, "neighbours": 5, "max_new_tokens": 20}
     return BeamMagicSearch(**{**given, **changes})
 
 
@@ -83,6 +83,19 @@ def test_the_picture_decides_where_it_is_weighed(captioner, memory, images):
         (choices,) = hypotheses_of(captioner, image[None], search, memory)
         cosines = captioner.scorer.encode_texts([choice.text for choice in choices]) @ image
         assert int(cosines.argmax()) == 0
+
+
+@pytest.mark.parametrize("most", [6, 10, 20])
+def test_a_remembered_caption_is_no_longer_than_a_written_one(captioner, memory, images, most):
+    texts = {
+        text: len(ids) - 2
+        for text, ids in zip(CAPTIONS, captioner.language_model.encode_captions(CAPTIONS), strict=True)
+    }
+    assert {length > most for length in texts.values()} >= {most < 20}
+    for choices in hypotheses_of(captioner, images, small(max_new_tokens=most), memory):
+        assert texts.get(choices[0].text, 0) <= most
+        fits = [texts.get(choice.text, 0) <= most for choice in choices]
+        assert fits == sorted(fits, reverse=True)
 
 
 def test_a_captioner_with_a_memory_is_saved_with_it(captioner, memory, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -11,7 +12,9 @@ import torch
 
 from magicap.captioners.folder import SUPERVISED, kind_of
 from magicap.captioners.presets import DEFAULT
+from magicap.errors import BadSettings
 from magicap.images.reader import ImageSource
+from magicap.models.loading import explain_loading_errors
 from magicap.results import Caption
 
 if TYPE_CHECKING:
@@ -26,23 +29,27 @@ def load_captioner(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
+    revision: Mapping[str, str] | None = None,
 ) -> AnyCaptioner:
     """A captioner of whatever kind a preset or folder holds.
 
     Args:
-        source, device, dtype: as of :meth:`Captioner.from_pretrained`.
+        source, device, dtype, revision: as of :meth:`Captioner.from_pretrained`.
 
     Raises:
         ModelNotFound, BadModel: as from there.
     """
     # Imported where they are needed: either kind brings libraries of its own, which take time.
     if kind_of(source) == SUPERVISED:
-        from magicap.captioners.supervised import SupervisedCaptioner
+        with explain_loading_errors("supervised captioner", str(source)):
+            from magicap.captioners.supervised import SupervisedCaptioner
 
+        if revision:
+            raise BadSettings(f"{source} is supervised and comes with the package; leave the revision out")
         return SupervisedCaptioner.from_pretrained(source, device=device, dtype=dtype)
     from magicap.captioners.zero_shot import Captioner
 
-    return Captioner.from_pretrained(source, device=device, dtype=dtype)
+    return Captioner.from_pretrained(source, device=device, dtype=dtype, revision=revision)
 
 
 @overload

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from magicap.decoding.settings import BeamMagicSearch, MagicSearch
@@ -34,7 +35,10 @@ class Preset:
     """How it captions by default; None: magic search as published for COCO."""
 
     downloads: tuple[str, ...] = ()
-    """The hub's repositories that hold the parts."""
+    """The hub's repositories that hold the parts: the language model's, then the scorer's."""
+
+    revision: Mapping[str, str] = field(default_factory=dict)
+    """Repository of :attr:`downloads` -> the commit that is loaded; of others the newest."""
 
     memory: Path | None = None
     """Folder of the caption memory, where there is one."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from magicap.captioners.folder import ZERO_SHOT, captioner_folder, read_settings, require_kind
 from magicap.captioners.presets import PRESETS
 from magicap.decoding.settings import DECODINGS
-from magicap.errors import ModelNotFound
 from magicap.settings_io import from_dict
 
 LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
@@ -56,19 +53,3 @@ def sources_of(source: str | Path) -> Sources:
         settings.part(folder, FINE_GRAINED),
         settings.part(folder, CONFIDENCE),
     )
-
-
-@contextmanager
-def naming_downloads(source: str | Path) -> Iterator[None]:
-    """Say of a preset how its parts are to be had where they could not be."""
-    preset = PRESETS.get(str(source))
-    try:
-        yield
-    except ModelNotFound as error:
-        if preset is None or not preset.downloads:
-            raise
-        commands = " && ".join(f"hf download {repository}" for repository in preset.downloads)
-        raise ModelNotFound(
-            f"the preset {str(source)!r} is not on this machine and the hub cannot be reached; "
-            f"where there is a network run '{commands}' once, or let this command fetch it"
-        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +25,7 @@ from magicap.captioners.folder import (
     require_part,
     write_settings,
 )
+from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.presets import DEFAULT
 from magicap.captioners.saving import (
     as_stored,
@@ -40,7 +41,6 @@ from magicap.captioners.sources import (
     MEMORY,
     SCORER,
     SOFT_PROMPT,
-    naming_downloads,
     sources_of,
 )
 from magicap.checks import require_int
@@ -131,6 +131,7 @@ class Captioner(BaseCaptioner[Any]):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = torch.float32,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        revision: Mapping[str, str] | None = None,
     ) -> Captioner:
         """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
 
@@ -139,18 +140,22 @@ class Captioner(BaseCaptioner[Any]):
             device: where to compute; None takes a GPU if there is one.
             dtype: float32 (exact), bfloat16 or float16.
             cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
+            revision: repository of the hub -> commit, branch or tag to load, in place of the preset's own.
 
         Raises:
+            BadSettings: a ``revision`` of a repository that the captioner is not made of.
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
             BadModel: a folder or part that cannot be used.
         """
         place, precision = as_device(device), as_dtype(dtype)
-        sources = sources_of(source)
-        with naming_downloads(source):
+        sources, commits = sources_of(source), revisions_of(source, revision)
+        with naming_downloads(source, commits):
             language_model = LanguageModel.from_pretrained(
-                sources.language_model, device=place, dtype=precision
+                sources.language_model, device=place, dtype=precision, revision=commits.language_model
             )
-            scorer = ImageTextScorer.from_pretrained(*sources.scorer, device=place, dtype=precision)
+            scorer = ImageTextScorer.from_pretrained(
+                *sources.scorer, device=place, dtype=precision, revision=commits.scorer
+            )
             memory = None
             if sources.memory is not None:
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
@@ -353,19 +358,23 @@ def load_scorer(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
+    revision: Mapping[str, str] | None = None,
 ) -> ImageTextScorer:
     """The scorer of a captioner alone, for what needs no captions.
 
     Args:
-        source, device, dtype: as of :meth:`Captioner.from_pretrained`.
+        source, device, dtype, revision: as of :meth:`Captioner.from_pretrained`.
 
     Raises:
         ModelNotFound, BadModel: as from there.
     """
     require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
-    with naming_downloads(source):
-        return ImageTextScorer.from_pretrained(*sources_of(source).scorer, device=place, dtype=precision)
+    commits = revisions_of(source, revision)
+    with naming_downloads(source, commits):
+        return ImageTextScorer.from_pretrained(
+            *sources_of(source).scorer, device=place, dtype=precision, revision=commits.scorer
+        )
 
 
 def _require_own(memory: CaptionMemory, source: str | Path) -> None:

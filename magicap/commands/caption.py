@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,11 +12,13 @@ from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.checks import require_number
 from magicap.commands.decoding_options import SEARCH_SETTINGS, decoding_options, given_settings
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
-from magicap.commands.shared import SOME_FAILED, load_captioner, print_line, progress_bar
+from magicap.commands.output import complain, print_json, print_line, progress_bar
+from magicap.commands.shared import SOME_FAILED, load_captioner
 from magicap.decoding.settings import DECODINGS
 from magicap.drawing import require_drawable
 from magicap.errors import BadImage, BadSettings
 from magicap.evaluation.rows import Provenance, caption_row
+from magicap.files import only_writer
 from magicap.images.folders import find_images
 from magicap.results import Caption
 
@@ -41,6 +41,9 @@ class Options:
 
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Name of a preset, listed below, or a captioner's folder."""
+
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
     json: bool = False
     """Print a JSON object a picture, errors included."""
@@ -96,23 +99,32 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     for error in unlisted:
         _write(Path(error.source), Caption("", error=error), options.json, alone=False)
     if not paths:
-        print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
+        complain("no pictures found in " + ", ".join(options.paths))
         return SOME_FAILED
 
     if options.explain:
         _require_one_drawable(options.explain, [*paths, *(error.source for error in unlisted)])
 
-    captioner = load_captioner(options.preset, device=options.device, dtype=options.dtype)
+    captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
     captioner.decoding = _with_settings(captioner, options, settings)
     if unsure_below is not None and not captioner.knows_confidence():
         raise BadSettings(
             f"{options.preset} does not know how sure it is with these options: leave out "
             "--min-confidence and --mark-unsure, or fit it with recipes/calibrate_confidence.py"
         )
+    with only_writer(options.explain):
+        failed = _caption(captioner, paths, options, unsure_below)
+    return SOME_FAILED if failed or unlisted else 0
+
+
+def _caption(
+    captioner: AnyCaptioner, paths: Sequence[Path], options: Options, unsure_below: float | None
+) -> bool:
+    """Write a line a picture; whether any failed."""
     provenance = Provenance.of(captioner) if options.json else None
     alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
     captions = _captions(captioner, paths, options)
-    failed, left_out = bool(unlisted), 0
+    failed, left_out = False, 0
     with progress_bar(len(paths)) as on_progress:
         for path, caption in zip(paths, captions, strict=True):
             failed |= caption.error is not None
@@ -124,8 +136,8 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
             on_progress(1)
     if left_out:
         captions_left_out = "caption is" if left_out == 1 else "captions are"
-        print(f"magicap: {left_out} {captions_left_out} left out, below --min-confidence", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+        complain(f"{left_out} {captions_left_out} left out, below --min-confidence")
+    return failed
 
 
 def _unsure_below(options: Options) -> float | None:
@@ -192,10 +204,10 @@ def _write(
     unsure: bool = False,
 ) -> None:
     if caption.error is not None:
-        print_line(f"magicap: {caption.error}", sys.stderr)
+        complain(str(caption.error))
     if as_json:
         row = caption_row(str(path), caption, provenance)
-        print_line(json.dumps({**row, "unsure": True} if unsure else row), sys.stdout)
+        print_json({**row, "unsure": True} if unsure else row)
     elif caption.error is None:
         words = " ".join(caption.split()) + unsure * UNSURE  # one line a picture, whatever a model writes
-        print_line(words if alone else f"{path}\t{words}", sys.stdout)
+        print_line(*([] if alone else [str(path)]), words)

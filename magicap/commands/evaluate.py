@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import shutil
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
 from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.output import complain, print_json, print_line
 from magicap.commands.shared import SOME_FAILED, load_scorer
 from magicap.errors import BadSettings, MetricUnavailable
+from magicap.files import only_writer, require_writable, write_whole
 
 if TYPE_CHECKING:
     from magicap.evaluation.predictions import Scored
@@ -47,6 +47,9 @@ class Options:
     clipscore_model: Annotated[str | None, About("NAME|FOLDER", former="judge")] = None
     """Preset (see ``magicap caption --help``) or captioner's folder whose scorer gives CLIPScore; default:
     embedded."""
+
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
@@ -85,13 +88,17 @@ def run(options: Options) -> int:
     Returns:
         The exit code: 2 if a metric named with ``--metrics`` cannot be computed.
     """
-    # Here and not above: they bring numpy, and the other commands start without it.
-    from magicap.evaluation.predictions import choose_references, match, read_predictions
-    from magicap.files import require_writable, write_whole
-    from magicap.metrics import evaluate
-
     if options.per_image:
         require_writable(options.per_image, [options.predictions, options.references])
+    with only_writer(options.per_image):
+        return _run(options)
+
+
+def _run(options: Options) -> int:
+    # Here and not above: they bring numpy, and the other commands start without it.
+    from magicap.evaluation.predictions import choose_references, match, read_predictions
+    from magicap.metrics import evaluate
+
     names = _names(options.metrics)
     predictions = read_predictions(options.predictions)
     references = choose_references(options.references, options.split, predictions.references)
@@ -133,7 +140,7 @@ def _clip_score(scored: Scored, names: list[str] | None, options: Options) -> di
     from magicap.evaluation.systems import clip_score, open_pictures
 
     with open_pictures(scored.images, options.images) as pictures:
-        scorer = load_scorer(options.clipscore_model or DEFAULT, options.device)
+        scorer = load_scorer(options.clipscore_model or DEFAULT, options.device, options.revision)
         return {"CLIPScore": clip_score(scorer, scored.images, pictures)}
 
 
@@ -150,7 +157,7 @@ def _require_java(names: list[str] | None) -> None:
     titles = [METRICS[name].title for name in NEEDS_JAVA if names is None or name in names]
     reason = f"there is no 'java' on the PATH for {' and '.join(titles)}"
     if names is None:
-        print(f"magicap: {reason}; the other metrics are computed", file=sys.stderr)
+        complain(f"{reason}; the other metrics are computed")
     elif titles:
         raise MetricUnavailable(f"{reason}: install it, or leave them out of --metrics")
 
@@ -161,17 +168,17 @@ def _print(report: Report, scored: Scored, *, as_json: bool) -> None:
             name: {"value": value.value, "signature": dict(value.signature)}
             for name, value in report.scores.items()
         }
-        print(json.dumps({"n": len(scored.images), "scores": scores, "absent": report.absent}, indent=2))
+        print_json({"n": len(scored.images), "scores": scores, "absent": report.absent}, indent=2)
         return
     from magicap.evaluation.tables import aligned
 
     rows = [[name, value.text, value.signature_text] for name, value in report.scores.items()]
-    print(aligned(["metric", "score", "signature"], rows))
+    for line in aligned(["metric", "score", "signature"], rows).split("\n"):
+        print_line(line)
     for name, reason in report.absent.items():
-        print(f"magicap: {name} is absent: {reason}", file=sys.stderr)
+        complain(f"{name} is absent: {reason}")
     if "partial" in scored.about:
-        partial = scored.about["partial"]
-        print(f"magicap: partial: {partial}; figures of other sets do not compare", file=sys.stderr)
+        complain(f"partial: {scored.about['partial']}; figures of other sets do not compare")
 
 
 def _per_image(scored: Scored, report: Report) -> str:

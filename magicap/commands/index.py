@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.options import About, add_options, from_namespace, options_of
-from magicap.commands.shared import SOME_FAILED, load_scorer, print_line, progress_bar
+from magicap.commands.output import complain, print_line, progress_bar
+from magicap.commands.shared import SOME_FAILED, load_scorer
 from magicap.errors import BadImage, BadSettings
+from magicap.files import only_writer
 from magicap.images.folders import find_images, is_picture
 from magicap.images.reader import describe_source
 from magicap.retrieval.header import INDEX_FILE, Header, index_folder, require_index_folder
@@ -36,6 +39,9 @@ class Options:
     preset: Annotated[str | None, About("NAME|FOLDER")] = None
     """Preset (see ``magicap caption --help``) or captioner's folder whose scorer encodes; default: the one
     that made the index, embedded for a new one."""
+
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
     sentences: bool = False
     """Read folders too as data sets of sentences, not of pictures."""
@@ -76,41 +82,59 @@ def run(options: Options) -> int:
     out = Path(options.out) if options.out else _default_folder(options.sources)
     require_index_folder(out)
     require_parquet()
+    with _made(out), only_writer(out):
+        return _run(out, options)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder with those above it; what is made here goes again if nothing is written into it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for path in missing:
+            if not os.listdir(path):
+                path.rmdir()
+
+
+def _run(out: Path, options: Options) -> int:
     header = Header.read(out) if (out / INDEX_FILE).exists() and not options.rebuild else None
     errors: list[BadImage] = []
 
     def report(error: BadImage) -> None:
         errors.append(error)
-        print_line(f"magicap: {error}", sys.stderr)
+        complain(str(error))
 
     kind, sources = _listed(options, report)
     if not sources:
-        print_line(f"magicap: no {PLURAL[kind]} found in {', '.join(options.sources)}", sys.stderr)
+        complain(f"no {PLURAL[kind]} found in {', '.join(options.sources)}")
         return SOME_FAILED
     index = _opened(out, header, options)
     before = list(index.items)
     try:
-        changes = _update(index, kind, sources, options.batch_size, report)
+        changes = _update(index, kind, sources, out, options.batch_size, report)
     finally:  # also after Ctrl-C: the next run goes on from what is encoded
         if index.items != before or options.rebuild:
             _save(index, out)
     if not index.items:
-        unreadable = f"none of the {len(sources)} pictures can be read, so no index is written"
-        print_line(f"magicap: {unreadable}", sys.stderr)
+        complain(f"none of the {len(sources)} pictures can be read, so no index is written")
         return SOME_FAILED
     counts = f"{changes.added} new, {changes.kept} unchanged, {changes.dropped} dropped"
     things = PLURAL[kind] if len(index) > 1 else PLURAL[kind].removesuffix("s")
-    print_line(f"{out}: {len(index)} {things} ({counts})", sys.stdout)
+    print_line(f"{out}: {len(index)} {things} ({counts})")
     return SOME_FAILED if errors else 0
 
 
 def _update(
-    index: RetrievalIndex, kind: str, sources: Sequence[str], batch_size: int, on_error: OnError
+    index: RetrievalIndex, kind: str, sources: Sequence[str], out: Path, batch_size: int, on_error: OnError
 ) -> Changes:
     with progress_bar(len(sources), PLURAL[kind].removesuffix("s")) as on_progress:
+        reports: Any = {"on_progress": on_progress, "on_checkpoint": partial(_save, index, out)}
         if kind == TEXT:
-            return index.update_texts(sources, on_progress=on_progress)
-        return index.update_images(sources, batch_size=batch_size, on_error=on_error, on_progress=on_progress)
+            return index.update_texts(sources, **reports)
+        return index.update_images(sources, batch_size=batch_size, on_error=on_error, **reports)
 
 
 def _default_folder(sources: Sequence[str]) -> Path:
@@ -139,7 +163,7 @@ def _listed(options: Options, on_error: OnError) -> tuple[str, list[str]]:
 def _opened(out: Path, header: Header | None, options: Options) -> RetrievalIndex:
     """The index in ``out`` with the scorer of the call, or a new one."""
     preset = options.preset or (header and header.preset) or DEFAULT
-    scorer = load_scorer(preset, options.device)
+    scorer = load_scorer(preset, options.device, options.revision)
     from magicap.retrieval.index import RetrievalIndex
 
     if header is not None:

@@ -6,12 +6,12 @@ argparse reads them, not tyro as in the recipes: importing tyro takes longer tha
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from magicap.commands.output import complain
 from magicap.docstrings import field_docstrings
 
 Settings = TypeVar("Settings")
@@ -112,9 +112,7 @@ class _FormerOption(argparse.Action):
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        print(
-            f"magicap: {option} is now {self.now}; the old name goes with the next release", file=sys.stderr
-        )
+        complain(f"{option} is now {self.now}; the old name goes with the next release")
         setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
 from magicap.commands.options import About, add_options, from_namespace, options_of
-from magicap.commands.shared import load_scorer, print_line
+from magicap.commands.output import complain, print_json, print_line
+from magicap.commands.shared import load_scorer
 from magicap.errors import BadSettings
+from magicap.files import only_writer, require_writable, write_whole
 from magicap.images.folders import is_picture
 from magicap.images.reader import SUFFIXES, open_image
 from magicap.retrieval.header import Header, index_folder
@@ -53,6 +52,9 @@ class Options:
     preset: Annotated[str | None, About("NAME|FOLDER")] = None
     """Preset or captioner's folder whose scorer reads the query; default: the one that made the index."""
 
+    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
+    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
 
@@ -72,22 +74,21 @@ def add(commands: Any) -> None:
 
 def run(options: Options) -> int:
     """Check all that can be checked before a model is loaded, then print the matches, the best first."""
-    from magicap.files import require_writable, write_whole
-
     if options.top < 1:
         raise BadSettings(f"--top: expected at least 1, found {options.top}")
     picture = _picture(options)
     header = Header.read(index_folder(options.index))
     if options.html:
         require_writable(options.html, [options.query] if picture else [])
-    matches = _matches(header, picture, options)
-    _print(header, matches, options)
-    if options.html:
-        from magicap.retrieval.sheet import contact_sheet
+    with only_writer(options.html):
+        matches = _matches(header, picture, options)
+        _print(header, matches, options)
+        if options.html:
+            from magicap.retrieval.sheet import contact_sheet
 
-        names = [_inside(match, header) or str(match.item.path) for match in matches]
-        page = contact_sheet(options.query, matches, names, picture=picture, header=header)
-        write_whole(options.html, page)
+            names = [_inside(match, header) or str(match.item.path) for match in matches]
+            page = contact_sheet(options.query, matches, names, picture=picture, header=header)
+            write_whole(options.html, page)
     return 0
 
 
@@ -111,7 +112,7 @@ def _matches(header: Header, picture: Image | None, options: Options) -> list[Ma
     from magicap.retrieval.parquet import require_parquet
 
     require_parquet()
-    scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device)
+    scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device, options.revision)
     from magicap.data import normalise_caption
     from magicap.retrieval.index import RetrievalIndex
 
@@ -126,17 +127,17 @@ def _print(header: Header, matches: Sequence[Match], options: Options) -> None:
     names = [_path(match, header) if match.item.text is None else match.item.text for match in matches]
     missing = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
     if not options.json:
-        print_line(f"rank   cosine  {header.holds}", sys.stdout)
+        print_line(f"rank   cosine  {header.holds}")
     for match, name, is_missing in zip(matches, names, missing, strict=True):
         if options.json:
             row = {"query": options.query, "rank": match.rank, "cosine": round(match.cosine, 6)}
             row |= {header.holds: name, **({"missing": True} if is_missing else {})}
-            print_line(json.dumps(row), sys.stdout)
+            print_json(row)
         else:
-            print_line(f"{match.rank:>4}  {match.cosine:>7.4f}  {_on_one_line(name)}", sys.stdout)
+            print_line(f"{match.rank:>4}  {match.cosine:>7.4f}  {name}")
     if any(missing):
         advice = "run 'magicap index' again where they are now"
-        print_line(f"magicap: no longer there: {sum(missing)} of these pictures; {advice}", sys.stderr)
+        complain(f"no longer there: {sum(missing)} of these pictures; {advice}")
 
 
 def _path(match: Match, header: Header) -> str:
@@ -150,8 +151,3 @@ def _inside(match: Match, header: Header) -> str:
     """A picture's path from the folder that holds the index; empty for one that is elsewhere."""
     path, parent = str(match.item.path), os.path.join(os.path.dirname(os.path.abspath(header.folder)), "")
     return path.removeprefix(parent) if path.startswith(parent) else ""
-
-
-def _on_one_line(name: str) -> str:
-    """White space and what a terminal would obey, escaped; bytes that are no text pass as they are."""
-    return re.sub("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]", lambda character: ascii(character[0])[1:-1], name)

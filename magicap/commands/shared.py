@@ -1,34 +1,49 @@
-"""What several commands need: exit codes, a captioner loaded quickly, lines beside a bar."""
+"""What several commands need: exit codes, a captioner loaded quickly."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
+
+from magicap.errors import BadSettings
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
 
 SOME_FAILED = 2
-INTERRUPTED = 130
 
 
-def load_captioner(preset: str, device: str | None = None, dtype: str = "float32") -> AnyCaptioner:
+def load_captioner(
+    preset: str, device: str | None = None, dtype: str = "float32", revision: Sequence[str] | None = None
+) -> AnyCaptioner:
     """A preset's or folder's captioner of either kind, as :func:`magicap.load_captioner` gives it."""
+    commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import load
 
-        return load.load_captioner(preset, device=device, dtype=dtype)
+        return load.load_captioner(preset, device=device, dtype=dtype, revision=commits)
 
 
-def load_scorer(preset: str, device: str | None = None) -> ImageTextScorer:
+def load_scorer(
+    preset: str, device: str | None = None, revision: Sequence[str] | None = None
+) -> ImageTextScorer:
     """The scorer of a preset's or folder's captioner alone."""
+    commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import zero_shot
 
-        return zero_shot.load_scorer(preset, device=device)
+        return zero_shot.load_scorer(preset, device=device, revision=commits)
+
+
+def _commits(revision: Sequence[str] | None) -> dict[str, str]:
+    """Repository -> commit of ``--revision OWNER/NAME@COMMIT``."""
+    pairs = [text.partition("@")[::2] for text in revision or ()]
+    if wrong := [text for text, pair in zip(revision or (), pairs, strict=True) if not all(pair)]:
+        raise BadSettings(f"--revision: expected OWNER/NAME@COMMIT, found {wrong[0]!r}")
+    return dict(pairs)
 
 
 @contextmanager
@@ -40,20 +55,3 @@ def _no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-@contextmanager
-def progress_bar(total: int, unit: str = "picture") -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, moved by how many more are done; none for a few, or where stderr is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=unit, disable=None if total > 3 else True, dynamic_ncols=True) as bar:
-        yield bar.update
-
-
-def print_line(line: str, stream: TextIO) -> None:
-    """Print a line without tearing the progress bar, and let a closed pipe be noticed at once."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=stream)
-    stream.flush()

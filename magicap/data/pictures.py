@@ -12,18 +12,20 @@ from magicap.data.tars import TarPictures, has_picture_name
 from magicap.errors import ImageNotFound
 from magicap.files import read_bytes
 from magicap.images.reader import ImageLimits
+from magicap.printable import without_surrogates
 
 
 class ImageFiles:
-    """Encoded pictures of tar files and folders, by name. Worker processes may share one.
+    r"""Encoded pictures of tar files and folders, by name. Worker processes may share one.
 
     Forked workers read beside their parent, and spawned ones get a copy that opens the files for itself.
     Threads may share one unless a tar file is compressed, which also makes reading out of order slow.
 
     A picture is found by its path inside the tar file or folder, and by any end of its path: ``0001.jpg``,
     ``val/0001.jpg``, and, where ``set/val`` itself was given, still ``val/0001.jpg``. Hidden files and files
-    without a picture's suffix are left out, linked folders are not entered. Tar files stay open until
-    :meth:`close` or the end of a ``with`` block.
+    without a picture's suffix are left out, linked folders are not entered. Bytes of a name that are no text
+    are written as ``magicap caption --json`` writes them, ``\xff``. Tar files stay open until :meth:`close`
+    or the end of a ``with`` block.
 
     Args:
         paths: tar files and folders, or one of them.
@@ -97,7 +99,7 @@ class ImageFiles:
 
     def _find(self, name: str) -> list[str]:
         """The paths of all pictures that a name can mean."""
-        wanted = PurePosixPath(name)
+        wanted = PurePosixPath(without_surrogates(name))
         if str(wanted) in self._sources:
             return [str(wanted)]
         paths = self._by_file_name.get(wanted.name, ())
@@ -152,10 +154,10 @@ class _Folder:
         self.path, self.root = path, path.resolve()
         self.above = self.root.parts
         names = (file.relative_to(self.root).as_posix() for file in files_below(self.root))
-        self.names = list(filter(has_picture_name, names))
+        self.names = {without_surrogates(name): name for name in names if has_picture_name(name)}
 
     def read(self, name: str) -> bytes:
-        file = (self.root / name).resolve()
+        file = (self.root / self.names[name]).resolve()
         if not file.is_relative_to(self.root):
             fix = "copy the picture in, or give the folder that it lies in"
             raise bad(self.path, f"{name!r} to lie inside", f"a link to {file}", fix)

@@ -13,6 +13,7 @@ from magicap.data.checks import bad
 from magicap.errors import MagicapError
 from magicap.files import open_regular
 from magicap.images.reader import SUFFIXES, ImageLimits
+from magicap.printable import without_surrogates
 
 LONGEST_HEADER = 1 << 20
 """Bytes of the headers of one member: its name, which may be stored like a file, and the map of its holes."""
@@ -145,7 +146,7 @@ def _places(path: Path) -> tuple[str | None, Mapping[str, _Place]]:
             if module and end > max(FREELY_UNPACKED, MOST_UNPACKED * size):  # before it is unpacked
                 unpacked = f"a tar file that unpacks to at most {MOST_UNPACKED} times its size"
                 raise bad(path, unpacked, f"{end} bytes from {size}", "unpack it yourself, if you trust it")
-            name = str(PurePosixPath(member.name))
+            name = without_surrogates(str(PurePosixPath(member.name)))
             if member.isfile() and has_picture_name(name):
                 _require_inside(path, name)
                 pieces = cast(Any, member).sparse if member.issparse() else [(0, member.size)]

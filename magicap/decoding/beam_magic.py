@@ -28,11 +28,12 @@ from magicap.decoding.minimum_bayes_risk import (
 )
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
-from magicap.models.language_model import LanguageModel
+from magicap.errors import BadSettings
 from magicap.models.scorer import ImageTextScorer
 from magicap.results import Hypothesis
 from magicap.retrieval.caption_memory import MIN_STD
 
+_START_AND_END = 2  # tokens that encode_captions adds
 _IMAGE_WEIGHT = 2.0  # where no memory says what the picture shows; chosen on Flickr8k dev
 
 
@@ -48,7 +49,14 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     if not len(context):
         return []
     evidence = retrieve_evidence(context, settings)
-    ngram_models = [_ngram_model(context.language_model, of_picture) for of_picture in evidence]
+    neighbour_ids = [
+        [] if of_picture is None else context.language_model.encode_captions(of_picture.texts)
+        for of_picture in evidence
+    ]
+    ngram_models = [
+        None if of_picture is None else RetrievalNgramModel(captions, len(captions) * of_picture.weights)
+        for captions, of_picture in zip(neighbour_ids, evidence, strict=True)
+    ]
     cosine_std = [of_picture.cosine_std for of_picture in evidence if of_picture] or _first_tokens_std(
         context, settings
     )
@@ -56,9 +64,10 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
     written = beam_hypotheses(context, settings, ngram_models, cosine_std, image_weight)
+    lengths = [[len(ids) - _START_AND_END for ids in captions] for captions in neighbour_ids]
     return [
         _select(context.scorer, *picture, settings)
-        for picture in zip(context.image_vectors, written, evidence, strict=True)
+        for picture in zip(context.image_vectors, written, evidence, lengths, strict=True)
     ]
 
 
@@ -94,33 +103,50 @@ def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch) -> li
     return std
 
 
-def _ngram_model(language_model: LanguageModel, evidence: EvidenceSet | None) -> RetrievalNgramModel | None:
-    if evidence is None:
-        return None
-    captions = language_model.encode_captions(evidence.texts)
-    return RetrievalNgramModel(captions, len(captions) * evidence.weights)
-
-
 def _select(
     scorer: ImageTextScorer,
     image: Tensor,
     written: Sequence[Hypothesis],
     evidence: EvidenceSet | None,
+    lengths: Sequence[int],
     settings: BeamMagicSearch,
 ) -> Competition:
-    """The captions that compete: the evidence's own, and what the beams wrote besides."""
+    """The captions that compete: the evidence's own, and what the beams wrote besides.
+
+    Args:
+        lengths: tokens of the evidence's captions; those of too many stand behind all others.
+
+    Raises:
+        BadSettings: the constraints leave none but captions of too many tokens.
+    """
     competing = _distinct(written, settings.constraints)
     if evidence is None:
         competing = competing or [_shortened(written, settings.constraints)]
         evidence = evidence_from_hypotheses(competing)
     else:
         competing = _with_evidence(competing, evidence)
+    too_long = _too_long(competing, lengths, settings.max_new_tokens)
     by_utility = select_hypothesis(competing, evidence)
-    if not settings.rerank_weight:
-        return Competition(by_utility, evidence)
-    vectors = scorer.encode_texts([hypothesis.text for hypothesis in by_utility[: settings.rerank_top]])
-    reranked = rerank_hypotheses(by_utility, (vectors @ image).tolist(), settings.rerank_weight)
-    return Competition(reranked, evidence)
+    long = [hypothesis for hypothesis in by_utility if hypothesis.text in too_long]
+    short = [hypothesis for hypothesis in by_utility if hypothesis.text not in too_long]
+    if not short:
+        raise BadSettings(
+            f"no caption of at most {settings.max_new_tokens} tokens (max_new_tokens) meets the constraints; "
+            "allow more tokens, or leave a constraint out"
+        )
+    if settings.rerank_weight:
+        vectors = scorer.encode_texts([hypothesis.text for hypothesis in short[: settings.rerank_top]])
+        short = rerank_hypotheses(short, (vectors @ image).tolist(), settings.rerank_weight)
+    return Competition([*short, *long], evidence)
+
+
+def _too_long(hypotheses: Sequence[Hypothesis], lengths: Sequence[int], most: int) -> set[str]:
+    """The evidence's captions, which come first, of more tokens than a beam may write."""
+    return {
+        hypothesis.text
+        for hypothesis, length in zip(hypotheses, lengths, strict=False)
+        if length > most and hypothesis.log_probability is None
+    }
 
 
 def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[Hypothesis]:

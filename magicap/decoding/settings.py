@@ -92,7 +92,7 @@ class BeamMagicSearch:
     """Temperature of the evidence's weights, in standard deviations of its cosines; greater is more even."""
 
     max_new_tokens: int = 20
-    """A caption is cut after this many tokens."""
+    """A caption is cut after this many tokens; longer ones of the memory are not chosen."""
 
     include: tuple[str, ...] = ()
     """Words that the caption must have, at most 100."""

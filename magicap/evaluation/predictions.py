@@ -24,6 +24,7 @@ from magicap.data.checks import (
 )
 from magicap.data.rows import common_name
 from magicap.errors import BadData, BadSettings
+from magicap.printable import without_surrogates
 
 _LISTED = 5  # ids that an error lists
 
@@ -66,18 +67,19 @@ class Scored:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read captions from a file; its content decides of what kind it is.
+    r"""Read captions from a file; its content decides of what kind it is.
 
     Kinds: JSON lines of ``image`` and ``caption`` (``magicap caption --json``); one JSON object of captions
     by image; COCO results, a JSON list of ``image_id`` and ``caption``; MAGIC's published lists of
     ``image_name``, ``captions`` (the references) and ``prediction``. Halves of characters, which JSON can
-    hold and UTF-8 cannot, become replacement characters.
+    hold and UTF-8 cannot, become replacement characters; in names, where they are bytes of a file name that
+    is no text, they are written as ``magicap caption --json`` writes them, ``\xff``.
 
     Raises:
         BadData: none of these, or images that stand twice.
     """
     text = read_text(Path(path))
-    rows = [(place, _replace_surrogates(row)) for place, row in _rows(Path(path), text)]
+    rows = list(_rows(Path(path), text))
     if not rows:
         raise bad(path, "captions", "an empty list", "write or fetch it again")
     kind = next((kind for kind in _KINDS if kind.image in rows[0][1]), None)
@@ -86,6 +88,7 @@ def read_predictions(path: str | Path) -> Predictions:
             "rows with 'image' and 'caption', 'image_id' and 'caption', or 'image_name' and 'prediction'"
         )
         raise bad(path, expected, show(rows[0][1]), "rename the fields")
+    rows = [(place, _without_halves(row, kind)) for place, row in rows]
     captions: dict[str, str] = {}
     failed: dict[str, str] = {}
     confidences: dict[str, float] = {}
@@ -276,6 +279,12 @@ def _by_image(text: str) -> dict[str, Any] | None:
         if isinstance(document, dict) and not {kind.image for kind in _KINDS} & set(document)
         else None
     )
+
+
+def _without_halves(row: dict[str, Any], kind: _Kind) -> dict[str, Any]:
+    """A row without halves of characters; different names stay different."""
+    name = {kind.image: without_surrogates(row[kind.image])} if kind.image in row else {}
+    return {**_replace_surrogates(row), **name}
 
 
 def _replace_surrogates(value: Any) -> Any:

@@ -9,11 +9,13 @@ from dataclasses import fields
 
 from magicap.evaluation.comparison import CERTAIN, FEWEST, Comparison, Estimate
 from magicap.metrics.suite import FIGURES
+from magicap.printable import printable
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns under each other for a terminal: words to the left, figures to the right."""
-    columns = list(zip(header, *rows, strict=True))
+    lines = [[printable(cell) for cell in line] for line in (header, *rows)]
+    columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     figures = [all(cell[:1].isdigit() or cell[:1] in "-" for cell in column[1:]) for column in columns]
     return "\n".join(
@@ -21,7 +23,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             cell.rjust(width) if figure else cell.ljust(width)
             for cell, width, figure in zip(line, widths, figures, strict=True)
         ).rstrip()
-        for line in [header, *rows]
+        for line in lines
     )
 
 

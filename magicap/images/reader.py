@@ -28,6 +28,7 @@ from magicap.errors import BadImage
 from magicap.files import SpecialFile, open_regular
 from magicap.images.parts import excess
 from magicap.images.pixels import from_array, from_tensor, over_white
+from magicap.printable import escape
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +151,7 @@ def describe_source(source: object) -> str:
 def _short(text: str) -> str:
     """Cut the middle out of a long text, and escape what a terminal would obey or could not print."""
     cut = text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in cut)
+    return "".join(sign if sign.isprintable() else escape(sign) for sign in cut)
 
 
 def _is_instance(source: object, module: str, kind: str) -> bool:

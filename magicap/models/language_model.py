@@ -74,24 +74,31 @@ class LanguageModel:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
     ) -> LanguageModel:
         """Load from a folder or from the hub.
 
         Args:
             source: a folder that ``save_pretrained`` wrote, or a hub id (``cambridgeltl/magic_mscoco``).
+            revision: commit, branch or tag of the hub's repository; None takes the newest.
 
         Raises:
             ModelNotFound: no such folder, or the hub cannot be reached and nothing is cached.
             BadModel: not a causal language model of the GPT-2 kind, incomplete, with broken weights, or an
                 unsafe pickle.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         with explain_loading_errors("language model", str(source)), no_loading_bar():
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            commit = revision or "main"
+            tokenizer = AutoTokenizer.from_pretrained(str(source), revision=commit)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=dtype, weights_only=True, output_loading_info=True
+                str(source), revision=commit, dtype=dtype, weights_only=True, output_loading_info=True
             )
             model, info = loaded
             if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):

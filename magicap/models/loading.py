@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
-from magicap.errors import BadModel, MagicapError, ModelNotFound
+import torch
+
+from magicap.errors import BadModel, MagicapError, MissingPackage, ModelNotFound
 from magicap.files import require_readable_model
 
 _UNREACHABLE = {
@@ -30,7 +32,7 @@ _LONGEST_REASON = 400
 
 @contextmanager
 def explain_loading_errors(what: str, source: str, repository: str | None = None) -> Iterator[None]:
-    """Re-raise what libraries throw while loading ``source`` as ModelNotFound or BadModel.
+    """Re-raise what libraries throw while loading ``source`` as ModelNotFound, BadModel or MissingPackage.
 
     Args:
         what: "language model" or "scorer", for the message.
@@ -62,6 +64,11 @@ def no_loading_bar() -> Iterator[None]:
 
 def _explained(what: str, source: str, repository: str, error: Exception) -> MagicapError:
     chain = _causes(error)
+    if broken := next((cause for cause in chain if "torchvision" in str(cause)), None):
+        return MissingPackage(
+            f"torchvision is missing or does not fit torch {torch.__version__} ({_first_line(broken)}); "
+            "install the two together: pip install --force-reinstall torch torchvision"
+        )
     reasons = (str(cause).strip().splitlines()[0] for cause in chain if str(cause).strip())
     # open_clip lists every model that it knows.
     reason = shorten(next(reasons, repr(error)), _LONGEST_REASON, placeholder=" ...")
@@ -85,6 +92,10 @@ def _explained(what: str, source: str, repository: str, error: Exception) -> Mag
 
 def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "~", os.sep, "local-dir:")) or source.count("/") > 1
+
+
+def _first_line(error: BaseException) -> str:
+    return shorten(str(error).strip().splitlines()[0], _LONGEST_REASON, placeholder=" ...")
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

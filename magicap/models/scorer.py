@@ -33,6 +33,7 @@ from magicap.models.fingerprint import fingerprint, fingerprint_of_weights
 from magicap.models.finite import are_unit, broken_image, require_finite, require_unit
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import explain_loading_errors
+from magicap.models.pinned import LOCAL_DIR, at_commit, hub_file
 from magicap.models.text_tower import CausalTextTower
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
-LOCAL_DIR = "local-dir:"
 
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
 _PROBES = (("a dog", "a dog runs"), ("a dog runs", "a dog runs across the grass."), ("a dog r", "a man"))
@@ -81,6 +81,7 @@ class ImageTextScorer:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
     ) -> ImageTextScorer:
         """Load an open_clip model with its trained weights; random ones are refused.
 
@@ -89,25 +90,31 @@ class ImageTextScorer:
                 ``local-dir:folder``, or the path of such a folder. A transformers ``CLIPModel`` folder is
                 not of this kind: open_clip has no conversion for it; the same weights are to be had by
                 name and tag.
+            revision: commit, branch or tag of the hub's repository; None takes the newest.
 
         Raises:
             ModelNotFound: nothing there, or the hub cannot be reached and nothing is cached.
             BadModel: found, but without weights, with broken ones, or not in open_clip's format.
+            BadSettings: a ``revision`` of a scorer that is not of the hub.
+            MissingPackage: torchvision, which open_clip needs, is broken.
         """
-        import open_clip
+        with explain_loading_errors("open_clip", "open_clip"):
+            import open_clip
 
         name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
         trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
-        repository = trained.get("hf_hub", name.removeprefix("hf-hub:")).strip("/")
         title = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
-        with explain_loading_errors("scorer", title, repository):
+        weights: dict[str, Any] = {"pretrained": tag}
+        with explain_loading_errors("scorer", title, hub_file(name, trained)[0]):
+            if revision is not None:
+                name, weights = at_commit(name, trained, revision)
             model, preprocess = open_clip.create_model_from_pretrained(
                 name,
-                pretrained=tag,
                 precision=_PRECISIONS[dtype],
                 device=device,
                 # The weights of OpenAI fit no other activation, and open_clip only warns of it.
                 force_quick_gelu=bool(trained.get("quick_gelu", False)),
+                **weights,
             )
             config = {
                 "model_cfg": open_clip.get_model_config(name),

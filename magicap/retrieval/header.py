@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadIndex, BadSettings
-from magicap.files import read_text, write_whole
+from magicap.files import LOCK, read_text, write_whole
 from magicap.retrieval.items import IMAGE, TEXT
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def _foreign_files(folder: Path) -> list[str]:
     return sorted(
         name
         for name in os.listdir(folder)
-        if not _OURS.fullmatch(name) or (name == INDEX_FILE and not has_header)
+        if name != LOCK and (not _OURS.fullmatch(name) or (name == INDEX_FILE and not has_header))
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
 
 OnProgress = Callable[[int], object]
+OnCheckpoint = Callable[[], object]
 Encode = Callable[[Sequence[Item]], tuple[list[Item], Tensor]]
+
+CHECKPOINT_SECONDS = 180.0
+"""How long an update may go on before what is encoded is worth keeping."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class RetrievalIndex:
         batch_size: int = 32,
         on_error: OnError | None = None,
         on_progress: OnProgress = lambda count: None,
+        on_checkpoint: OnCheckpoint = lambda: None,
     ) -> Changes:
         """Make the index hold these pictures and no others; only new and changed ones are encoded.
 
@@ -122,6 +128,7 @@ class RetrievalIndex:
             on_error: called with the error of each picture that cannot be read; None raises it.
             on_progress: called with how many more pictures are done, first with those that need not be
                 encoded again.
+            on_checkpoint: called every few minutes, when the index holds what is encoded so far: to save it.
 
         Raises:
             BadImage: a picture cannot be read, and there is no ``on_error``.
@@ -138,7 +145,7 @@ class RetrievalIndex:
 
         items = list(items_of_files(paths, report))
         encode = partial(self._encode_files, on_error=report)
-        changes = self._update(items, batch_size, encode, on_progress)
+        changes = self._update(items, batch_size, encode, on_progress, on_checkpoint)
         return Changes(changes.added, changes.kept, changes.dropped, len(errors))
 
     def update_texts(
@@ -147,20 +154,21 @@ class RetrievalIndex:
         *,
         batch_size: int = 256,
         on_progress: OnProgress = lambda count: None,
+        on_checkpoint: OnCheckpoint = lambda: None,
     ) -> Changes:
         """Make the index hold these sentences and no others; only new ones are encoded.
 
         Args:
             texts: sentences; one that stands twice is kept once.
             batch_size: sentences encoded together.
-            on_progress: as in :meth:`update_images`.
+            on_progress, on_checkpoint: as in :meth:`update_images`.
 
         Raises:
             BadSettings: the index holds pictures, or a sentence is empty.
         """
         self._require_kind(TEXT)
         items = [Item(text=text) for text in dict.fromkeys(_sentences(texts))]
-        return self._update(items, batch_size, self._encode_sentences, on_progress)
+        return self._update(items, batch_size, self._encode_sentences, on_progress, on_checkpoint)
 
     def search(self, queries: Tensor, top_k: int = 10) -> list[list[Match]]:
         """The items most like each query, best first; of equals the earlier.
@@ -214,12 +222,25 @@ class RetrievalIndex:
                 "keep the two in two folders"
             )
 
-    def _update(self, items: list[Item], batch_size: int, encode: Encode, on_progress: OnProgress) -> Changes:
+    def _update(
+        self,
+        items: list[Item],
+        batch_size: int,
+        encode: Encode,
+        on_progress: OnProgress,
+        on_checkpoint: OnCheckpoint,
+    ) -> Changes:
         require_int("batch_size", batch_size)
         row = {item: number for number, item in enumerate(self.items)}
         new = [item for item in items if item not in row]
         kept, dropped = len(items) - len(new), len(row) - len(items) + len(new)
         vectors = [self.vectors]
+        checkpoint = monotonic() + CHECKPOINT_SECONDS
+
+        def take_over() -> None:
+            self.items = [item for item in items if item in row]
+            self.vectors = torch.cat(vectors)[[row[item] for item in self.items]]
+
         try:
             on_progress(kept)
             for start in range(0, len(new), batch_size):
@@ -228,9 +249,12 @@ class RetrievalIndex:
                 vectors.append(encoded.float().cpu())
                 row.update(zip(readable, range(len(row), len(row) + len(readable)), strict=True))
                 on_progress(len(batch))
+                if monotonic() > checkpoint:
+                    take_over()
+                    on_checkpoint()
+                    checkpoint = monotonic() + CHECKPOINT_SECONDS
         finally:  # also when interrupted: what was encoded is not lost
-            self.items = [item for item in items if item in row]
-            self.vectors = torch.cat(vectors)[[row[item] for item in self.items]]
+            take_over()
         return Changes(len(self.items) - kept, kept, dropped, failed=0)
 
     def _encode_files(self, batch: Sequence[Item], on_error: OnError) -> tuple[list[Item], Tensor]:

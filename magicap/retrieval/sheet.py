@@ -11,7 +11,7 @@ from magicap.errors import BadImage
 from magicap.images.reader import ImageSource
 from magicap.pages import escaped, small_jpeg, why_unreadable
 from magicap.retrieval.header import Header
-from magicap.retrieval.items import PLURAL, Match
+from magicap.retrieval.items import PLURAL, Item, Match
 
 _SIDE = 320  # of a picture, in pixels: twice the side on the page, for screens with two pixels to a point
 
@@ -25,6 +25,9 @@ def contact_sheet(
     picture: ImageSource | None = None,
 ) -> str:
     """The matches of one query as an HTML page without scripts, which loads nothing.
+
+    Pages are passed on, and an index may come from anywhere and name any file of this machine. So it shows
+    pictures below the folder that holds the index, and others only as they were when they were indexed.
 
     Args:
         query: the sentence, or the picture's path.
@@ -47,21 +50,42 @@ def contact_sheet(
             for name, value in facts.items()
         ),
         kind=kind,
-        matches="\n".join(map(_match, matches, names)),
+        matches="\n".join(
+            _match(match, name, header.folder) for match, name in zip(matches, names, strict=True)
+        ),
     )
 
 
-def _match(match: Match, name: str) -> str:
+def _match(match: Match, name: str, folder: Path) -> str:
     figures = f'<span class="rank">{match.rank}</span> <span class="cosine">{match.cosine:.4f}</span>'
     if match.item.text is not None:
         return f"<li>{figures}<p><bdi>{escaped(match.item.text)}</bdi></p></li>"
-    return f"<li>{_image(str(match.item.path), name)}<p>{figures} <bdi>{escaped(name)}</bdi></p></li>"
+    shown = _missing("outside the indexed folder, or changed since")
+    if _is_indexed(match.item, folder):
+        shown = _image(str(match.item.path), name)
+    return f"<li>{shown}<p>{figures} <bdi>{escaped(name)}</bdi></p></li>"
+
+
+def _is_indexed(item: Item, folder: Path) -> bool:
+    """Whether a picture lies below the folder that holds the index, links followed, or is as it was."""
+    path = Path(str(item.path))
+    try:
+        info = path.stat()
+        return path.resolve().is_relative_to(folder.absolute().parent.resolve()) or (
+            (info.st_size, info.st_mtime_ns) == (item.size, item.mtime_ns)
+        )
+    except (OSError, ValueError, RuntimeError):  # which the reader of pictures explains
+        return True
+
+
+def _missing(reason: str) -> str:
+    return f'<span class="missing">{escaped(reason)}</span>'
 
 
 def _image(source: ImageSource, name: str) -> str:
     try:
         jpeg, (width, height) = small_jpeg(source, _SIDE)
     except BadImage as error:
-        return f'<span class="missing">{escaped(why_unreadable(error))}</span>'
+        return _missing(why_unreadable(error))
     size = f'width="{width}" height="{height}"'
     return f'<img src="data:image/jpeg;base64,{jpeg}" alt="{escaped(name)}" {size}>'
