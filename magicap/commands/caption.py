@@ -195,7 +195,7 @@ def _write(
         print_line(f"magicap: {caption.error}", sys.stderr)
     if as_json:
         row = caption_row(str(path), caption, provenance)
-        print_line(json.dumps({**row, "unsure": True} if unsure else row), sys.stdout)
+        print_line(json.dumps({**row, "unsure": True} if unsure else row, allow_nan=False), sys.stdout)
     elif caption.error is None:
         words = " ".join(caption.split()) + unsure * UNSURE  # one line a picture, whatever a model writes
         print_line(words if alone else f"{path}\t{words}", sys.stdout)

@@ -131,7 +131,7 @@ def _print(header: Header, matches: Sequence[Match], options: Options) -> None:
         if options.json:
             row = {"query": options.query, "rank": match.rank, "cosine": round(match.cosine, 6)}
             row |= {header.holds: name, **({"missing": True} if is_missing else {})}
-            print_line(json.dumps(row), sys.stdout)
+            print_line(json.dumps(row, allow_nan=False), sys.stdout)
         else:
             print_line(f"{match.rank:>4}  {match.cosine:>7.4f}  {_on_one_line(name)}", sys.stdout)
     if any(missing):
