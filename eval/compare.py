@@ -200,7 +200,7 @@ def require_same_references(references: Sequence[Sequence[CaptionedImage]]) -> N
 
 def read(name: str, predictions: Predictions, rows: Sequence[CaptionedImage]) -> System:
     scored = match(predictions, rows, partial=True)  # images_of has refused what is incomplete
-    return System(name, scored.candidates, about={"model": predictions.model})
+    return System(name, scored.candidates, about=predictions.about)
 
 
 def default_title(config: Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import zlib
@@ -212,6 +213,19 @@ def put_in_place(path: Path) -> Iterator[Path]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def digest_of_files(folder: Path, names: Iterable[str]) -> str:
+    """Twelve hexadecimal digits that change with any byte of some files of a folder, taken together.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=6)
+    for name in names:
+        with open(folder / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def open_to_readers(folder: str | Path) -> None:

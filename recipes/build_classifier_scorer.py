@@ -121,7 +121,10 @@ def main(config: Config) -> None:
     scale, loss = fit_class_vector(scorer, vectors)
     scorer.save_pretrained(config.out)
     print(
-        json.dumps({"classes": len(names), "sentences": len(texts), "logit_scale": scale, "info_nce": loss})
+        json.dumps(
+            {"classes": len(names), "sentences": len(texts), "logit_scale": scale, "info_nce": loss},
+            allow_nan=False,
+        )
     )
 
 

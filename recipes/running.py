@@ -49,7 +49,9 @@ def run_steps(steps: Sequence[str], overrides: Mapping[str, Sequence[str]]) -> N
         require_made(step)
         seconds = round(time.monotonic() - started, 1)
         record = {"step": step, "options": digests[step], "seconds": seconds}
-        (out_of(step) / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (out_of(step) / RECORD).write_text(
+            json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         note(f"{step}: done in {seconds} s")
 
 

@@ -146,7 +146,7 @@ def main(config: Config) -> None:
         ),
     )
     if processes.is_first():
-        print(json.dumps({"sentences": len(every), **state.state_dict()}))
+        print(json.dumps({"sentences": len(every), **state.state_dict()}, allow_nan=False))
 
 
 def objective(config: Config, language_model: LanguageModel) -> Objective:

@@ -143,7 +143,7 @@ def save(
     conditioned = Captioner(language_model, captioner.scorer, decoding, memory)
     conditioned.save_pretrained(out, dtype="float16")
     (out / "README.md").write_text(model_card(config, sentences, state), encoding="utf-8")
-    print(json.dumps({"sentences": sentences, **state.state_dict()}))
+    print(json.dumps({"sentences": sentences, **state.state_dict()}, allow_nan=False))
 
 
 def train(

@@ -81,7 +81,7 @@ def test_in_plain_output_a_failed_picture_has_no_line_on_stdout(preset, album, c
 
 def test_settings_of_the_search_can_be_given(preset, album, capsys):
     base = ["caption", str(album / "1.png"), "--preset", preset, "--json"]
-    assert main([*base, "--max-new-tokens", "2", "--top-k", "3", "--alpha", "0", "--beta", "9"]) == 0
+    assert main([*base, "--max-new-tokens", "3", "--top-k", "3", "--alpha", "0", "--beta", "9"]) == 0
     short = json.loads(capsys.readouterr().out)
     assert main(base) == 0
     assert len(short["caption"]) < len(json.loads(capsys.readouterr().out)["caption"])

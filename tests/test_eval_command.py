@@ -261,6 +261,9 @@ def test_captions_kept_by_the_former_release_are_taken(decoding, text, tmp_path)
     class Stub:
         fingerprint = "0123456789ab"
 
+        def steered_by(self, decoding):
+            return "ba9876543210"
+
         def caption(self, images, *rest, **more):
             assert list(images) == []
             return []

@@ -43,6 +43,10 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     def fingerprint(self) -> str:
         """Twelve digits that tell these models from any others."""
 
+    def steered_by(self, decoding: DecodingT) -> str:
+        """The fingerprint in float32 of the scorer that steers captions of a decoding; empty: none does."""
+        return ""
+
     @abstractmethod
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder."""

@@ -146,7 +146,9 @@ def write_settings(folder: Path, settings: CaptionerSettings) -> None:
         "decoding": settings.decoding,
         "parts": {name: asdict(part) for name, part in settings.parts.items()},
     }
-    (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (folder / SETTINGS_FILE).write_text(
+        json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def _part(value: Any) -> Part:

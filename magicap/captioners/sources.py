@@ -22,6 +22,9 @@ class Sources(NamedTuple):
     scorer: tuple[str | Path, str | None]
     """Name or folder, and tag."""
 
+    scorer_digits: str
+    """The fingerprint that the settings give of the scorer; empty where there are none."""
+
     decoding: Any
     memory: Path | None = None
     fine_grained: Path | None = None
@@ -42,12 +45,13 @@ def sources_of(source: str | Path) -> Sources:
     if folder is None:
         preset = PRESETS[str(source)]
         scorer = preset.scorer, preset.scorer_tag
-        return Sources(preset.language_model, scorer, preset.decoding, preset.memory)
+        return Sources(preset.language_model, scorer, "", preset.decoding, preset.memory)
     require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
     settings = read_settings(folder)
     return Sources(
         settings.required_part(folder, LANGUAGE_MODEL),
         (settings.required_part(folder, SCORER), None),
+        settings.parts[SCORER].fingerprint if SCORER in settings.parts else "",
         from_dict(settings.decoding, DECODINGS),
         settings.part(folder, MEMORY),
         settings.part(folder, FINE_GRAINED),

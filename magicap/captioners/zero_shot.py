@@ -121,6 +121,7 @@ class Captioner(BaseCaptioner[Any]):
         self.memory = memory
         self.confidence: ConfidenceModel | None = None
         self.cache = PrefixCache(language_model, scorer, cache_bytes)
+        self._stored_scorer = ""  # its fingerprint in float32, where the folder that it came from says it
         self._fine_grained: Path | None = None  # of the folder it came from; kept when it is saved
 
     @classmethod
@@ -161,7 +162,7 @@ class Captioner(BaseCaptioner[Any]):
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
                 _require_own(memory, source)
         captioner = cls(language_model, scorer, sources.decoding, memory, cache_bytes=cache_bytes)
-        captioner._fine_grained = sources.fine_grained
+        captioner._stored_scorer, captioner._fine_grained = sources.scorer_digits, sources.fine_grained
         if sources.confidence is not None:
             captioner.confidence = ConfidenceModel.read(sources.confidence)
         return captioner
@@ -188,6 +189,12 @@ class Captioner(BaseCaptioner[Any]):
         Of the models' weights when first asked for.
         """
         return self._models if self.memory is None else combined(self._models, self.memory)
+
+    def steered_by(self, decoding: Any) -> str:
+        """The fingerprint in float32 of the scorer that steers captions of a decoding; empty: none does."""
+        if not search_of(decoding).sees_pictures:
+            return ""
+        return self.scorer.fingerprint if self.scorer.dtype == torch.float32 else self._stored_scorer
 
     @cached_property
     def _models(self) -> str:

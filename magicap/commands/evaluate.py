@@ -108,7 +108,7 @@ def _run(options: Options) -> int:
         scored.references,
         metrics=None if names is None else [name for name in names if name != CLIPSCORE],
         extra_metrics=_clip_score(scored, names, options),
-        about={**scored.about, "model": predictions.model},
+        about={**scored.about, **predictions.about},
     )
     if options.per_image:
         write_whole(options.per_image, _per_image(scored, report))
@@ -165,15 +165,24 @@ def _require_java(names: list[str] | None) -> None:
 def _print(report: Report, scored: Scored, *, as_json: bool) -> None:
     if as_json:
         scores = {
-            name: {"value": value.value, "signature": dict(value.signature)}
+            name: {
+                "value": value.value,
+                "signature": dict(value.signature),
+                **({"caveats": value.caveats} if value.caveats else {}),
+            }
             for name, value in report.scores.items()
         }
         print_json({"n": len(scored.images), "scores": scores, "absent": report.absent}, indent=2)
         return
-    from magicap.evaluation.tables import aligned
+    from magicap.evaluation.tables import MARK, aligned, caveat_lines
 
-    rows = [[name, value.text, value.signature_text] for name, value in report.scores.items()]
+    rows = [
+        [name, value.text + MARK * bool(value.caveats), value.signature_text]
+        for name, value in report.scores.items()
+    ]
     for line in aligned(["metric", "score", "signature"], rows).split("\n"):
+        print_line(line)
+    for line in caveat_lines(report.scores):
         print_line(line)
     for name, reason in report.absent.items():
         complain(f"{name} is absent: {reason}")

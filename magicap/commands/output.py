@@ -31,7 +31,7 @@ def print_line(*fields: str) -> None:
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """A JSON value on stdout, in ASCII and without lone surrogates. Errors as of :func:`print_line`."""
-    print_text(json.dumps(without_surrogates(value), indent=indent) + "\n")
+    print_text(json.dumps(without_surrogates(value), indent=indent, allow_nan=False) + "\n")
 
 
 def print_text(text: str) -> None:

@@ -131,10 +131,13 @@ class ConfidenceModel:
         """
         if missing := [name for name in self.terms if name not in features]:
             raise BadSettings(f"expected the features {', '.join(self.terms)}; {missing[0]} is missing")
-        odds = self.bias + math.fsum(
-            term.weight * (features[name] - term.mean) / term.std for name, term in self.terms.items()
-        )
+        odds = self._log_odds(features)
         return 0.5 * (1 + math.tanh(odds / 2))  # the logistic function, which cannot overflow this way
+
+    def _log_odds(self, features: Mapping[str, float]) -> float:
+        terms = self.terms.items()
+        added = [term.weight * (features[name] - term.mean) / term.std for name, term in terms]
+        return self.bias + (math.fsum(added) if all(map(math.isfinite, added)) else math.nan)
 
     def fits_decoding(self, decoding: object) -> bool:
         """Whether it was fitted for this decoding.
@@ -160,7 +163,7 @@ class ConfidenceModel:
             "bias": self.bias,
             "terms": {name: asdict(term) for name, term in self.terms.items()},
         }
-        return json.dumps(values, indent=2) + "\n"
+        return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ConfidenceModel:
@@ -179,13 +182,18 @@ class ConfidenceModel:
             raise BadModel(f"expected format {_FORMAT}, found {values.get('format')!r}; update magicap")
         if absent := [name for name in ("captioner", "decoding", "bias", "terms") if name not in values]:
             raise BadModel(f"expected an entry {absent[0]!r}, found {', '.join(values)}")
-        return cls(
+        model = cls(
             _terms(values["terms"]),
             _number("bias", values["bias"]),
             str(values["captioner"]),
             _decoding(values["decoding"]),
             int(_number("pictures", values.get("pictures", 0))),
         )
+        for extreme in (-10.0, 10.0):  # no feature is larger
+            odds = model._log_odds(dict.fromkeys(model.terms, extreme))
+            if not math.isfinite(odds):
+                raise BadModel(f"expected terms that give finite odds, found some that give {odds}")
+        return model
 
     @classmethod
     def read(cls, path: Path) -> ConfidenceModel:

@@ -63,6 +63,9 @@ class Search:
     needs_memory: Callable[[Any], bool] = lambda settings: False
     """Whether it cannot do without a caption memory under these settings."""
 
+    sees_pictures: bool = True
+    """Whether the scorer has a part in it."""
+
     kept: Callable[[Any], int] = lambda settings: KEPT_HYPOTHESES
     """How many hypotheses stay with a caption."""
 
@@ -121,10 +124,14 @@ SEARCHES: dict[type, Search] = {
         needs_memory=needs_memory,
         kept=lambda settings: settings.num_hypotheses,
     ),
-    ContrastiveSearch: Search(stream=lambda context, settings: magic_search(context, settings.magic)),
-    Greedy: Search(stream=lambda context, settings: magic_search(context, settings.magic)),
-    TopK: Search(stream=top_k_sampling),
-    Nucleus: Search(stream=nucleus_sampling),
+    ContrastiveSearch: Search(
+        stream=lambda context, settings: magic_search(context, settings.magic), sees_pictures=False
+    ),
+    Greedy: Search(
+        stream=lambda context, settings: magic_search(context, settings.magic), sees_pictures=False
+    ),
+    TopK: Search(stream=top_k_sampling, sees_pictures=False),
+    Nucleus: Search(stream=nucleus_sampling, sees_pictures=False),
 }
 """Settings of :data:`magicap.decoding.settings.DECODINGS` to their searches."""
 

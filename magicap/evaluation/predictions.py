@@ -51,6 +51,15 @@ class Predictions:
     confidences: Mapping[str, float] = field(default_factory=dict)
     """Image name or id -> probability that the caption is right, where the file says it."""
 
+    steered_by: tuple[str, ...] = ()
+    """Fingerprints of the scorers that steered the captions, where the file says it."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Entries of signatures: ``model``, and ``steered_by`` where it is known."""
+        steered = {"steered_by": "+".join(self.steered_by)} if self.steered_by else {}
+        return {"model": self.model, **steered}
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -112,7 +121,8 @@ def read_predictions(path: str | Path) -> Predictions:
     models = {row.get("model") for _, row in rows if "error" not in row}
     digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
     model = str(models.pop()) if len(models) == 1 and None not in models else f"file-{digest}"
-    return Predictions(str(path), captions, failed, model, references, confidences)
+    steered_by = tuple(sorted({str(row["steered_by"]) for _, row in rows if row.get("steered_by")}))
+    return Predictions(str(path), captions, failed, model, references, confidences, steered_by)
 
 
 def choose_references(

@@ -144,7 +144,8 @@ def _cell(comparison: Comparison, system: System, metric: str, best: float | Non
         interval = f"<small>{low:.2f} to {high:.2f}</small>"
     value = f"{score.value!r}" if isfinite(score.value) else ""
     difference = _difference(comparison, system, metric, estimate)
-    return f'<td data-value="{value}">{text}{interval}{difference}</td>'
+    caveats = "".join(f"<small>{escaped(caveat)}</small>" for caveat in score.caveats)
+    return f'<td data-value="{value}">{text}{interval}{difference}{caveats}</td>'
 
 
 def _difference(comparison: Comparison, system: System, metric: str, estimate: Estimate) -> str:

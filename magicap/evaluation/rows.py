@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from magicap.decoding.settings import DECODINGS
+from magicap.results import WORDLESS
 from magicap.settings_io import to_dict
 from magicap.supervised.settings import SUPERVISED_DECODINGS
 
@@ -25,29 +26,44 @@ class Provenance:
     decoding: str
     """The decoding and its settings, see :func:`decoding_text`."""
 
+    steered_by: str = ""
+    """The fingerprint of the scorer that steered it; empty where none did."""
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """By name, as rows have them."""
+        return {name: value for name, value in asdict(self).items() if value}
+
     @classmethod
     def of(cls, captioner: BaseCaptioner[Any], decoding: object | None = None) -> Provenance:
         """Of a captioner of any kind; None takes its own decoding."""
-        return cls(captioner.fingerprint, decoding_text(captioner.decoding if decoding is None else decoding))
+        search = captioner.decoding if decoding is None else decoding
+        return cls(captioner.fingerprint, decoding_text(search), captioner.steered_by(search))
 
 
 def decoding_text(decoding: object) -> str:
     """A decoding's kind and settings as JSON, by rising name; its ``repr`` for a decoding of one's own."""
     for table in (DECODINGS, SUPERVISED_DECODINGS):
         if type(decoding) in table.values():
-            return json.dumps(to_dict(decoding, table), sort_keys=True)
+            return json.dumps(to_dict(decoding, table), sort_keys=True, allow_nan=False)
     return repr(decoding)
 
 
 def caption_row(image: str, caption: Caption, provenance: Provenance | None) -> dict[str, Any]:
-    """The caption, or why there is none; its confidence and what made it, where they are known."""
-    if caption.error is not None:
-        return {"image": image, "error": caption.error.code, "message": str(caption.error)}
+    """The caption, or why there is none; its confidence and what made it, where they are known.
+
+    A caption without words is one that can be scored, so its row has both, caption and error.
+    """
+    error = caption.error
+    failure = {} if error is None else {"error": error.code, "message": str(error)}
+    if error is not None and error.code != WORDLESS:
+        return {"image": image, **failure}
     return {
         "image": image,
         "caption": caption.text,
+        **failure,
         "score": round(caption.score, 4),
         **({} if caption.confidence is None else {"confidence": round(caption.confidence, 4)}),
         "finished": caption.finished,
-        **(asdict(provenance) if provenance else {}),
+        **(provenance.entries if provenance else {}),
     }

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from magicap.errors import BadData
 from magicap.evaluation.comparison import System
 from magicap.evaluation.rows import Provenance, caption_row
 from magicap.metrics.clipscore import ClipScore
+from magicap.results import WORDLESS
 from magicap.settings_io import former_names
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def caption_images(
         BadData: an image cannot be captioned; a comparison has no place for holes.
     """
     provenance = Provenance.of(captioner, decoding)
-    former = Provenance(provenance.model, _former_text(decoding))
-    kept = None if keep is None else _kept_file(keep, name, [provenance, former], [str(seed), *images])
+    texts = [provenance.decoding, _former_text(decoding)]
+    kept = None if keep is None else _kept_file(keep, name, provenance.model, texts, [str(seed), *images])
     captions = [] if kept is None else _kept_captions(kept)
     on_progress(len(captions))
     missing = images[len(captions) :]
@@ -91,29 +92,29 @@ def caption_images(
             seed=seed + len(captions),
         )
         for image, caption in zip(missing, made, strict=True):
-            if caption.error is not None:
+            if caption.error is not None and caption.error.code != WORDLESS:
                 raise BadData(
                     f"{image} cannot be captioned ({caption.error}); leave it out of the references"
                 )
-            write(json.dumps(caption_row(image, caption, provenance)))
+            write(json.dumps(caption_row(image, caption, provenance), allow_nan=False))
             captions.append(caption.text)
             on_progress(1)
-    return System(name, captions, about={**asdict(provenance), "seed": str(seed)})
+    return System(name, captions, about={**provenance.entries, "seed": str(seed)})
 
 
 def _kept_file(
-    folder: Path, name: str, provenances: Sequence[Provenance], seed_and_images: Sequence[str]
+    folder: Path, name: str, model: str, decodings: Sequence[str], seed_and_images: Sequence[str]
 ) -> Path:
     """A file of its own for everything that decides the captions: the first that is there, or the first.
 
     Args:
-        provenances: the captions' own, and the same as former releases wrote it.
+        decodings: the captions' own, and the same as former releases wrote it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     readable = re.sub(r"[^\w.-]+", "_", name)
     paths = []
-    for provenance in provenances:
-        key = json.dumps([*asdict(provenance).values(), *seed_and_images])
+    for decoding in decodings:
+        key = json.dumps([model, decoding, *seed_and_images])
         digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
         paths.append(folder / f"{readable}-{digest}.jsonl")
     return next((path for path in paths if path.is_file()), paths[0])

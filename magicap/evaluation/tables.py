@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from magicap.evaluation.comparison import CERTAIN, FEWEST, Comparison, Estimate
+from magicap.metrics.score import Score
 from magicap.metrics.suite import FIGURES
 from magicap.printable import printable
+
+MARK = "*"
+"""Behind a figure of which something must be said."""
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -50,13 +54,19 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    text = estimate.score.text
+    text = estimate.score.text + MARK * bool(estimate.score.caveats)
     if estimate.low is not None and estimate.high is not None:
         low, high = map(estimate.score.scaled, (estimate.low, estimate.high))
         text += f" ({low:.2f} to {high:.2f})"
     if estimate.p_value is not None and estimate.p_value < CERTAIN and estimate.difference:
         text += " ▲" if estimate.difference > 0 else " ▼"
     return text
+
+
+def caveat_lines(scores: Mapping[str, Score], system: str = "") -> list[str]:
+    """What must be said of figures that carry a mark, a line each."""
+    of = f" of {system}" if system else ""
+    return [f"{MARK} {name}{of}: {caveat}" for name, score in scores.items() for caveat in score.caveats]
 
 
 def comparison_notes(comparison: Comparison) -> str:
@@ -71,6 +81,8 @@ def comparison_notes(comparison: Comparison) -> str:
         )
     lines = [f"n = {len(comparison.images)}; {how}"]
     lines += [f"{name} is absent: {reason}" for name, reason in comparison.absent.items()]
+    for system, estimates in comparison.estimates.items():
+        lines += caveat_lines({name: one.score for name, one in estimates.items()}, system)
     return "\n".join(lines)
 
 

@@ -61,6 +61,7 @@ class ClipScore:
             prefix=PREFIX.strip(),
             w=f"{WEIGHT:g}",
             scorer=self.scorer.fingerprint,
+            **self._cut("captions", candidates),
         )
         scores = {"CLIPScore": Score.mean("CLIPScore", clip_scores, signature)}
         if any(references):
@@ -68,6 +69,8 @@ class ClipScore:
             similarity = self._reference_similarity(texts, references).clip(min=0)
             per_image = _harmonic_mean(clip_scores, similarity)
             signature = {**signature, "metric": "RefCLIPScore"}
+            if cut := self._cut("references", [text for captions in references for text in captions]):
+                signature["cut"] = " and ".join([*filter(None, [signature.get("cut")]), cut["cut"]])
             scores["RefCLIPScore"] = Score.mean("RefCLIPScore", per_image, signature)
         return scores
 
@@ -78,6 +81,11 @@ class ClipScore:
         vectors = self._encode([text for captions in references for text in captions])
         cosine = (vectors * texts[owner]).sum(axis=1)
         return np.asarray(np.maximum.reduceat(cosine, np.cumsum([0, *counts[:-1]])))
+
+    def _cut(self, what: str, texts: Sequence[str]) -> dict[str, str]:
+        """The entry of the signature about texts that the scorer does not read to their end."""
+        cut = self.scorer.count_cut([PREFIX + text for text in texts])
+        return {"cut": f"{cut} of {len(texts)} {what}"} if cut else {}
 
     def _encode(self, texts: Sequence[str]) -> FloatArray:
         vectors = self.scorer.encode_texts([PREFIX + text for text in texts])

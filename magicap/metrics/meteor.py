@@ -77,6 +77,11 @@ def _read(printed: str, n: int) -> FloatArray:
             if lines
             else "METEOR: meteor-1.5.jar printed nothing"
         )
+    if not (np.isfinite(statistics) & (statistics >= 0)).all():
+        row = (~(np.isfinite(statistics) & (statistics >= 0)).all(axis=1)).argmax()
+        raise MetricUnavailable(
+            f"METEOR: expected finite numbers of at least 0 from meteor-1.5.jar, found {lines[row][:80]!r}"
+        )
     # A candidate that matches wholly is one chunk, which the original does not penalise, alone or pooled.
     lengths, chunks, matched = statistics[:, :2], statistics[:, 20], statistics[:, 21:]
     statistics[(chunks == 1) & (matched == lengths).all(axis=1), 20] = 0

@@ -68,8 +68,14 @@ class Score:
         aggregate: Callable[[FloatArray], FloatArray],
         signature: Mapping[str, str],
     ) -> Score:
-        """A corpus score of statistics (N, S) summed over images, not the mean of the images' scores."""
+        """A corpus score of statistics (N, S) summed over images, not the mean of the images' scores.
+
+        Raises:
+            MetricUnavailable: it is not a number.
+        """
         value = float(aggregate(statistics.sum(axis=0)))
+        if not np.isfinite(value):
+            raise MetricUnavailable(f"{name} of the whole set is not a finite number")
         return cls(name, value, per_image, statistics, aggregate, signature=signature)
 
     @classmethod
@@ -107,6 +113,16 @@ class Score:
         if self.percent:
             return f"{self.scaled(self.value):.2f}"
         return f"{self.value:.0f}" if float(self.value).is_integer() else f"{self.value:.2f}"
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What must be said wherever the figure is shown, by its signature; of most figures nothing."""
+        caveats = []
+        if self.signature.get("scorer", "none") in self.signature.get("steered_by", "").split("+"):
+            caveats.append("rated by the scorer that steered captions of this set, which it rates highly")
+        if cut := self.signature.get("cut"):
+            caveats.append(f"{cut} are longer than the scorer reads, and were rated by their beginnings")
+        return tuple(caveats)
 
     @property
     def signature_text(self) -> str:

@@ -51,7 +51,7 @@ def spice(
     ]
     with tempfile.TemporaryDirectory() as scratch:
         question, answer = Path(scratch, "in.json"), Path(scratch, "out.json")
-        question.write_text(json.dumps(rows), encoding="utf-8")
+        question.write_text(json.dumps(rows, allow_nan=False), encoding="utf-8")
         arguments = ["-Xmx8G", "-jar", "spice-1.0.jar", str(question), "-cache", scratch, "-out", str(answer)]
         run_java(
             "SPICE",
@@ -64,15 +64,16 @@ def spice(
 
 
 def _read(path: Path, n: int) -> FloatArray:
-    per_image = np.full(n, np.nan)
     try:
         answers: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        for answer in answers:
-            per_image[int(answer["image_id"])] = float(answer["scores"]["All"]["f"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        per_image = {int(answer["image_id"]): float(answer["scores"]["All"]["f"]) for answer in answers}
+        scores = np.array([per_image[number] for number in range(n) if number in per_image])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MetricUnavailable(f"SPICE: spice-1.0.jar wrote no readable answer: {error!r}") from error
-    if np.isnan(per_image).any():
+    if missing := n - len(scores):
+        raise MetricUnavailable(f"SPICE: spice-1.0.jar left out {missing} of {n} images")
+    if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
         raise MetricUnavailable(
-            f"SPICE: spice-1.0.jar left out {int(np.isnan(per_image).sum())} of {n} images"
+            f"SPICE: expected scores of 0 to 1 from spice-1.0.jar, found {scores.min()} to {scores.max()}"
         )
-    return per_image
+    return scores

@@ -169,7 +169,9 @@ class ImageTextScorer:
             self.tokenizer.save_pretrained(str(folder))
             # Any name makes open_clip look for the tokenizer, and it looks in the folder itself.
             config["model_cfg"]["text_cfg"].setdefault("hf_tokenizer_name", "local")
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(
+            json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         weights, of_class_vector = split_weights(self.model)
         save_file(stored(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
         (folder / CLASS_VECTOR_FILE).unlink(missing_ok=True)  # of a scorer that was saved here before
@@ -275,6 +277,17 @@ class ImageTextScorer:
             clean, truncation=True, max_length=self.tokenizer.context_length, return_attention_mask=False
         ).input_ids
         return ids
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many texts have more tokens than the text tower reads, so that their ends count for nothing."""
+        plain = [self.without_specials(text) for text in texts]
+        if not plain:
+            return 0
+        if hasattr(self.tokenizer, "encode"):  # CLIP's own, which adds start and end later
+            lengths = [len(self.tokenizer.encode(text)) + 2 for text in plain]
+        else:
+            lengths = [len(ids) for ids in self.tokenizer.tokenizer(plain, verbose=False).input_ids]
+        return sum(length > self.tokenizer.context_length for length in lengths)
 
     def incremental_text_encoder(self) -> IncrementalTextEncoder:
         """An encoder of growing captions, exact whatever the tower (see :class:`IncrementalTextEncoder`)."""

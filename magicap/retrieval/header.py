@@ -105,6 +105,9 @@ class Header:
     items: str
     """Name of the file of items."""
 
+    digest: str = ""
+    """Of the two files together; empty in an index of an earlier version."""
+
     @classmethod
     def read(cls, folder: str | Path) -> Header:
         """The header of the index in a folder.
@@ -128,13 +131,14 @@ class Header:
             raise BadIndex(
                 f"{path}: expected format {FORMAT}, found {version!r}; update magicap, or {REBUILD}"
             )
+        values = {"digest": "", **values}
         _check(path, values)
         return cls(folder, **{name: values[name] for name in _TYPES})
 
     def write(self) -> None:
         """Put ``index.json`` in place."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
-        text = json.dumps({"magicap_index": FORMAT, **values}, indent=2)
+        text = json.dumps({"magicap_index": FORMAT, **values}, indent=2, allow_nan=False)
         write_whole(self.folder / INDEX_FILE, f"{text}\n")
 
     def require_scorer(self, scorer: str) -> None:
@@ -156,6 +160,7 @@ class Header:
 
 _TYPES = {
     "scorer": str, "preset": str, "holds": str, "count": int, "width": int, "vectors": str, "items": str,
+    "digest": str,
 }  # fmt: skip
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from magicap.errors import BadModel
-from magicap.files import read_text, write_whole
+from magicap.files import digest_of_files, read_text, write_whole
 
 RECORD_FILE = "memory.json"
 
@@ -39,7 +38,7 @@ class MemoryRecord:
             return cls(None, None)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadModel(f"{path} is no record of a memory (text_tower and digest): {error!r}") from error
-        if record.digest != _digest(folder, files):
+        if record.digest != digest_of_files(folder, files):
             raise BadModel(
                 f"{folder}: expected the captions and vectors that {RECORD_FILE} was written for, found "
                 "others, or damaged or reordered ones; copy the whole folder anew"
@@ -49,15 +48,7 @@ class MemoryRecord:
     @classmethod
     def write(cls, folder: Path, files: Sequence[str], text_tower: str | None) -> str:
         """Write the record of a folder whose other files are written, and return their digest."""
-        digest = _digest(folder, files)
+        digest = digest_of_files(folder, files)
         text = json.dumps(asdict(cls(text_tower, digest)), indent=2, allow_nan=False)
         write_whole(folder / RECORD_FILE, f"{text}\n")
         return digest
-
-
-def _digest(folder: Path, files: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=6)
-    for name in files:
-        with open(folder / name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()

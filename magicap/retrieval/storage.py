@@ -1,7 +1,7 @@
 """An index as a folder: vectors as safetensors, items as Parquet, and ``index.json``, which names the two.
 
-The two files carry digits of their content in their names, and ``index.json`` is put in place last: what it
-names belongs together, whenever a run is stopped.
+The two files carry digits of their content in their names, and ``index.json``, which has their digest, is put
+in place last: what it names belongs together, whenever a run is stopped, and is refused when it was changed.
 
 Shapes: N items, D embedding width.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magicap.errors import BadSettings
-from magicap.files import LARGEST_SETTINGS, open_regular, open_to_readers, put_in_place
+from magicap.files import LARGEST_SETTINGS, digest_of_files, open_regular, open_to_readers, put_in_place
+from magicap.models.finite import are_unit
 from magicap.retrieval.header import Header, damaged, remove_others, require_index_folder
 from magicap.retrieval.items import Item
 from magicap.retrieval.parquet import items_table, read_items, require_parquet
 
 _VECTORS = "vectors"
-_TOLERANCE = 1e-3  # of a squared length: bfloat16 models give vectors that are not quite of length one
 
 
 def write_index(
@@ -70,7 +71,7 @@ def write_index(
         open_to_readers(folder)
     except (OSError, SafetensorError) as error:
         raise BadSettings(f"{folder} cannot be written ({error}); name another folder") from error
-    header.write()
+    replace(header, digest=digest_of_files(folder, [header.vectors, header.items])).write()
     remove_others(folder, header.vectors, header.items)
 
 
@@ -81,8 +82,10 @@ def read_index(header: Header) -> tuple[list[Item], Tensor]:
         BadIndex: a file is missing or damaged.
         MissingPackage: pyarrow is not installed.
     """
-    vectors = _read_vectors(header)
-    return read_items(header), vectors
+    vectors, items = _read_vectors(header), read_items(header)
+    if header.digest and header.digest != digest_of_files(header.folder, [header.vectors, header.items]):
+        raise damaged(header.folder / header.vectors, f"it or {header.items} was changed")
+    return items, vectors
 
 
 def _read_vectors(header: Header) -> Tensor:
@@ -97,7 +100,6 @@ def _read_vectors(header: Header) -> Tensor:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     if vectors.shape != (header.count, header.width) or vectors.dtype != torch.float32:
         raise damaged(path, f"{vectors.dtype} vectors {tuple(vectors.shape)}")
-    # Not "above": a NaN must not pass either.
-    if not bool(((vectors.square().sum(dim=1) - 1).abs() <= _TOLERANCE).all()):
+    if not bool(are_unit(vectors).all()):
         raise damaged(path, "vectors that are not of length one")
     return vectors

@@ -71,7 +71,9 @@ class CaptionNetwork(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {"encoder": asdict(self.encoder.config), "decoder": asdict(self.decoder.config)}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(
+            json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         self.vocabulary.save(folder / VOCABULARY_FILE)
         weights = {
             name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()

@@ -42,7 +42,7 @@ def open_run_folder(folder: Path, settings: dict[str, Any], may_change: Collecti
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
         new = file.with_name(f"{file.name}.new")
-        new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        new.write_text(json.dumps(settings, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         new.rename(file)
 
 

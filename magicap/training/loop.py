@@ -234,7 +234,7 @@ class _Run:
             return
         line = {"step": self.state.step, "seconds": round(self.state.seconds, 1), **row}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         figures = row.get("validation", row)
         self.accelerator.log(figures, step=self.state.step)
 
@@ -286,6 +286,13 @@ class _Run:
         """Close the trackers."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Figures by name with null for what is no number, which JSON has no other word for."""
+    figures = {name: _finite(value) if isinstance(value, dict) else value for name, value in row.items()}
+    floats = {name: value for name, value in figures.items() if isinstance(value, float)}
+    return figures | {name: None for name, value in floats.items() if not math.isfinite(value)}
 
 
 def _freeze_others(objective: torch.nn.Module, parameter_groups: Sequence[dict[str, Any]]) -> None:

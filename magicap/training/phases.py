@@ -34,7 +34,7 @@ def load_or_write(path: Path | None, write: Callable[[], list[str]]) -> list[str
     """The same for texts, as JSON."""
     if path is None:
         return write()
-    _keep(path, lambda new: new.write_text(json.dumps(write()), encoding="utf-8"))
+    _keep(path, lambda new: new.write_text(json.dumps(write(), allow_nan=False), encoding="utf-8"))
     texts: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return texts
 

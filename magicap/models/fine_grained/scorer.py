@@ -153,7 +153,9 @@ class FineGrainedScorer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         stored = {"format": FORMAT, "scorer": self.scorer.fingerprint, "settings": asdict(self.settings)}
-        (folder / SETTINGS_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(
+            json.dumps(stored, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         weights = {
             name: weight.detach().to(dtype).contiguous() for name, weight in self.heads.state_dict().items()
         }
