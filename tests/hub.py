@@ -16,6 +16,7 @@ COMMIT = "c0ffee" + 34 * "0"
 class _Handler(BaseHTTPRequestHandler):
     root: Path
     served: list[str]
+    revisions: list[str]
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -30,9 +31,15 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.split("?")[0].strip("/")
         if path.startswith("api/models/"):
             _, _, owner, name, *tree = path.split("/")
+            if tree[:1] == ["revision"] and tree[1] not in ("main", COMMIT):
+                return self._missing("RevisionNotFound")
             return self._describe(f"{owner}/{name}", tree=tree[:1] == ["tree"], below=tree[2:])
         repository, _, revision_and_file = path.partition("/resolve/")
-        file = self.root / repository / revision_and_file.partition("/")[2]
+        revision, _, name = revision_and_file.partition("/")
+        self.revisions.append(revision)
+        if revision not in ("main", COMMIT):
+            return self._missing("RevisionNotFound")
+        file = self.root / repository / name
         if not file.is_file():
             return self._missing("EntryNotFound" if (self.root / repository).is_dir() else "RepoNotFound")
         if with_body:
@@ -68,9 +75,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def stand_in_hub(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve ``root/owner/name/*``; gives the address for HF_ENDPOINT and the list of files fetched so far."""
-    handler = type("Handler", (_Handler,), {"root": root, "served": []})
+def stand_in_hub(root: Path, revisions: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Serve ``root/owner/name/*``; gives the address for HF_ENDPOINT and the list of files fetched so far.
+
+    Args:
+        revisions: takes the revision of each request for a file.
+    """
+    revisions = [] if revisions is None else revisions
+    handler = type("Handler", (_Handler,), {"root": root, "served": [], "revisions": revisions})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:

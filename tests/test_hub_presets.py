@@ -13,14 +13,14 @@ import open_clip
 import pytest
 import tiny
 import torch
-from hub import stand_in_hub
+from hub import COMMIT, stand_in_hub
 from transformers import GPT2Config, GPT2LMHeadModel
 
 CAPTION = """
 import json, sys
 import numpy as np
 from magicap import Captioner
-captioner = Captioner.from_pretrained(sys.argv[1])
+captioner = Captioner.from_pretrained(sys.argv[1], revision=json.loads(sys.argv[2]))
 picture = np.zeros((50, 70, 3), np.uint8)
 picture[:, :35] = (250, 120, 10)
 caption = captioner.caption(picture)
@@ -82,11 +82,11 @@ def test_a_folder_of_the_hub_is_fetched_loaded_and_used(tmp_path):
         "PRESETS['tiny'] = Preset('', '', None, 'someone/words', 'hf-hub:someone/eyes', None, search)\n"
     ) + CAPTION
     with stand_in_hub(hub) as (address, served):
-        first = run(program, "tiny", home=home, HF_ENDPOINT=address)
+        first = run(program, "tiny", "null", home=home, HF_ENDPOINT=address)
         assert first.returncode == 0, first.stderr[-3000:]
         assert "someone/words/model.safetensors" in served
         assert "someone/eyes/open_clip_model.safetensors" in served
-    again = run(program, "tiny", home=home, HF_HUB_OFFLINE="1")  # the hub is gone, the cache serves
+    again = run(program, "tiny", "null", home=home, HF_HUB_OFFLINE="1")  # the hub is gone, the cache serves
     assert again.returncode == 0, again.stderr[-3000:]
     assert json.loads(first.stdout) == json.loads(again.stdout)
 
@@ -99,7 +99,34 @@ def test_a_folder_of_the_hub_is_fetched_loaded_and_used(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_published_preset_at_its_full_size(tmp_path, bpe):
+def test_commits_of_a_preset_are_loaded(tmp_path):
+    hub, revisions = tmp_path / "hub", []
+    captioner = tiny.captioner(5, custom_text=True)
+    captioner.language_model.save_pretrained(hub / "someone" / "words")
+    captioner.scorer.save_pretrained(hub / "someone" / "eyes")
+    program = (
+        "from hub import COMMIT\n"
+        "from magicap.captioners.presets import PRESETS, Preset\n"
+        "words, eyes = 'someone/words', 'someone/eyes'\n"
+        "commits = {words: COMMIT, eyes: COMMIT}\n"
+        "named = {'downloads': (words, eyes), 'revision': commits}\n"
+        "PRESETS['tiny'] = Preset('', '', None, words, f'hf-hub:{eyes}', **named)\n"
+    ) + CAPTION
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with stand_in_hub(hub, revisions) as (address, _):
+        done = run(program, "tiny", "null", home=tmp_path / "home", HF_ENDPOINT=address, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert set(revisions) == {COMMIT}
+        for part in ("words", "eyes"):
+            gone = json.dumps({f"someone/{part}": "gone"})
+            done = run(program, "tiny", gone, home=tmp_path / "home", HF_ENDPOINT=address, PYTHONPATH=path)
+            assert "ModelNotFound" in done.stderr
+            assert f"hf download someone/{part} --revision gone" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commit", [None, COMMIT])
+def test_the_published_preset_at_its_full_size(tmp_path, bpe, commit):
     """GPT-2 small and CLIP ViT-B/32 with random weights, in the repositories the preset names."""
     hub, home = tmp_path / "hub", tmp_path / "home"
     torch.manual_seed(0)
@@ -113,9 +140,12 @@ def test_the_published_preset_at_its_full_size(tmp_path, bpe):
 
     save_file(scorer.state_dict(), folder / "open_clip_model.safetensors")
     del scorer
-    with stand_in_hub(hub) as (address, served):
-        done = run(CAPTION, "coco", home=home, HF_ENDPOINT=address)
+    repositories = "cambridgeltl/magic_mscoco", "timm/vit_base_patch32_clip_224.openai"
+    revision = commit and dict.fromkeys(repositories, commit)
+    with stand_in_hub(hub, revisions := []) as (address, served):
+        done = run(CAPTION, "coco", json.dumps(revision), home=home, HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert commit is None or set(revisions) == {COMMIT}
     assert "cambridgeltl/magic_mscoco/pytorch_model.bin" in served
     assert "timm/vit_base_patch32_clip_224.openai/open_clip_model.safetensors" in served
     result = json.loads(done.stdout)
@@ -157,3 +187,20 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(BadModel, match="pickle"):
         Captioner.from_pretrained(tmp_path / "it")
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_broken_torchvision_is_named_with_its_fix(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision/__init__.py").write_text(broken)
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+        "from magicap.cli import main; sys.exit(main(['caption', *sys.argv[1:]]))"
+    )
+    sample = Path(__file__).parents[1] / "docs/sample.jpg"
+    for preset in ("embedded", "cnn-lstm"):
+        done = run(program, str(sample), "--preset", preset, home=tmp_path / "home", HF_HUB_OFFLINE="1")
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("magicap: torchvision is missing or does not fit torch 2.")
+        assert "pip install --force-reinstall torch torchvision" in line
