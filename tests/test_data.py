@@ -66,7 +66,7 @@ def test_what_a_model_is_evaluated_on_is_left_out(tmp_path):
         ("not json", "line 2"),
         ("[1]", "line 2"),
         ('{"image": "b", "split": "train"}', "'captions'"),
-        ('{"image": "b", "split": "train", "captions": "one"}', "list of strings"),
+        ('{"image": "b", "split": "train", "captions": 1}', "list of strings"),
         ('{"image": "a", "split": "train", "captions": []}', "stands twice"),
     ],
 )

@@ -17,7 +17,8 @@ from magicap.commands.options import About, add_options, from_namespace, options
 from magicap.commands.shared import load_scorer, print_line
 from magicap.errors import BadSettings
 from magicap.images.folders import is_picture
-from magicap.images.reader import SUFFIXES, open_image
+from magicap.images.formats import SUFFIXES
+from magicap.images.reader import open_image
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import Match
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 from magicap.data.checks import bad, files_below
 from magicap.errors import ImageNotFound
-from magicap.images.reader import SUFFIXES
+from magicap.images.formats import has_picture_suffix
 
 
 class ImageFiles:
@@ -173,8 +173,7 @@ def _members(path: Path) -> tuple[dict[str, tarfile.TarInfo], bool]:
 
 
 def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return has_picture_suffix(name) and not PurePosixPath(name).name.startswith(".")
 
 
 class _PlainTar:

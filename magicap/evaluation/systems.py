@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicap.data import ImageFiles
 from magicap.errors import BadData
@@ -80,25 +80,30 @@ def caption_images(
     provenance = Provenance.of(captioner, decoding)
     former = Provenance(provenance.model, _former_text(decoding))
     kept = None if keep is None else _kept_file(keep, name, [provenance, former], [str(seed), *images])
-    captions = [] if kept is None else _kept_captions(kept)
-    on_progress(len(captions))
-    missing = images[len(captions) :]
+    rows = [] if kept is None else _kept_rows(kept)
+    on_progress(len(rows))
+    missing = images[len(rows) :]
     with _appended(kept) as write:
         made = captioner.caption(
             (pictures.read(image) for image in missing),
             decoding,
             batch_size=batch_size,
-            seed=seed + len(captions),
+            seed=seed + len(rows),
         )
         for image, caption in zip(missing, made, strict=True):
             if caption.error is not None:
                 raise BadData(
                     f"{image} cannot be captioned ({caption.error}); leave it out of the references"
                 )
-            write(json.dumps(caption_row(image, caption, provenance)))
-            captions.append(caption.text)
+            rows.append(caption_row(image, caption, provenance))
+            write(json.dumps(rows[-1]))
             on_progress(1)
-    return System(name, captions, about={**asdict(provenance), "seed": str(seed)})
+    return System(
+        name,
+        [row["caption"] for row in rows],
+        about={**asdict(provenance), "seed": str(seed)},
+        finished=[row["finished"] for row in rows],
+    )
 
 
 def _kept_file(
@@ -136,13 +141,13 @@ def _former_text(decoding: object) -> str:
     return f"{type(decoding).__qualname__}({settings})"
 
 
-def _kept_captions(path: Path) -> list[str]:
-    """Captions of the first images, from an earlier run; a line that it was stopped in is cut off."""
+def _kept_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of the first images, from an earlier run; a line that it was stopped in is cut off."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
         path.write_text(complete, encoding="utf-8")
-    return [json.loads(line)["caption"] for line in complete.splitlines()]
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 @contextmanager
