@@ -6,7 +6,11 @@ import json
 
 import pyarrow.parquet
 import pytest
+import torch  # noqa: F401 - so that no fork imports it
 from command import assert_refused, magicap
+
+from magicap.evaluation.matching import match  # noqa: F401 - nor this
+from magicap.metrics import evaluate  # noqa: F401
 
 FIGURES = {"BLEU-1": 0.765928, "CIDEr-D": 2.826704}
 """Of ``pred.jsonl`` against ``refs.jsonl``: whatever the form, the captions are the same."""
@@ -95,3 +99,34 @@ def test_file_names_and_headers_are_no_sentences(forms, tmp_path, preset, name, 
     sentences = pyarrow.parquet.read_table(next(tmp_path.glob("index/*.parquet")))["text"].to_pylist()
     assert len(sentences) == count
     assert not [text for text in sentences if "jpg" in text.lower() or text.lower().startswith("image")]
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin"),
+    [
+        (["--from-file", "list.txt"], "/dev/null"),
+        (["--from-file", "list0.txt", "-0"], "/dev/null"),
+        (["-0", "--from-file", "-"], "list0.txt"),
+        (["--from-file", "-"], "list.txt"),
+    ],
+)
+def test_pictures_of_a_list_are_captioned_in_its_order(forms, preset, words, stdin):
+    ended = magicap("caption", *words, "--preset", preset, cwd=forms, stdin=forms / stdin)
+    assert (ended.code, ended.err) == (0, ""), ended
+    names = [line.partition("\t")[0] for line in ended.out.splitlines()]
+    assert names == ["pictures/beach.jpg", "pictures/market.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from-file", "none.txt"], ["none.txt", "No such file"]),
+        (["--from-file", "list0.txt"], ["list0.txt", "--null"]),
+        (["--from-file", "/dev/zero"], ["/dev/zero", "at most"]),
+        (["pictures/beach.jpg", "--null"], ["--from-file"]),
+        ([], ["expected pictures or folders"]),
+        (["--from-file", "/dev/null"], ["no pictures found in those of /dev/null"]),
+    ],
+)
+def test_a_list_that_is_none_is_refused(forms, words, said):
+    assert_refused(magicap("caption", *words, cwd=forms), *said)

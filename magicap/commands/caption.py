@@ -14,6 +14,7 @@ from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.checks import require_number
 from magicap.commands.decoding_options import SEARCH_SETTINGS, decoding_options, given_settings
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
+from magicap.commands.picture_list import read_list
 from magicap.commands.shared import SOME_FAILED, load_captioner, print_line, progress_bar
 from magicap.decoding.settings import DECODINGS
 from magicap.drawing import require_drawable
@@ -36,8 +37,14 @@ UNSURE_BELOW = 0.5
 class Options:
     """What ``magicap caption`` is to do, but for the settings of its search."""
 
-    paths: Annotated[list[str], About("FILE|FOLDER", positional=True)]
+    paths: Annotated[tuple[str, ...], About("FILE|FOLDER", positional=True)] = ()
     """Pictures, and folders that are searched for them."""
+
+    from_file: Annotated[str | None, About("LIST")] = None
+    """Caption the pictures and folders that a file names too, one a line; - reads the names from stdin."""
+
+    null: bool = False
+    """Also -0: names in LIST are parted by NUL characters, as find -print0 writes them."""
 
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Name of a preset, listed below, or a captioner's folder."""
@@ -92,11 +99,13 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     """
     unsure_below = _unsure_below(options)
     unlisted: list[BadImage] = []
-    paths = list(find_images(options.paths, on_error=unlisted.append))
+    named = _named(options)
+    paths = list(find_images(named, on_error=unlisted.append))
     for error in unlisted:
         _write(Path(error.source), Caption("", error=error), options.json, alone=False)
     if not paths:
-        print("magicap: no pictures found in " + ", ".join(options.paths), file=sys.stderr)
+        places = [*options.paths, *([f"those of {options.from_file}"] if options.from_file else [])]
+        print("magicap: no pictures found in " + ", ".join(places), file=sys.stderr)
         return SOME_FAILED
 
     if options.explain:
@@ -110,7 +119,7 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
             "--min-confidence and --mark-unsure, or fit it with recipes/calibrate_confidence.py"
         )
     provenance = Provenance.of(captioner) if options.json else None
-    alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
+    alone = not options.from_file and len(named) == 1 and not Path(named[0]).is_dir()
     captions = _captions(captioner, paths, options)
     failed, left_out = bool(unlisted), 0
     with progress_bar(len(paths)) as on_progress:
@@ -126,6 +135,19 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
         captions_left_out = "caption is" if left_out == 1 else "captions are"
         print(f"magicap: {left_out} {captions_left_out} left out, below --min-confidence", file=sys.stderr)
     return SOME_FAILED if failed else 0
+
+
+def _named(options: Options) -> list[str]:
+    """The files and folders of the call, those of its list last."""
+    if options.from_file is None:
+        if options.null:
+            raise BadSettings("--null says how names are parted in a list: give one with --from-file")
+        if not options.paths:
+            raise BadSettings(
+                "expected pictures or folders, found none; name some, or a list with --from-file"
+            )
+        return list(options.paths)
+    return [*options.paths, *read_list(options.from_file, null=options.null)]
 
 
 def _unsure_below(options: Options) -> float | None:
