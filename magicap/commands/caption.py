@@ -121,16 +121,21 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     provenance = Provenance.of(captioner) if options.json else None
     alone = not options.from_file and len(named) == 1 and not Path(named[0]).is_dir()
     captions = _captions(captioner, paths, options)
-    failed, left_out = bool(unlisted), 0
+    failed, left_out, unread = bool(unlisted), 0, 0
+    in_folders = set(paths) - set(map(Path, named))
     with progress_bar(len(paths)) as on_progress:
         for path, caption in zip(paths, captions, strict=True):
             failed |= caption.error is not None
+            unread += caption.error is not None and caption.error.code == "format" and path in in_folders
             unsure = _is_below(caption, unsure_below)
             if unsure and not options.json and not options.mark_unsure:
                 left_out += 1
             else:
                 _write(path, caption, options.json, alone, provenance, unsure=unsure)
             on_progress(1)
+    if unread:
+        pictures = "1 picture is in a format" if unread == 1 else f"{unread} pictures are in formats"
+        print(f"magicap: {pictures} that magicap does not read, as said of each", file=sys.stderr)
     if left_out:
         captions_left_out = "caption is" if left_out == 1 else "captions are"
         print(f"magicap: {left_out} {captions_left_out} left out, below --min-confidence", file=sys.stderr)

@@ -54,7 +54,7 @@ def _without_outer_quotes(text: str) -> str:
 
 
 def _partners(text: str) -> dict[int, int]:
-    """Where quotes open, and where each is closed; none are quotes of nothing, or apostrophes inside words."""
+    """Where quotes open and where each is closed, but for quotes of nothing and apostrophes inside words."""
     partners: dict[int, int] = {}
     opened: list[int] = []
     for place, sign in enumerate(text):

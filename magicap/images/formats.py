@@ -41,7 +41,7 @@ HEIC = OtherFormat("a HEIC picture", "pip install 'magicap[heif]', or convert it
 """The one that an extra reads."""
 
 _AVIF_PICTURE = OtherFormat("an AVIF picture", "install a Pillow that reads AVIF, or convert it to JPEG")
-_RAW = OtherFormat("a camera's RAW picture", "develop it to JPEG or TIFF")
+RAW = OtherFormat("a camera's RAW picture", "develop it to JPEG or TIFF")
 _VIDEO = OtherFormat("a video", "extract its frames as pictures", is_picture=False)
 _PICTURES = {  # how they begin, what they are called, and their suffixes
     b"\0\0\0\x0cJXL ": ("a JPEG XL picture", "jxl"),
@@ -136,7 +136,7 @@ def other_format(head: bytes) -> OtherFormat | None:
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WAVE"):
         return _VIDEO
     if head.startswith(_RAWS) or (head[:4] == b"II*\0" and head[8:10] == b"CR"):
-        return _RAW
+        return RAW
     if _SVG.match(head):
         return OtherFormat("an SVG drawing")
     if head[257:262] == b"ustar":
@@ -152,7 +152,7 @@ def _of_brands(head: bytes) -> OtherFormat | None:
         return None if _AVIF else _AVIF_PICTURE
     if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
         return HEIC
-    return _RAW if head[8:12] == b"crx " else _VIDEO
+    return RAW if head[8:12] == b"crx " else _VIDEO
 
 
 def _is_avif(head: bytes) -> bool:

@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from magicap.checks import require_int, require_number
 from magicap.errors import BadImage, MissingPackage
 from magicap.extras import require
-from magicap.images.formats import FORMATS, HEIC, HEIF, MAGIC, OtherFormat, other_format
+from magicap.images.formats import FORMATS, HEIC, HEIF, MAGIC, RAW, OtherFormat, other_format
 from magicap.images.pixels import from_array, from_tensor, over_white
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ if hasattr(os, "register_at_fork"):  # a child must not inherit it locked by a t
 _DECODERS = [name for name in FORMATS if name != "MPO"]  # which the decoder of JPEG reads
 _CHUNK = 1 << 20
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SUBFILE_TYPE, _THUMBNAIL = 254, 1  # a TIFF that begins with a thumbnail is a camera's RAW picture
 _MAX_SCANS, _MAX_SEGMENTS = 100, 500  # of a JPEG; libtiff stops at 100 scans, encoders write about ten
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
 _ON_ITS_SIDE = range(5, 9)  # EXIF orientations that exchange width and height
@@ -306,9 +307,12 @@ class _Reader:
             decoders = [self.decoder_of(other)]
         with self.refusing("damaged", "the header is corrupted; fetch the file again"), _no_warnings():
             try:
-                return Image.open(buffer, formats=decoders)
+                image = Image.open(buffer, formats=decoders)
             except UnidentifiedImageError as error:
                 raise self.unidentified(head) from error
+            if getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & _THUMBNAIL:
+                raise self.bad("format", f"expected a picture, found {RAW.name}; {RAW.fix}")
+        return image
 
     def decoder_of(self, other: OtherFormat) -> str:
         """The decoder that an extra brings for a format; refused where there is none."""
