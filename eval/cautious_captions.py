@@ -27,7 +27,7 @@ from magicap.decoding.confidence import features_of
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import Competition, EvidenceSet
 from magicap.errors import BadSettings, MagicapError
-from magicap.evaluation.predictions import choose_references
+from magicap.evaluation.matching import choose_references
 from magicap.evaluation.reliability import are_right
 from magicap.evaluation.systems import open_pictures
 from magicap.metrics import cider_d

@@ -31,15 +31,8 @@ from magicap.data import CaptionedImage, ImageFiles, normalise_caption, read_sen
 from magicap.errors import BadSettings, MagicapError
 from magicap.evaluation.baselines import baseline_decodings, best_constant_caption, training_captions
 from magicap.evaluation.comparison import Comparison, System, compare
-from magicap.evaluation.predictions import (
-    Predictions,
-    assign,
-    choose_references,
-    match,
-    read_predictions,
-    require_complete,
-    split_entry,
-)
+from magicap.evaluation.matching import assign, choose_references, match, require_complete, split_entry
+from magicap.evaluation.predictions import Predictions, read_predictions
 from magicap.evaluation.report import html_report
 from magicap.evaluation.systems import caption_images, clip_score, open_pictures
 from magicap.evaluation.tables import aligned, comparison_csv, comparison_notes, comparison_table, markdown
@@ -200,7 +193,7 @@ def require_same_references(references: Sequence[Sequence[CaptionedImage]]) -> N
 
 def read(name: str, predictions: Predictions, rows: Sequence[CaptionedImage]) -> System:
     scored = match(predictions, rows, partial=True)  # images_of has refused what is incomplete
-    return System(name, scored.candidates, about=predictions.about)
+    return System(name, scored.candidates, about=predictions.about, finished=scored.finished)
 
 
 def default_title(config: Config) -> str:
@@ -266,6 +259,7 @@ class Bench:
                 references,
                 metrics=metrics,
                 extra_metrics=extra_metrics,
+                finished=system.finished,
                 about={**about, **(system.about or {})},
             )
             for system in tqdm(systems, desc="scores", unit="system", disable=None)

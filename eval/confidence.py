@@ -21,7 +21,7 @@ from magicap import load_captioner
 from magicap.captioners.presets import DEFAULT
 from magicap.drawing import require_drawable, save_drawing
 from magicap.errors import BadSettings, MagicapError
-from magicap.evaluation.predictions import choose_references
+from magicap.evaluation.matching import choose_references
 from magicap.evaluation.reliability import (
     FIGURES,
     KEPT,

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 
 from magicap.errors import MagicapError
-from magicap.evaluation.predictions import choose_references, match, read_predictions
+from magicap.evaluation.matching import choose_references, match
+from magicap.evaluation.predictions import read_predictions
 from magicap.metrics.ngrams import words
 from magicap.metrics.tokenizer import PTB
 

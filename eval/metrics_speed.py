@@ -20,7 +20,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer as JavaTokenizer
 from transformers import HfArgumentParser
 
-from magicap.evaluation.predictions import Scored, match, read_predictions
+from magicap.evaluation.matching import Scored, match
+from magicap.evaluation.predictions import read_predictions
 from magicap.metrics import PTB, evaluate, meteor
 
 

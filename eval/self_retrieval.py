@@ -19,7 +19,8 @@ from transformers import HfArgumentParser
 
 from magicap import ImageTextScorer
 from magicap.errors import MagicapError
-from magicap.evaluation.predictions import choose_references, match, read_predictions
+from magicap.evaluation.matching import choose_references, match
+from magicap.evaluation.predictions import read_predictions
 from magicap.evaluation.systems import open_pictures
 from magicap.metrics.retrieval import retrieval_recall
 

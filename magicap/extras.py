@@ -10,6 +10,7 @@ from magicap.errors import MissingPackage
 _EXTRAS = {
     "accelerate": "train",
     "matplotlib": "eval",
+    "pillow_heif": "heif",
     "pyarrow": "search",
     "pycocoevalcap": "eval",
     "sentence_transformers": "train",

@@ -173,7 +173,7 @@ def test_line_signs_within_a_caption_do_not_end_it(tmp_path):
 def test_text_and_data_sets_are_not_confused(tmp_path):
     assert read_sentences(put(tmp_path / "a.txt", "[a dog]\r\n{a cat\n")) == ["[a dog].", "{a cat."]
     for name, content in (
-        ("a.json", {"texts": []}),
+        ("a.json", {"words": []}),
         ("a.csv", "name|comment\na.jpg|A dog.\n"),
         ("b.txt", {"a": 1}),
     ):

@@ -9,12 +9,12 @@ from pictures import as_nobody, refused
 from PIL import Image
 
 from magicap.images.folders import find_images
-from magicap.images.reader import FORMATS, SUFFIXES
+from magicap.images.formats import FORMATS, SUFFIXES
 
 
 def test_folders_are_walked_in_natural_order(tmp_path: Path) -> None:
     names = ["b10.jpg", "b9.PNG", "a/2.webp", "a/10.gif", "a/deep/x.tiff", "B1.jpeg"]
-    skipped = ["notes.txt", ".hidden.jpg", ".git/x.jpg", "a/.x/y.jpg", "x.svg", "x.eps", "jpg"]
+    skipped = ["notes.txt", ".hidden.jpg", ".git/x.jpg", "a/.x/y.jpg", "x.pdf", "x.py", "jpg"]
     for name in names + skipped:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()

@@ -93,7 +93,7 @@ def test_order_of_images_and_references_does_not_matter(corpus, random):
     order = list(range(len(candidates)))
     random.shuffle(order)
     shuffled = [random.sample(references[i], len(references[i])) for i in order]
-    names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths", "unfinished"]
+    names = ["bleu", "rouge_l", "cider_d", "diversity", "lengths", "broken"]
     straight = evaluate(candidates, references, metrics=names).scores
     mixed = evaluate([candidates[i] for i in order], shuffled, metrics=names).scores
     for name, score in straight.items():
@@ -209,9 +209,16 @@ def test_diversity_counts_words_and_captions():
         diversity([])
 
 
-def test_unfinished_captions_are_known_by_their_end():
-    said = ["A dog runs.", 'He says "stop!"', "A dog runs on the", "", "Why (not?)", "A dog."]
-    assert unfinished(said)["unfinished"].per_image.tolist() == [0, 0, 1, 1, 0, 0]
+def test_unfinished_captions_are_known_by_their_record_alone():
+    said = ["two dogs run", "A dog runs on the", "개가 달린다"]
+    assert unfinished(said, finished=[True, False, True])["unfinished"].per_image.tolist() == [0, 1, 0]
+    with pytest.raises(MetricUnavailable, match="'finished'"):
+        unfinished(said)
+    with pytest.raises(BadSettings, match="expected 3 of finished, found 1"):
+        unfinished(said, finished=[True])
+    report = evaluate(said, [["two dogs run"]] * 3)
+    assert "unfinished" in report.absent
+    assert evaluate(said, [["a dog"]] * 3, finished=[True] * 3).scores["unfinished"].value == 0
 
 
 def test_broken_captions_stutter_or_stop_short():

@@ -8,7 +8,8 @@ import pytest
 
 from magicap.data import CaptionedImage
 from magicap.errors import BadData, BadSettings
-from magicap.evaluation.predictions import choose_references, match, read_predictions
+from magicap.evaluation.matching import choose_references, match
+from magicap.evaluation.predictions import read_predictions
 
 ROWS = [
     CaptionedImage("COCO_val2014_000000000001.jpg", "test", ("a dog", "a brown dog"), id="1"),
@@ -173,11 +174,14 @@ def test_error_rows_are_images_without_a_caption(tmp_path):
     [
         ("", "found an empty file"),
         ("[]", "found an empty list"),
-        ("{not json", r"line 1: expected JSON"),
+        ("{not json", r"expected JSON, .* line 1 column 2"),
         ('{"image": "a", "caption": "b"}\n{"image": "c"}', r"line 2: expected the field 'caption'"),
         ('[{"image": "a", "caption": "b"}, 5]', r"row 2: expected a JSON object, found 5"),
-        ('[{"image": "a", "caption": 5}]', r"'caption' to be a string, found 5"),
-        ('[{"file": "a", "text": "b"}]', r"'image_name' and 'prediction', found .*'file'"),
+        ('[{"image": "a", "caption": 5}]', r"'caption' to be a string or a list of strings, found 5"),
+        ('[{"subject": "a", "words": "b"}]', r"the field 'caption' or 'captions', found 'subject', 'words'"),
+        ('[{"text": "b"}]', r"row 1: expected the name of a picture, found none"),
+        ('[{"image": "a", "text": "b", "prompt": "c"}]', r"one field of captions, found 'text' and 'prompt'"),
+        ('[{"image": "a", "caption": ["b", "c"]}]', r"row 1: expected one caption of a, found 2"),
         ('[{"image_name": "a", "prediction": "b", "captions": "c"}]', "'captions' to be a list of strings"),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from magicap.evaluation.predictions import match, read_predictions
+from magicap.evaluation.matching import match
+from magicap.evaluation.predictions import read_predictions
 from magicap.metrics import evaluate, meteor
 
 # Scored once with the official coco-caption code, PTB tokenizer and METEOR 1.5 in Java; times 100.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from magicap.adaptation.coverage import require_known
 from magicap.adaptation.parts import Parts
 from magicap.adaptation.tuning import expected_utilities, tune_decoding
 from magicap.checks import require_int, require_number
@@ -126,13 +127,14 @@ def adapt(
         on_message: called with a line about what comes next.
 
     Raises:
-        BadData: too few different sentences.
+        BadData: too few different sentences, or the models know hardly a word of them.
         BadImage: a picture cannot be read.
         TrainingStopped: the time of ``run`` is up; the same call goes on from there.
     """
     settings = settings or AdaptationSettings()
     run = run or RunOptions(cpu=parts.language_model.device.type == "cpu")
     learned, apart = _split(texts, settings)
+    require_known(parts, learned)
     image_vectors = None if images is None or not len(images) else parts.scorer.encode_images(images)
     held_out = _HeldOut(
         apart,

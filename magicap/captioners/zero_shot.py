@@ -285,7 +285,7 @@ class Captioner(BaseCaptioner[Any]):
             settings: how much is done; None: the defaults.
 
         Raises:
-            BadData: too few different sentences.
+            BadData: too few different sentences, or the models know hardly a word of them.
             BadImage: a picture cannot be read.
         """
         from magicap.adaptation.adapt import adapt  # training brings libraries that captioning does without

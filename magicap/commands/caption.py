@@ -13,6 +13,7 @@ from magicap.checks import require_number
 from magicap.commands.decoding_options import SEARCH_SETTINGS, decoding_options, given_settings
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
+from magicap.commands.picture_list import read_list
 from magicap.commands.shared import SOME_FAILED, load_captioner
 from magicap.decoding.settings import DECODINGS
 from magicap.drawing import require_drawable
@@ -36,8 +37,14 @@ UNSURE_BELOW = 0.5
 class Options:
     """What ``magicap caption`` is to do, but for the settings of its search."""
 
-    paths: Annotated[list[str], About("FILE|FOLDER", positional=True)]
+    paths: Annotated[tuple[str, ...], About("FILE|FOLDER", positional=True)] = ()
     """Pictures, and folders that are searched for them."""
+
+    from_file: Annotated[str | None, About("LIST")] = None
+    """Caption the pictures and folders that a file names too, one a line; - reads the names from stdin."""
+
+    null: bool = False
+    """Also -0: names in LIST are parted by NUL characters, as find -print0 writes them."""
 
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Name of a preset, listed below, or a captioner's folder."""
@@ -95,11 +102,13 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     """
     unsure_below = _unsure_below(options)
     unlisted: list[BadImage] = []
-    paths = list(find_images(options.paths, on_error=unlisted.append))
+    named = _named(options)
+    paths = list(find_images(named, on_error=unlisted.append))
     for error in unlisted:
         _write(Path(error.source), Caption("", error=error), options.json, alone=False)
     if not paths:
-        complain("no pictures found in " + ", ".join(options.paths))
+        places = [*options.paths, *([f"those of {options.from_file}"] if options.from_file else [])]
+        complain("no pictures found in " + ", ".join(places))
         return SOME_FAILED
 
     if options.explain:
@@ -113,31 +122,57 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
             "--min-confidence and --mark-unsure, or fit it with recipes/calibrate_confidence.py"
         )
     with only_writer(options.explain):
-        failed = _caption(captioner, paths, options, unsure_below)
+        failed = _caption(captioner, named, paths, options, unsure_below)
     return SOME_FAILED if failed or unlisted else 0
 
 
 def _caption(
-    captioner: AnyCaptioner, paths: Sequence[Path], options: Options, unsure_below: float | None
+    captioner: AnyCaptioner,
+    named: Sequence[str],
+    paths: Sequence[Path],
+    options: Options,
+    unsure_below: float | None,
 ) -> bool:
-    """Write a line a picture; whether any failed."""
+    """Write a line a picture; whether any failed.
+
+    Args:
+        named: the files and folders of the call, which the pictures at ``paths`` were found in.
+    """
     provenance = Provenance.of(captioner) if options.json else None
-    alone = len(options.paths) == 1 and not Path(options.paths[0]).is_dir()
+    alone = not options.from_file and len(named) == 1 and not Path(named[0]).is_dir()
     captions = _captions(captioner, paths, options)
-    failed, left_out = False, 0
+    failed, left_out, unread = False, 0, 0
+    in_folders = set(paths) - set(map(Path, named))
     with progress_bar(len(paths)) as on_progress:
         for path, caption in zip(paths, captions, strict=True):
             failed |= caption.error is not None
+            unread += caption.error is not None and caption.error.code == "format" and path in in_folders
             unsure = _is_below(caption, unsure_below)
             if unsure and not options.json and not options.mark_unsure:
                 left_out += 1
             else:
                 _write(path, caption, options.json, alone, provenance, unsure=unsure)
             on_progress(1)
+    if unread:
+        pictures = "1 picture is in a format" if unread == 1 else f"{unread} pictures are in formats"
+        complain(f"{pictures} that magicap does not read, as said of each")
     if left_out:
         captions_left_out = "caption is" if left_out == 1 else "captions are"
         complain(f"{left_out} {captions_left_out} left out, below --min-confidence")
     return failed
+
+
+def _named(options: Options) -> list[str]:
+    """The files and folders of the call, those of its list last."""
+    if options.from_file is None:
+        if options.null:
+            raise BadSettings("--null says how names are parted in a list: give one with --from-file")
+        if not options.paths:
+            raise BadSettings(
+                "expected pictures or folders, found none; name some, or a list with --from-file"
+            )
+        return list(options.paths)
+    return [*options.paths, *read_list(options.from_file, null=options.null)]
 
 
 def _unsure_below(options: Options) -> float | None:

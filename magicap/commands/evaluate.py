@@ -17,8 +17,9 @@ from magicap.errors import BadSettings, MetricUnavailable
 from magicap.files import only_writer, require_writable, write_whole
 
 if TYPE_CHECKING:
-    from magicap.evaluation.predictions import Scored
+    from magicap.evaluation.matching import Scored
     from magicap.metrics import Metric, Report
+    from magicap.metrics.score import Tokenizer
 
 CLIPSCORE = "clipscore"
 NEEDS_JAVA = ("meteor", "spice")
@@ -50,6 +51,9 @@ class Options:
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+    tokenizer: Annotated[str | None, About(choices=["ptb", "characters"])] = None
+    """What counts as a word: ptb (Penn Treebank) or, in scripts without spaces, characters; default: what
+    suits the references."""
 
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
@@ -71,10 +75,11 @@ def add(commands: Any) -> None:
         help="score captions against references",
         description="Score captions against references: BLEU, METEOR, ROUGE-L, CIDEr-D, SPICE, CLIPScore,\n"
         "diversity. Metrics that cannot be computed here are named with the reason; they are never 0.",
-        epilog="captions: JSON lines of 'magicap caption --json', a JSON object of captions by image, COCO\n"
-        "result JSON, or lists of {image_name, captions, prediction}, which bring their references.\n"
-        "references: captions.jsonl, Karpathy JSON, COCO annotation JSON, Flickr8k.token.txt, or a folder\n"
-        "of images with metadata.jsonl. Images are known by id, or by their path or any end of it.\n"
+        epilog="captions and references: what 'magicap caption' prints, with --json or without; JSON lines\n"
+        "or lists of {image, caption}; a JSON object of captions by image; CSV and its like with a header;\n"
+        "captions.jsonl, Karpathy and COCO JSON, Flickr8k.token.txt; a folder of images with metadata or\n"
+        "with a .txt beside each. Lists of {image_name, captions, prediction} bring their references.\n"
+        "Images are known by id, or by their path or any end of it, with the suffix or without.\n"
         "Exit code 2 if the call was wrong, or a metric named with --metrics cannot be computed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,24 +101,43 @@ def run(options: Options) -> int:
 
 def _run(options: Options) -> int:
     # Here and not above: they bring numpy, and the other commands start without it.
-    from magicap.evaluation.predictions import choose_references, match, read_predictions
+    from magicap.evaluation.matching import choose_references, match
+    from magicap.evaluation.predictions import read_predictions
     from magicap.metrics import evaluate
 
     names = _names(options.metrics)
     predictions = read_predictions(options.predictions)
     references = choose_references(options.references, options.split, predictions.references)
     scored = match(predictions, references, partial=options.partial)
+    tokenizer = _tokenizer(scored, options.tokenizer)
     report = evaluate(
         scored.candidates,
         scored.references,
         metrics=None if names is None else [name for name in names if name != CLIPSCORE],
         extra_metrics=_clip_score(scored, names, options),
+        tokenizer=tokenizer,
+        finished=scored.finished,
         about={**scored.about, **predictions.about},
     )
+    if empty := sum(not caption.strip() for caption in scored.candidates):
+        complain(f"{empty} of {len(scored.candidates)} captions are empty")
     if options.per_image:
         write_whole(options.per_image, _per_image(scored, report))
     _print(report, scored, as_json=options.json)
     return SOME_FAILED if options.metrics and report.absent else 0
+
+
+def _tokenizer(scored: Scored, name: str | None) -> Tokenizer:
+    """The tokenizer of the call, or what suits the references, with a notice where that is not PTB."""
+    from magicap.metrics.characters import CHARACTERS, TOKENIZERS, tokenizer_of
+
+    if name is not None:
+        return TOKENIZERS[name]
+    tokenizer = tokenizer_of(scored.references)
+    if tokenizer is CHARACTERS:
+        notice = "references are in a script without spaces: each of its characters counts as a word"
+        complain(f"{notice} ({tokenizer.name}; --tokenizer ptb for none)")
+    return tokenizer
 
 
 def _names(listed: str | None) -> list[str] | None:

@@ -16,6 +16,8 @@ from magicap.docstrings import field_docstrings
 
 Settings = TypeVar("Settings")
 
+# Not declared to argparse, which would take -1 for an option too once it knows one that looks like a number.
+_SHORT = {"-0": "--null"}
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -92,9 +94,9 @@ def from_namespace(namespace: argparse.Namespace, settings: type[Settings]) -> S
 
 
 def without_underscores(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the names of options written with dashes; what stands behind ``--`` is left as it is."""
+    """Arguments with the names of options in full, with dashes; what stands behind ``--`` stays as it is."""
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
-    before = (argument.partition("=") for argument in arguments[:end])
+    before = (_SHORT.get(argument, argument).partition("=") for argument in arguments[:end])
     dashed = [
         (name.replace("_", "-") if name.startswith("--") else name) + equals + value
         for name, equals, value in before
@@ -142,7 +144,8 @@ def _how(option: Option) -> dict[str, Any]:
     if about.choices is not None:
         how |= {"choices": about.choices, "metavar": about.metavar}
     if about.positional:
-        return how | ({"nargs": "+"} if is_many else {})
+        some = "+" if option.default is None else "*"
+        return how | ({"nargs": some, "default": option.default} if is_many else {})
     return how | {"default": option.default} | ({"action": "append"} if is_many else {})
 
 
@@ -161,4 +164,4 @@ def _shown(option: Option) -> str:
     text = option.help.replace("``", "").replace("%", "%%")
     if _plain(option.kind)[2] and not option.about.positional:
         text += " May be repeated."
-    return text if option.default in (None, False) else f"{text} (default: {option.default})"
+    return text if option.default in (None, False, ()) else f"{text} (default: {option.default})"

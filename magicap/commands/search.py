@@ -16,7 +16,8 @@ from magicap.commands.shared import load_scorer
 from magicap.errors import BadSettings
 from magicap.files import only_writer, require_writable, write_whole
 from magicap.images.folders import is_picture
-from magicap.images.reader import SUFFIXES, open_image
+from magicap.images.formats import SUFFIXES
+from magicap.images.reader import open_image
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import Match
 

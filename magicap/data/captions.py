@@ -1,58 +1,39 @@
-"""The one reader of captions, whichever of five forms their data set has."""
+"""The one reader of captions, whichever form their data set has."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from magicap.data.checks import (
-    bad,
-    id_field,
-    lines_of,
-    parse_json,
-    read_text,
-    require_short,
-    show,
-    string,
-    strings,
-)
-from magicap.data.coco import annotation_rows, karpathy_rows
-from magicap.data.flickr8k import CSV_HEADER, TOKEN_LINE, csv_rows, token_rows
-from magicap.data.imagefolder import METADATA, imagefolder_rows, metadata_below
-from magicap.data.rows import CaptionedImage, Placed, common_name
+from magicap.data.checks import bad, require_short, show
+from magicap.data.forms import read_entries, unknown_form
+from magicap.data.rows import CaptionedImage, Entry, common_name
+from magicap.data.source import Source
 from magicap.data.text import normalise_caption
 from magicap.errors import BadData
-
-# The files by which a folder is known as a data set.
-_FOLDER_FILES = (
-    "captions.jsonl",
-    "dataset_*.json",
-    "captions_*.json",
-    "Flickr8k.token.txt",
-    "captions.txt",
-    METADATA,
-)
-_FORMS = (
-    "captions.jsonl, Karpathy's dataset_*.json, COCO's captions_*.json, Flickr8k.token.txt, a CSV file "
-    f"headed '{CSV_HEADER}', or a folder with one of these or with {METADATA}"
-)
+from magicap.images.formats import has_picture_suffix
 
 
 def read_captions(path: str | Path, splits: str | Collection[str] | None = None) -> list[CaptionedImage]:
-    """Captioned pictures of a data set, in the order of its file.
+    r"""Captioned pictures of a data set, in the order of its file.
 
     The form is recognised by the content:
 
-    - ``captions.jsonl``: one JSON object a line with ``image``, ``split``, ``captions``, and perhaps
-      ``flickr8k_split`` and ``id``;
+    - ``captions.jsonl``: one JSON object a line, or a list of them, with the picture (``image``,
+      ``file_name``, ``image_id``, ...), its ``captions`` or one ``caption`` (``text``, ``prompt``, ...), and
+      perhaps ``split``, ``flickr8k_split`` and ``id``;
+    - one JSON object of captions by picture, as pycocoevalcap and kohya's tools have it;
     - Karpathy's ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``;
     - COCO's ``captions_val2014.json``: the file name tells the split, if any;
-    - ``Flickr8k.token.txt``, or Kaggle's ``captions.txt``, with ``Flickr_8k.trainImages.txt`` and its like
-      beside it;
-    - imagefolder: pictures with ``metadata.jsonl`` (``file_name``, ``text``), splits as folders.
+    - ``Flickr8k.token.txt`` with ``Flickr_8k.trainImages.txt`` and its like beside it;
+    - a table with a header, parted by commas, tabs, semicolons or bars: columns as the fields above,
+      ``caption_1``, ``caption_2`` for several captions; or lines of PATH, a tab and a caption;
+    - imagefolder: pictures with ``metadata.jsonl`` or ``metadata.csv``, splits as folders;
+    - a folder of pictures with a ``.txt`` or ``.caption`` beside each, a caption a line.
+
+    Text is UTF-8, or what a byte order mark says. Backslashes in names part folders.
 
     Args:
         path: the file, or the folder that holds it.
@@ -62,10 +43,13 @@ def read_captions(path: str | Path, splits: str | Collection[str] | None = None)
         The rows; none if the data set has splits, but not these.
 
     Raises:
-        BadData: no form fits, a row is wrong, a picture stands twice, there is no row at all, or
+        BadData: no form fits, a row is wrong or unclear, a picture stands twice, there is no row at all, or
             ``splits`` are given for a data set without any.
     """
-    return _select(Path(path), _rows(Path(path)), splits)
+    entries = read_entries(Path(path))
+    if isinstance(entries, Source):
+        raise unknown_form(entries)
+    return _select(Path(path), list(_pictures(entries)), splits)
 
 
 def read_sentences(
@@ -76,23 +60,23 @@ def read_sentences(
     """Normalised captions of any data set that :func:`read_captions` reads, or of a text file, one a line.
 
     Args:
-        path: the data set or the text file.
-        splits: the splits to read from a data set, None reads all; a text file has none and is read whole.
+        path: the data set, the text file, or a table or JSON lines of sentences that name no picture.
+        splits: the splits to read from a data set, None reads all; what names no picture has none and is read
+            whole.
         held_out: Flickr8k splits whose pictures are left out wherever a row names one, so that a
             model evaluated on Flickr8k never reads the captions that it is evaluated by.
 
     Raises:
-        BadData: as from :func:`read_captions`; a text file is not UTF-8 or holds nothing.
+        BadData: as from :func:`read_captions`; a text file holds nothing, names of files, or columns without
+            a header.
     """
     path = Path(path)
-    rows = _rows(path)
-    if rows is None and path.suffix not in (".csv", ".tsv"):
-        texts = read_text(path).splitlines()
-        for number, text in enumerate(texts, start=1):
-            require_short(text, f"{path}, line {number}")
+    entries = read_entries(path)
+    if isinstance(entries, Source):
+        placed = _plain_sentences(entries)
     else:
-        texts = [text for row in leave_out(_select(path, rows, splits), held_out) for text in row.captions]
-    sentences = (normalise_caption(text) for text in texts)
+        placed = _data_set_sentences(path, list(entries), splits, held_out)
+    sentences = (normalise_caption(text) for text in map(_no_file_name, placed))
     return [sentence for sentence in sentences if sentence]
 
 
@@ -103,107 +87,95 @@ def leave_out(rows: Iterable[CaptionedImage], flickr8k_splits: Collection[str]) 
 
 
 def _select(
-    path: Path, placed: Iterable[Placed] | None, splits: str | Collection[str] | None
+    path: Path, rows: list[CaptionedImage], splits: str | Collection[str] | None
 ) -> list[CaptionedImage]:
-    if placed is None:
-        raise _unknown(path, _head(read_text(path)))
-    rows = list(_checked(placed))
     if not rows:
         raise bad(path, "captioned pictures", "none", "fetch or write it again")
     if splits is None:
         return rows
     wanted = set(map(common_name, [splits] if isinstance(splits, str) else splits))
     if "" not in wanted and not any(row.split for row in rows):
-        fix = "read it whole, or give one with splits"
+        fix = "read it whole, or give one with splits, or a text file with a caption a line"
         raise bad(path, f"a data set with the split {' or '.join(sorted(wanted))}", "one without splits", fix)
     return [row for row in rows if common_name(row.split) in wanted]
 
 
-def _checked(rows: Iterable[Placed]) -> Iterator[CaptionedImage]:
-    """What holds for a row of any form: it is named, stands once, and its text can be written as UTF-8."""
-    names: dict[str, str] = {}
+def _pictures(entries: Iterable[Entry]) -> Iterator[CaptionedImage]:
+    """One row a picture, of captions that may stand in several places."""
+    pictures: dict[str, tuple[Entry, list[str]]] = {}
+    for entry in entries:
+        _require_text(entry)
+        if not entry.row.image:
+            raise bad(entry.place, "the name of a picture", "none", "name it, as 'image'")
+        first, captions = pictures.setdefault(entry.row.image, (entry, []))
+        if first is not entry:
+            _require_same_picture(first, entry)
+        captions += entry.row.captions
     ids: dict[str, str] = {}
-    for place, row in rows:
-        if not row.image:
-            raise bad(place, "the name of a picture", "an empty one", "name it")
-        for field, value, places in (("image", row.image, names), ("id", row.id, ids)):
-            if value is not None and (first := places.setdefault(value, place)) != place:
-                repeated = f"{field} {value!r}, which stands twice (first at {first})"
-                raise bad(place, "each picture once", repeated, "remove one of the two")
-        for text in (row.image, *row.captions):
+    for first, captions in pictures.values():
+        if first.row.id is not None and (place := ids.setdefault(first.row.id, first.place)) != first.place:
+            raise _twice(first.place, f"id {first.row.id!r}", place)
+        yield replace(first.row, captions=tuple(captions))
+
+
+def _require_same_picture(first: Entry, entry: Entry) -> None:
+    """That two places may have captions of one picture."""
+    if first.is_whole or entry.is_whole:
+        raise _twice(entry.place, f"image {entry.row.image!r}", first.place)
+    if first.row.split != entry.row.split:
+        splits = f"{entry.row.split!r}, and {first.row.split!r} at {first.place}"
+        raise bad(entry.place, f"one split of {entry.row.image}", splits, "mend one of the two")
+
+
+def _twice(place: str, what: str, first: str) -> BadData:
+    return bad(
+        place, "each picture once", f"{what}, which stands twice (first at {first})", "remove one of the two"
+    )
+
+
+def _require_text(entry: Entry) -> None:
+    """That names and captions have a limit, and can be written as UTF-8."""
+    for text in (entry.row.image, *entry.row.captions):
+        require_short(text, entry.place)
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise bad(entry.place, "whole characters", f"half of one in {show(text)}", "write the text again")
+
+
+def _data_set_sentences(
+    path: Path, entries: list[Entry], splits: str | Collection[str] | None, held_out: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Captions, each with its picture or place."""
+    if any(entry.row.image for entry in entries):
+        for row in leave_out(_select(path, list(_pictures(entries)), splits), held_out):
+            yield from ((f"{path}, {row.image}", text) for text in row.captions)
+        return
+    if not any(entry.row.captions for entry in entries):
+        raise bad(path, "captions", "none", "fetch or write it again")
+    for entry in entries:
+        _require_text(entry)
+        yield from ((entry.place, text) for text in entry.row.captions)
+
+
+def _plain_sentences(source: Source) -> Iterator[tuple[str, str]]:
+    """The lines of a text file, each with its place."""
+    if source.document is not None or source.path.suffix in (".csv", ".tsv"):
+        raise unknown_form(source)
+    lines = list(source.lines())
+    if all("\t" in line.strip() for _, line in lines):
+        fix = "name the columns in a header, such as image and caption with a tab between"
+        raise bad(lines[0][0], "a caption a line", "columns", fix)
+    for place, line in lines:
+        if has_picture_suffix(first := re.split(r"[\s,;|#]", line.strip(), maxsplit=1)[0]):
+            fix = "write a header such as image,caption, or a tab behind each name"
+            raise bad(place, "a caption a line", f"the name of a file, {show(first)}", fix)
+        for text in line.splitlines():
             require_short(text, place)
-            if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-                raise bad(place, "whole characters", f"half of one in {show(text)}", "write the text again")
-        yield row
+        yield from ((place, text) for text in line.splitlines())
 
 
-def _rows(path: Path) -> Iterator[Placed] | None:
-    """The rows of a data set, each with its place; None for text that no form fits."""
-    if path.is_dir():
-        path = _file_in(path)
-    if path.is_dir():
-        return imagefolder_rows(path)
-    text = read_text(path)
-    head = _head(text)
-    if head.startswith(("{", "[")):
-        return _json_rows(path, text, head)
-    if TOKEN_LINE.fullmatch(head):
-        return token_rows(path, text)
-    return csv_rows(path, text) if head.strip() == CSV_HEADER else None
-
-
-def _json_rows(path: Path, text: str, head: str) -> Iterator[Placed] | None:
-    document = _document(path, text, head)
-    fields = set(document) if isinstance(document, dict) else set()
-    if "images" in fields:
-        return (annotation_rows if "annotations" in fields else karpathy_rows)(path, document)
-    if "file_name" in fields:
-        return imagefolder_rows(path)
-    # A .jsonl of no known form is read as magicap's too, for an error that names line and field.
-    if {"image", "captions"} & fields or path.suffix == ".jsonl":
-        return _magicap_rows(path, text)
-    if document is not None:
-        raise _unknown(path, head)
-    return None
-
-
-def _unknown(path: Path, head: str) -> BadData:
-    return bad(path, _FORMS, show(head), "bring it into one of these forms")
-
-
-def _head(text: str) -> str:
-    """The first line that is not blank."""
-    return re.search(r"\S.*", text)[0]  # type: ignore[index] # read_text refuses blank files
-
-
-def _document(path: Path, text: str, head: str) -> Any:
-    """The JSON of the first line, else of the whole file; None if there is none."""
-    for part in (head, text):
-        try:
-            return json.loads(part)
-        except (ValueError, RecursionError):
-            continue
-    return parse_json(text, path) if path.suffix == ".json" else None
-
-
-def _file_in(folder: Path) -> Path:
-    """The one data set in a folder: its file, or the folder itself if that is an imagefolder."""
-    files = [file for pattern in _FOLDER_FILES for file in sorted(folder.glob(pattern))]
-    if len(files) > 1:
-        raise bad(folder, "one data set", " and ".join(file.name for file in files), "give the path of one")
-    if files and files[0].name != METADATA:
-        return files[0]
-    if not files and next(metadata_below(folder), None) is None:
-        raise bad(folder, _FORMS, "a folder without any", "give the path of the file")
-    return folder
-
-
-def _magicap_rows(path: Path, text: str) -> Iterator[Placed]:
-    """Rows of magicap's own ``captions.jsonl``."""
-    for place, line in lines_of(path, text):
-        row = parse_json(line, place)
-        image, split = string(row, "image", place), string(row, "split", place)
-        captions = strings(row, "captions", place)
-        flickr8k = row.get("flickr8k_split") and string(row, "flickr8k_split", place)
-        key = id_field(row, "id", place) if row.get("id") is not None else None
-        yield place, CaptionedImage(image, split, captions, flickr8k or None, key)
+def _no_file_name(placed: tuple[str, str]) -> str:
+    """A sentence; the name of a picture's file is none."""
+    place, text = placed
+    if has_picture_suffix(text.strip()) and len(text.split()) == 1:
+        raise bad(place, "a caption", f"the name of a file, {show(text)}", "name its column or field 'image'")
+    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -22,6 +23,14 @@ LONGEST_CAPTION = 10_000
 _LINE = re.compile(r"\S[^\n]*")  # from the first character that is no space
 _MOST_MEMORY = 2 * LARGEST_TEXT  # of a text; one character beyond U+FFFF makes all of them four bytes long
 
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
 
 def bad(place: str | Path, expected: str, actual: str, fix: str) -> BadData:
     """The error to raise: where, what was expected, what was found, what to do."""
@@ -33,29 +42,52 @@ def show(value: object) -> str:
     return f"{(value[:80] if isinstance(value, str) else value)!r:.80}"
 
 
-def read_text(path: Path) -> str:
-    """The whole of a UTF-8 file, lines ended by a line feed alone.
+def read_text(path: Path, *, allow_blank: bool = False) -> str:
+    """The whole of a text file, lines ended by a line feed alone.
+
+    Args:
+        allow_blank: take a file without any text too.
 
     Raises:
-        BadData: it cannot be read, is larger than :data:`magicap.files.LARGEST_TEXT`, is no plain file, is
-            not UTF-8, holds nothing, or more than :data:`magicap.files.MOST_VALUES` values.
+        BadData: it cannot be read, is larger than :data:`magicap.files.LARGEST_TEXT`, is no plain file or no
+            text as :func:`decode` takes it, holds nothing, or more than :data:`magicap.files.MOST_VALUES`
+            values.
     """
     try:
         content = read_bytes(path, LARGEST_TEXT)
-        if has_countless_values(content):
-            raise bad(path, f"at most {MOST_VALUES} values", "more", "split it")
-        text = content.decode("utf-8-sig")
     except OSError as error:
         raise bad(path, "a file", error.strerror or str(error), "check path and permissions") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = f"the byte 0x{error.object[error.start]:02x}"
-        raise bad(f"{path}, line {line}", "UTF-8 text", byte, "save the file as UTF-8") from error
+    if has_countless_values(content):
+        raise bad(path, f"at most {MOST_VALUES} values", "more", "split it")
+    text = decode(content, path)
     if sys.getsizeof(text) > _MOST_MEMORY:
         raise bad(path, f"text that takes at most {_MOST_MEMORY} bytes", str(sys.getsizeof(text)), "split it")
-    if not text or text.isspace():
+    if not allow_blank and (not text or text.isspace()):
         raise bad(path, "captions", "an empty file", "fetch or write it again")
-    return text.replace("\r\n", "\n")
+    return text
+
+
+def decode(data: bytes, path: Path) -> str:
+    """Text of a file in UTF-8, or in UTF-16 or UTF-32 where a byte order mark says so; no other is guessed.
+
+    Lines may end in a line feed, a carriage return or both; here they end in a line feed.
+
+    Raises:
+        BadData: it is in another encoding, or holds NUL characters.
+    """
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = len(_LINE_END.findall(data, 0, error.start)) + 1
+        byte = f"the byte 0x{error.object[error.start]:02x}"
+        name = encoding.upper().removesuffix("-SIG")
+        raise bad(f"{path}, line {line}", f"{name} text", byte, "save the file as UTF-8") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise bad(f"{path}, line {line}", "UTF-8 text", "a NUL character", "save the file as UTF-8")
+    return text
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -142,9 +174,17 @@ def strings(fields: object, name: str, place: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def id_field(fields: object, name: str, place: str) -> str:
-    """An id, which files write as a number or as text, as text."""
+def name_field(fields: object, name: str, place: str) -> str:
+    """A name or an id, which files write as a number or as text, as text; it may be empty."""
     value = field(fields, name, place)
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+    if isinstance(value, bool) or not isinstance(value, int | str):
         raise bad(place, f"{name!r} to be a number or a name", show(value), "write it as one")
     return str(value)
+
+
+def id_field(fields: object, name: str, place: str) -> str:
+    """An id, as text; it is not empty."""
+    value = name_field(fields, name, place)
+    if not value:
+        raise bad(place, f"{name!r} to be a number or a name", "an empty one", "write it, or leave it out")
+    return value

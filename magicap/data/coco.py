@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from magicap.data.checks import bad, id_field, list_of, string
-from magicap.data.rows import CaptionedImage, Placed, split_in
+from magicap.data.fields import slashed
+from magicap.data.rows import CaptionedImage, Entry, split_in
+from magicap.data.source import Source
 
 
-def karpathy_rows(path: Path, document: Any) -> Iterator[Placed]:
-    """Rows of ``dataset_coco.json``, ``dataset_flickr8k.json`` and their like; ``restval`` is ``train``.
+def is_karpathy(source: Source) -> bool:
+    """Whether it is one of Karpathy's files, or of their form."""
+    return "images" in source.fields and "annotations" not in source.fields
 
-    A picture goes by its ``filename``, and by ``filepath/filename`` where file names repeat.
+
+def karpathy_entries(source: Source, _: Sequence[str]) -> Iterator[Entry]:
+    """``dataset_coco.json``, ``dataset_flickr8k.json`` and their like; ``restval`` is ``train``.
+
+    A picture goes by its ``filename``, and by ``filepath/filename`` where file names repeat. It has no split
+    where its file names none.
     """
     images = [
-        (f"{path}, images[{index}]", image)
-        for index, image in enumerate(list_of(document, "images", str(path)))
+        (f"{source.path}, images[{index}]", image)
+        for index, image in enumerate(list_of(source.document, "images", str(source.path)))
     ]
     times = Counter(string(image, "filename", place) for place, image in images)
     for place, image in images:
-        name, split = image["filename"], string(image, "split", place)
+        name, split = image["filename"], string(image, "split", place) if "split" in image else ""
         if times[name] > 1 and "filepath" in image:
             name = f"{string(image, 'filepath', place)}/{name}"
         sentences = enumerate(list_of(image, "sentences", place))
         captions = tuple(string(text, "raw", f"{place}, sentences[{index}]") for index, text in sentences)
         split = "train" if split == "restval" else split
         cocoid = id_field(image, "cocoid", place) if "cocoid" in image else None
-        yield place, CaptionedImage(name, split, captions, id=cocoid)
+        yield Entry(place, CaptionedImage(slashed(name), split, captions, id=cocoid), is_whole=True)
 
 
-def annotation_rows(path: Path, document: Any) -> Iterator[Placed]:
-    """Rows of ``captions_val2014.json`` and its like, all of the split that the file's name contains."""
+def is_annotations(source: Source) -> bool:
+    """Whether it is one of COCO's annotation files."""
+    return {"images", "annotations"} <= set(source.fields)
+
+
+def annotation_entries(source: Source, _: Sequence[str]) -> Iterator[Entry]:
+    """``captions_val2014.json`` and its like, all of the split that the file's name contains."""
+    path, document = source.path, source.document
     split = split_in(path.stem)
     images: dict[str, tuple[str, str]] = {}
     for index, image in enumerate(list_of(document, "images", str(path))):
@@ -44,7 +58,8 @@ def annotation_rows(path: Path, document: Any) -> Iterator[Placed]:
         images[key] = place, string(image, "file_name", place)
     captions = _captions(path, document, images)
     for key, (place, name) in images.items():
-        yield place, CaptionedImage(name, split, tuple(captions[key]), id=key)
+        row = CaptionedImage(slashed(name), split, tuple(captions[key]), id=key)
+        yield Entry(place, row, is_whole=True)
 
 
 def _captions(path: Path, document: Any, images: dict[str, tuple[str, str]]) -> dict[str, list[str]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from magicap.data.checks import bad, lines_of, read_text, show
-from magicap.data.rows import CaptionedImage, Placed
+from magicap.data.rows import CaptionedImage, Entry
+from magicap.data.source import Source
 
-TOKEN_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)")
-CSV_HEADER = "image,caption"
+_TOKEN_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)")
 SPLIT_FILES = {
     "train": "Flickr_8k.trainImages.txt",
     "dev": "Flickr_8k.devImages.txt",
@@ -20,20 +19,16 @@ SPLIT_FILES = {
 }
 
 
-def token_rows(path: Path, text: str) -> Iterator[Placed]:
-    """Rows of ``Flickr8k.token.txt``: picture, ``#``, the caption's number, a tab, the caption."""
-    return _grouped(path, _token_lines(path, text))
+def is_tokens(source: Source) -> bool:
+    """Whether lines are those of ``Flickr8k.token.txt``: a picture, ``#``, a number, a tab, a caption."""
+    return _TOKEN_LINE.fullmatch(source.head) is not None
 
 
-def csv_rows(path: Path, text: str) -> Iterator[Placed]:
-    """Rows of the ``captions.txt`` under which Kaggle has Flickr8k: a CSV file of image and caption."""
-    return _grouped(path, _csv_lines(path, text))
-
-
-def _token_lines(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
+def token_entries(source: Source, _: Sequence[str]) -> Iterator[Entry]:
+    """What each line says."""
     seen: set[tuple[str, str]] = set()
-    for place, line in lines_of(path, text):
-        parts = TOKEN_LINE.fullmatch(line)
+    for place, line in source.lines():
+        parts = _TOKEN_LINE.fullmatch(line)
         if parts is None:
             raise bad(place, "'name.jpg#0', a tab and a caption", show(line), "mend the line")
         image, which, caption = parts.groups()
@@ -42,34 +37,23 @@ def _token_lines(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
                 place, "each caption once", f"{image}#{which}, which stands twice", "remove one of the two"
             )
         seen.add((image, which))
-        yield place, image, caption
+        yield Entry(place, CaptionedImage(image, "", (caption,)))
 
 
-def _csv_lines(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
-    reader = csv.reader(io.StringIO(text), strict=True)
-    rows = (row for row in reader if row)
-    try:
-        next(rows)  # the header
-        for fields in rows:
-            if len(fields) != 2:
-                raise csv.Error(f"{len(fields)} fields")
-            yield f"{path}, line {reader.line_num}", fields[0], fields[1]
-    except csv.Error as error:
-        place, fix = f"{path}, line {reader.line_num}", 'put a caption that holds a comma between "quotes"'
-        raise bad(place, "an image and a caption with a comma between them", str(error), fix) from error
+def with_split_files(path: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries of a file with the splits that the split files beside it name, where there are any.
 
-
-def _grouped(path: Path, lines: Iterable[tuple[str, str, str]]) -> Iterator[Placed]:
-    """The captions of each picture; one that no split file names has no split, as some of Flickr8k's own."""
+    A picture that none of them names has no split, as some of Flickr8k's own.
+    """
     splits = _splits(path.parent)
-    pictures: dict[str, tuple[str, list[str]]] = {}
-    for place, image, caption in lines:
-        pictures.setdefault(image, (place, []))[1].append(caption)
+    images = set()
+    for entry in entries:
+        images.add(entry.row.image)
+        named = splits.get(entry.row.image)
+        yield replace(entry, row=replace(entry.row, split=named[1])) if named else entry
     for image, (place, _) in splits.items():
-        if image not in pictures:
+        if image not in images:
             raise bad(place, f"a picture with captions in {path.name}", image, f"fetch {path.name} again")
-    for image, (place, captions) in pictures.items():
-        yield place, CaptionedImage(image, splits.get(image, ("", ""))[1], tuple(captions))
 
 
 def _splits(folder: Path) -> dict[str, tuple[str, str]]:

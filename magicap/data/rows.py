@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,22 @@ class CaptionedImage:
     """The picture's number in data sets that number them (COCO); result files name pictures by it."""
 
 
-Placed = tuple[str, CaptionedImage]  # where a row stands in its file, for errors, and the row
+@dataclass(frozen=True)
+class Entry:
+    """What one place of a file says of a picture: one of its captions, several or all."""
+
+    place: str
+    """Where it stands, for errors."""
+
+    row: CaptionedImage
+    """The picture; its name is "" where the file names none, as a table of sentences does."""
+
+    is_whole: bool = False
+    """Whether these are all captions of the picture, which then stands once."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the file says besides, by its own names: a model, a confidence, an error."""
+
 
 _VALIDATION = ("validation", "valid", "dev", "val")
 # The words, and the signs that may stand around them, by which the library `datasets` recognises a split.
@@ -45,6 +62,11 @@ def split_in(name: str) -> str:
     """The split that the name of a file or folder contains: ``val`` in ``val2014``; "" if it is unclear."""
     splits = [split for split, pattern in _PATTERNS.items() if pattern.search(name)]
     return splits[0] if len(splits) == 1 else ""
+
+
+def split_of_folders(name: str) -> str:
+    """The split that the folders of a path name, the uppermost first; "" if none does."""
+    return next(filter(None, map(split_in, name.split("/")[:-1])), "")
 
 
 def common_name(split: str) -> str:

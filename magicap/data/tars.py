@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, cast
 from magicap.data.checks import bad
 from magicap.errors import MagicapError
 from magicap.files import open_regular
-from magicap.images.reader import SUFFIXES, ImageLimits
+from magicap.images.formats import has_picture_suffix
+from magicap.images.reader import ImageLimits
 from magicap.printable import without_surrogates
 
 LONGEST_HEADER = 1 << 20
@@ -179,5 +180,4 @@ def _opened(path: Path, module: str | None) -> Any:
 
 def has_picture_name(name: str) -> bool:
     """Whether a file is a picture by its name, and not hidden."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return has_picture_suffix(name) and not PurePosixPath(name).name.startswith(".")

@@ -37,6 +37,9 @@ class System:
     about: Mapping[str, str] | None = None
     """Where the captions come from: model fingerprint, decoding, file, ..."""
 
+    finished: Sequence[bool] | None = None
+    """Whether the search for each came to an end; None where that is not known."""
+
 
 @dataclass(frozen=True)
 class Estimate:

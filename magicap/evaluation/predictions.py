@@ -1,32 +1,23 @@
-"""Files of captions that some captioner wrote, and their images' references."""
+"""Files of captions that some captioner wrote."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from magicap.data import CaptionedImage, read_captions
-from magicap.data.checks import (
-    bad,
-    id_field,
-    lines_of,
-    parse_json,
-    read_text,
-    require_short,
-    show,
-    string,
-    strings,
-)
-from magicap.data.rows import common_name
-from magicap.errors import BadData, BadSettings
+from magicap.data import CaptionedImage
+from magicap.data.checks import bad, require_short, strings
+from magicap.data.fields import PREDICTIONS
+from magicap.data.forms import read_entries, unknown_form
+from magicap.data.rows import Entry
+from magicap.data.source import Source
+from magicap.evaluation.names import require_distinct
 from magicap.printable import without_surrogates
-
-_LISTED = 5  # ids that an error lists
+from magicap.results import WORDLESS
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Predictions:
     """Captions by image, as a file holds them."""
 
     source: str
-    """The file, for errors."""
+    """The file or folder, for errors."""
 
     captions: Mapping[str, str]
     """Image name or id -> caption."""
@@ -43,13 +34,19 @@ class Predictions:
     """Images without a caption -> why; ``magicap caption --json`` writes such rows."""
 
     model: str
-    """Fingerprint of the captioner where all rows name the same, else ``file-`` and a digest of the file."""
+    """Fingerprint of the captioner where all rows name the same, else ``file-`` and a digest of them."""
 
     references: Sequence[CaptionedImage] | None = None
     """The references, where the file carries them."""
 
     confidences: Mapping[str, float] = field(default_factory=dict)
     """Image name or id -> probability that the caption is right, where the file says it."""
+
+    finished: Mapping[str, bool] = field(default_factory=dict)
+    """Image name or id -> whether the search came to an end, where the file says it."""
+
+    ids: Mapping[str, str] = field(default_factory=dict)
+    """Image name -> id, where the file has both."""
 
     steered_by: tuple[str, ...] = ()
     """Fingerprints of the scorers that steered the captions, where the file says it."""
@@ -61,240 +58,90 @@ class Predictions:
         return {"model": self.model, **steered}
 
 
-@dataclass(frozen=True)
-class Scored:
-    """N images with a caption and references each."""
-
-    images: list[str]
-    candidates: list[str]
-    references: list[tuple[str, ...]]
-    about: dict[str, str]
-    """Entries of signatures: ``split``, and ``partial`` with its extent where the set is incomplete."""
-    confidences: list[float | None] = field(default_factory=list)
-    """Probabilities that the captions are right; None where the file says none, no list where it says none at
-    all."""
-
-
 def read_predictions(path: str | Path) -> Predictions:
-    r"""Read captions from a file; its content decides of what kind it is.
+    r"""Read captions from a file or folder of any form that :func:`~magicap.data.read_captions` knows.
 
-    Kinds: JSON lines of ``image`` and ``caption`` (``magicap caption --json``); one JSON object of captions
-    by image; COCO results, a JSON list of ``image_id`` and ``caption``; MAGIC's published lists of
-    ``image_name``, ``captions`` (the references) and ``prediction``. Halves of characters, which JSON can
-    hold and UTF-8 cannot, become replacement characters; in names, where they are bytes of a file name that
-    is no text, they are written as ``magicap caption --json`` writes them, ``\xff``.
+    Rows of ``magicap caption --json`` say more: the model, confidences, which captions are finished, and what
+    could not be captioned. MAGIC's published lists of ``image_name``, ``captions`` and ``prediction`` bring
+    their references. Halves of characters, which JSON can hold and UTF-8 cannot, become replacement
+    characters; in names, where they are bytes of a file name that is no text, they are written as ``magicap
+    caption --json`` writes them, ``\xff``.
 
     Raises:
-        BadData: none of these, or images that stand twice.
+        BadData: none of these, images that stand twice, or several captions of one.
     """
-    text = read_text(Path(path))
-    rows = list(_rows(Path(path), text))
-    if not rows:
+    read = read_entries(Path(path), PREDICTIONS)
+    if isinstance(read, Source):
+        raise unknown_form(read)
+    entries = [_without_surrogates(entry) for entry in read]
+    if not entries:
         raise bad(path, "captions", "an empty list", "write or fetch it again")
-    kind = next((kind for kind in _KINDS if kind.image in rows[0][1]), None)
-    if kind is None:
-        expected = (
-            "rows with 'image' and 'caption', 'image_id' and 'caption', or 'image_name' and 'prediction'"
-        )
-        raise bad(path, expected, show(rows[0][1]), "rename the fields")
-    rows = [(place, _without_halves(row, kind)) for place, row in rows]
-    captions: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    confidences: dict[str, float] = {}
-    names = []
-    for place, row in rows:
-        names.append(id_field(row, kind.image, place))
-        if "error" in row and kind.caption not in row:
-            failed[names[-1]] = str(row.get("message") or row["error"])
-        else:
-            captions[names[-1]] = string(row, kind.caption, place)
-            require_short(captions[names[-1]], place)
-            if isinstance(confidence := row.get("confidence"), float | int):
-                confidences[names[-1]] = float(confidence)
-    _require_distinct(names, str(path))
-    references = None
-    if kind.references and kind.references in rows[0][1]:
-        references = [
-            CaptionedImage(name, str(row.get("split", "")), strings(row, kind.references, place))
-            for name, (place, row) in zip(names, rows, strict=True)
-        ]
-    models = {row.get("model") for _, row in rows if "error" not in row}
-    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-    model = str(models.pop()) if len(models) == 1 and None not in models else f"file-{digest}"
-    steered_by = tuple(sorted({str(row["steered_by"]) for _, row in rows if row.get("steered_by")}))
-    return Predictions(str(path), captions, failed, model, references, confidences, steered_by)
-
-
-def choose_references(
-    path: str | Path | None, split: str | None, carried: Sequence[CaptionedImage] | None = None
-) -> list[CaptionedImage]:
-    """The reference captions to score against: of a data set, or those that a prediction file carries.
-
-    Args:
-        path: a data set as :func:`~magicap.data.read_captions` reads it; None takes ``carried``.
-        split: needed where there are several.
-        carried: references that came with captions.
-
-    Raises:
-        BadSettings: no references, no such split, or several splits and none named.
-        BadData: the data set cannot be read.
-    """
-    if path is None and carried is None:
-        raise BadSettings("the captions bring no references: give the data set's with --references")
-    rows = read_captions(path) if path is not None else list(carried or ())
-    source = path or "the file"
-    splits = sorted({row.split for row in rows})
-    if split is None:
-        if len(splits) > 1:
-            raise BadSettings(f"{source} holds the splits {', '.join(splits)}: name one with --split")
-        return rows
-    chosen = [row for row in rows if common_name(row.split) == common_name(split)]
-    if not chosen:
-        raise BadSettings(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}")
-    return chosen
-
-
-def match(predictions: Predictions, references: Sequence[CaptionedImage], *, partial: bool = False) -> Scored:
-    """Put captions and references side by side, in the references' order.
-
-    An image is known by its id, or by its path or any end of it: ``a/1.jpg`` is ``1.jpg`` and
-    ``x/a/1.jpg``, but not ``b/1.jpg``.
-
-    Args:
-        references: the images that must have captions.
-        partial: score the images that have both, and mark the figures; otherwise a hole is an error.
-
-    Raises:
-        BadData: captions of unknown images, images without captions or references, or two captions of one
-            image.
-    """
-    caption, unknown = assign(predictions, references)
-    missing = [row.image for row in references if row.image not in caption]
-    if not caption or not partial:
-        require_complete(predictions, unknown, missing)
-    rows = [row for row in references if row.image in caption]
-    if without := [row.image for row in rows if not row.captions]:
-        raise BadData(f"{len(without)} images have no reference caption: {_some(without)}; leave them out")
-    known = {}
-    if predictions.confidences:
-        images = _images_of(predictions, references)
-        known = {images[name]: value for name, value in predictions.confidences.items()}
-    about = split_entry(rows)
-    if missing or unknown:
-        left_out = f", {len(unknown)} captions left out" if unknown else ""
-        about["partial"] = f"{len(rows)} of {len(references)} images{left_out}"
-    return Scored(
-        [row.image for row in rows],
-        [caption[row.image] for row in rows],
-        [row.captions for row in rows],
-        about,
-        [known.get(row.image) for row in rows] if known else [],
+    require_distinct([_name(entry) for entry in entries], str(path))
+    said = {_name(entry): entry for entry in entries if not _is_error(entry)}
+    captions = {name: _caption(entry) for name, entry in said.items()}
+    return Predictions(
+        str(path),
+        captions,
+        {_name(entry): _reason(entry) for entry in entries if _is_error(entry)},
+        _model(entries),
+        _references(entries),
+        _fields(said, "confidence", (float, int)),
+        _fields(said, "finished", (bool,)),
+        {name: entry.row.id for name, entry in said.items() if entry.row.id is not None},
+        tuple(sorted(set(_fields(said, "steered_by", (str,)).values()))),
     )
 
 
-def split_entry(rows: Sequence[CaptionedImage]) -> dict[str, str]:
-    """The entry of signatures about the rows' split, if they have one."""
-    splits = sorted({row.split for row in rows if row.split})
-    return {"split": "+".join(splits)} if splits else {}
+def _name(entry: Entry) -> str:
+    if not entry.row.image:
+        raise bad(entry.place, "the name of a picture", "none", "name it, as 'image'")
+    return entry.row.image
 
 
-def assign(
-    predictions: Predictions, references: Sequence[CaptionedImage]
-) -> tuple[dict[str, str], list[str]]:
-    """Captions by the references' image names, and names of captions that belong to none.
-
-    Raises:
-        BadData: two captions of one image.
-    """
-    images = _images_of(predictions, references)
-    _require_distinct(
-        [image for image in images.values() if image is not None],
-        f"{predictions.source} (names differ, but mean the same image)",
-    )
-    caption = {image: predictions.captions[name] for name, image in images.items() if image is not None}
-    return caption, [name for name, image in images.items() if image is None]
+def _is_error(entry: Entry) -> bool:
+    """Whether it says why there is no caption, as ``magicap caption --json`` does."""
+    return entry.fields.get("error") not in (None, "", WORDLESS) and not any(entry.row.captions)
 
 
-def _images_of(predictions: Predictions, references: Sequence[CaptionedImage]) -> dict[str, str | None]:
-    """The references' image of every caption's name; None where there is none."""
-    ids = {row.id: row.image for row in references if row.id is not None}
-    by_file_name: dict[str, list[str]] = {}
-    for row in references:
-        by_file_name.setdefault(_parts(row.image)[-1], []).append(row.image)
-    return {name: _find(name, ids, by_file_name) for name in predictions.captions}
+def _reason(entry: Entry) -> str:
+    return str(entry.fields.get("message") or entry.fields["error"])
 
 
-def require_complete(predictions: Predictions, unknown: Sequence[str], missing: Sequence[str]) -> None:
-    """Refuse captions and references that do not fit together.
-
-    Args:
-        unknown: captions' names that no reference has.
-        missing: images with references and no caption.
-
-    Raises:
-        BadData: there are such images.
-    """
-    complaints = []
-    if unknown:
-        complaints.append(f"{len(unknown)} captions are of images without references: {_some(unknown)}")
-    if missing:
-        complaints.append(f"{len(missing)} images have no caption: {_some(missing)}")
-        reasons = Counter(predictions.failed.values()).most_common(1)
-        if reasons:
-            complaints.append(f"{len(predictions.failed)} rows are errors, most often: {reasons[0][0]}")
-    if complaints:
-        raise BadData(
-            f"{predictions.source}: {'; '.join(complaints)}. Complete the file, or ask for a partial score"
-        )
+def _caption(entry: Entry) -> str:
+    """The one caption; a text file without text holds an empty one."""
+    captions = entry.row.captions or ("",)
+    if len(captions) > 1:
+        raise bad(entry.place, f"one caption of {entry.row.image}", f"{len(captions)}", "leave one")
+    require_short(captions[0], entry.place)
+    return captions[0]
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A kind of prediction file, by the names of its fields."""
-
-    image: str
-    caption: str
-    references: str | None = None
-
-
-_KINDS = (
-    _Kind("image_name", "prediction", "captions"),
-    _Kind("image_id", "caption"),
-    _Kind("image", "caption"),
-)
+def _model(entries: Sequence[Entry]) -> str:
+    models = {entry.fields.get("model") for entry in entries if not _is_error(entry)}
+    if len(models) == 1 and None not in models:
+        return str(models.pop())
+    content = json.dumps([(entry.row.image, entry.row.captions, dict(entry.fields)) for entry in entries])
+    return f"file-{hashlib.blake2b(content.encode(), digest_size=6).hexdigest()}"
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON list or of JSON lines, each with its place."""
-    if text.lstrip().startswith("["):
-        placed = ((f"{path}, row {i}", row) for i, row in enumerate(parse_json(text, path), start=1))
-    elif (captions := _by_image(text)) is not None:
-        placed = ((f"{path}, {name!r}", {"image": name, "caption": text}) for name, text in captions.items())
-    else:
-        placed = ((place, parse_json(line, place)) for place, line in lines_of(path, text))
-    for place, row in placed:
-        if not isinstance(row, dict):
-            raise bad(place, "a JSON object", show(row), "write an object an image")
-        yield place, row
-
-
-def _by_image(text: str) -> dict[str, Any] | None:
-    """The one JSON object of captions by image, if the text is that."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):  # JSON lines, or nothing that can be read: then its lines say so
+def _references(entries: Sequence[Entry]) -> list[CaptionedImage] | None:
+    """The references that published lists bring."""
+    if not {"captions", "prediction"} <= set(entries[0].fields):
         return None
-    return (
-        document
-        if isinstance(document, dict) and not {kind.image for kind in _KINDS} & set(document)
-        else None
-    )
+    return [replace(entry.row, captions=strings(entry.fields, "captions", entry.place)) for entry in entries]
 
 
-def _without_halves(row: dict[str, Any], kind: _Kind) -> dict[str, Any]:
-    """A row without halves of characters; different names stay different."""
-    name = {kind.image: without_surrogates(row[kind.image])} if kind.image in row else {}
-    return {**_replace_surrogates(row), **name}
+def _fields(said: Mapping[str, Entry], key: str, kinds: tuple[type, ...]) -> dict[str, Any]:
+    """What captions say under one key, as far as they do."""
+    values = {name: entry.fields.get(key) for name, entry in said.items()}
+    return {name: value for name, value in values.items() if isinstance(value, kinds)}
+
+
+def _without_surrogates(entry: Entry) -> Entry:
+    row = entry.row
+    captions = tuple(_replace_surrogates([*row.captions]))
+    row = replace(row, image=without_surrogates(row.image), captions=captions)
+    return replace(entry, row=row, fields=_replace_surrogates(dict(entry.fields)))
 
 
 def _replace_surrogates(value: Any) -> Any:
@@ -308,31 +155,3 @@ def _replace_surrogates(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _replace_surrogates(item) for key, item in value.items()}
     return value
-
-
-def _find(name: str, ids: Mapping[str, str], by_file_name: Mapping[str, Sequence[str]]) -> str | None:
-    """The one image of that id, or whose path ends as the name does or the other way round."""
-    if (key := name.lstrip("0") if name.isdigit() else name) in ids:
-        return ids[key]
-    parts = _parts(name)
-    images = []
-    for image in by_file_name.get(parts[-1], ()):
-        other = _parts(image)
-        shared = min(len(parts), len(other))
-        if parts[-shared:] == other[-shared:]:
-            images.append(image)
-    return images[0] if len(images) == 1 else None
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/")).parts or (name,)
-
-
-def _require_distinct(names: Iterable[str], source: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise BadData(f"{source}: {len(twice)} images stand more than once: {_some(twice)}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicap.data import ImageFiles
 from magicap.errors import BadData
@@ -81,25 +81,30 @@ def caption_images(
     provenance = Provenance.of(captioner, decoding)
     texts = [provenance.decoding, _former_text(decoding)]
     kept = None if keep is None else _kept_file(keep, name, provenance.model, texts, [str(seed), *images])
-    captions = [] if kept is None else _kept_captions(kept)
-    on_progress(len(captions))
-    missing = images[len(captions) :]
+    rows = [] if kept is None else _kept_rows(kept)
+    on_progress(len(rows))
+    missing = images[len(rows) :]
     with _appended(kept) as write:
         made = captioner.caption(
             (pictures.read(image) for image in missing),
             decoding,
             batch_size=batch_size,
-            seed=seed + len(captions),
+            seed=seed + len(rows),
         )
         for image, caption in zip(missing, made, strict=True):
             if caption.error is not None and caption.error.code != WORDLESS:
                 raise BadData(
                     f"{image} cannot be captioned ({caption.error}); leave it out of the references"
                 )
-            write(json.dumps(caption_row(image, caption, provenance), allow_nan=False))
-            captions.append(caption.text)
+            rows.append(caption_row(image, caption, provenance))
+            write(json.dumps(rows[-1], allow_nan=False))
             on_progress(1)
-    return System(name, captions, about={**provenance.entries, "seed": str(seed)})
+    return System(
+        name,
+        [row["caption"] for row in rows],
+        about={**provenance.entries, "seed": str(seed)},
+        finished=[row["finished"] for row in rows] if all("finished" in row for row in rows) else None,
+    )
 
 
 def _kept_file(
@@ -137,13 +142,13 @@ def _former_text(decoding: object) -> str:
     return f"{type(decoding).__qualname__}({settings})"
 
 
-def _kept_captions(path: Path) -> list[str]:
-    """Captions of the first images, from an earlier run; a line that it was stopped in is cut off."""
+def _kept_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of the first images, from an earlier run; a line that it was stopped in is cut off."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
         path.write_text(complete, encoding="utf-8")
-    return [json.loads(line)["caption"] for line in complete.splitlines()]
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 @contextmanager

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from magicap.errors import BadImage
-from magicap.images.reader import SUFFIXES, FilePath, describe_source, open_image, refusing
+from magicap.images.formats import has_picture_suffix, is_picture_file
+from magicap.images.reader import FilePath, describe_source, open_image, refusing
 
 
 def find_images(
     paths: FilePath | Iterable[FilePath], on_error: Callable[[BadImage], object] | None = None
 ) -> Iterator[Path]:
-    """List pictures: files as given, even missing ones; below folders, every ``SUFFIXES``, in natural order.
+    """List pictures: files as given, even missing ones; below folders, every picture, in natural order.
 
-    Inside folders hidden names are skipped and links followed, but no folder is entered twice.
+    A picture is known by its suffix, or else by how it begins. Those of formats that are not read are listed
+    too, so that who opens them names them. Inside folders hidden names are skipped and links followed, but no
+    folder is entered twice.
 
     Args:
         on_error: called with the error for each folder that cannot be listed; None raises instead.
@@ -31,7 +34,7 @@ def find_images(
 
 def is_picture(path: FilePath) -> bool:
     """Whether a file is a picture: by its name, even if it is missing or broken, or else by its content."""
-    if Path(path).suffix.lower() in SUFFIXES:
+    if has_picture_suffix(path):
         return True
     try:
         open_image(path)
@@ -57,7 +60,7 @@ def _walk(
             on_error(error)
             continue
         visible = (child for child in children if not child.name.startswith("."))
-        listed = (child for child in visible if child.suffix.lower() in SUFFIXES or os.path.isdir(child))
+        listed = (child for child in visible if is_picture_file(child) or os.path.isdir(child))
         stack += sorted(listed, key=_natural, reverse=True)
 
 

@@ -21,11 +21,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from magicap.checks import require_int, require_number
-from magicap.errors import BadImage
+from magicap.errors import BadImage, MissingPackage
+from magicap.extras import require
 from magicap.files import SpecialFile, open_regular
+from magicap.images.formats import FORMATS, HEIC, HEIF, MAGIC, RAW, OtherFormat, other_format
 from magicap.images.parts import excess
 from magicap.images.pixels import from_array, from_tensor, over_white
 from magicap.printable import escape
@@ -62,22 +64,17 @@ REASONS: dict[str, str] = {
     "range": "array values that fit neither [0, 1] nor [0, 255]",
     "nan": "values that are NaN or infinite",
 }
-_AVIF = ("AVIF",) if features.check("avif") else ()
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", *_AVIF)
-_DECODERS = [name for name in FORMATS if name != "MPO"]  # which the decoder of JPEG reads
-_SUFFIXES = "jpg jpeg jpe jfif png apng webp gif bmp tif tiff ppm pgm pbm pnm mpo"
-SUFFIXES = frozenset(f".{suffix.lower()}" for suffix in (*_SUFFIXES.split(), *_AVIF))
-
 _LOG = logging.getLogger(__name__)
 _WARNINGS_LOCK = threading.RLock()
 if hasattr(os, "register_at_fork"):  # a child must not inherit it locked by a thread it does not have
     os.register_at_fork(before=_WARNINGS_LOCK.acquire, after_in_parent=_WARNINGS_LOCK.release)
     os.register_at_fork(after_in_child=_WARNINGS_LOCK.release)
+_DECODERS = [name for name in FORMATS if name != "MPO"]  # which the decoder of JPEG reads
 _CHUNK = 1 << 20
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SUBFILE_TYPE, _THUMBNAIL = 254, 1  # a TIFF that begins with a thumbnail is a camera's RAW picture
 _ON_ITS_SIDE = range(5, 9)  # EXIF orientations that exchange width and height
 _URL = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://|(https?|ftps?|s3|gs|file):/)", re.IGNORECASE)
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P4", b"P5", b"P6")
 _TEXT = re.compile(rb"[\t-\r\x20-\x7e\xef][\t-\r\x20-\x7e\x80-\xff]*")
 _ERRNO = {errno.ENOENT: "missing", errno.ENOTDIR: "missing", errno.ENAMETOOLONG: "path", errno.ELOOP: "path"}
 
@@ -221,7 +218,7 @@ class _Reader:
             return from_tensor(cast("torch.Tensor", source), self)
         if not isinstance(source, Image.Image):
             return self.identify(self.read(source))
-        if isinstance(source, ImageFile.ImageFile) and source.format not in FORMATS:
+        if isinstance(source, ImageFile.ImageFile) and source.format not in (*FORMATS, HEIF):
             raise self.bad("format", f"expected {FORMATS}, found {source.format}; pass image.convert('RGB')")
         return source
 
@@ -303,15 +300,32 @@ class _Reader:
             raise self.bad("empty", "expected a picture, found no bytes (is a file object at its end?)")
         if limit := excess(buffer.getbuffer()):
             raise self.bad("scans", f"expected a picture of at most {limit}, found more; export it again")
+        decoders = _DECODERS
+        if (other := other_format(head)) is not None:
+            decoders = [self.decoder_of(other)]
         with self.refusing("damaged", "the header is corrupted; fetch the file again"), _no_warnings():
             try:
-                return Image.open(buffer, formats=_DECODERS)
+                image = Image.open(buffer, formats=decoders)
             except UnidentifiedImageError as error:
                 raise self.unidentified(head) from error
+            if getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & _THUMBNAIL:
+                raise self.bad("format", f"expected a picture, found {RAW.name}; {RAW.fix}")
+        return image
+
+    def decoder_of(self, other: OtherFormat) -> str:
+        """The decoder that an extra brings for a format; refused where there is none."""
+        message = f"expected {', '.join(FORMATS)}, found {other.name}; {other.fix}"
+        if other != HEIC:
+            raise self.bad("format", message)
+        try:
+            require("pillow_heif").register_heif_opener()
+        except MissingPackage as error:
+            raise self.bad("format", message) from error
+        return HEIF
 
     def unidentified(self, head: bytes) -> BadImage:
         beginning = f"found {head[:16]!r}..."
-        if head.startswith(_MAGIC):
+        if head.startswith(MAGIC) or other_format(head) is not None:
             return self.bad("damaged", f"expected a whole header, {beginning}; fetch it again")
         if _TEXT.fullmatch(head):
             return self.bad("text", f"expected a picture, found text: {beginning}; is it a failed download?")

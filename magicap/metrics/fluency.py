@@ -7,12 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from magicap.errors import BadSettings
+from magicap.errors import BadSettings, MetricUnavailable
 from magicap.metrics.score import Score, Tokenizer, sign
 from magicap.metrics.tokenizer import PTB
-
-_STOPS = (".", "!", "?", "…")
-_CLOSERS = "\"'”’)]"
 
 _DETERMINERS = frozenset("a an the his their its my your our this these every another".split())
 # Words behind which an English sentence goes on; particles ("looks on", "jumps in") are not among them.
@@ -23,22 +20,33 @@ _DANGLING = frozenset(
 _MAY_REPEAT = frozenset("very really that had no so bye ha go boo big old long little".split())
 
 
-def unfinished(candidates: Sequence[str], references: Sequence[Sequence[str]] = ()) -> dict[str, Score]:
-    """Share of captions that are empty or do not end in '.', '!' or '?' (before closing quotes or brackets).
+def unfinished(
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]] = (),
+    *,
+    finished: Sequence[bool] | None = None,
+) -> dict[str, Score]:
+    """Share of captions whose search was cut off before the sentence came to its end.
 
-    It looks at the text alone: where captions are written without full stops, all are unfinished.
+    The text alone does not show it: many captions are written without full stops, or with other scripts'.
 
     Args:
         candidates: N captions, at least one.
         references: not used.
+        finished: N times, whether the search came to an end, as ``magicap caption --json`` says it.
 
     Raises:
-        BadSettings: no captions.
+        BadSettings: no captions, or not as many of ``finished``.
+        MetricUnavailable: it is not known which are finished.
     """
     require_captions(candidates, "unfinished")
-    per_image = np.array(
-        [not text.rstrip().rstrip(_CLOSERS).endswith(_STOPS) for text in candidates], dtype=np.float64
-    )
+    if finished is None:
+        raise MetricUnavailable(
+            "captions do not say whether they are 'finished', as magicap caption --json does"
+        )
+    if len(finished) != len(candidates):
+        raise BadSettings(f"unfinished: expected {len(candidates)} of finished, found {len(finished)}")
+    per_image = 1.0 - np.array(finished, dtype=np.float64)
     return {"unfinished": Score.mean("unfinished", per_image, sign("unfinished", candidates, references))}
 
 

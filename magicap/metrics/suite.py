@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 from magicap.errors import BadSettings, MetricUnavailable, MissingPackage
 from magicap.metrics.bleu import bleu
+from magicap.metrics.characters import CHARACTERS, tokenizer_of
 from magicap.metrics.cider import cider_d
 from magicap.metrics.diversity import diversity, lengths
 from magicap.metrics.fluency import broken, unfinished
@@ -15,7 +17,6 @@ from magicap.metrics.meteor import meteor
 from magicap.metrics.rouge import rouge_l
 from magicap.metrics.score import Metric, Score, Tokenizer, require_pairs
 from magicap.metrics.spice import spice
-from magicap.metrics.tokenizer import PTB
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,23 @@ class Entry:
     tokenized: bool = True
     """Whether it takes a tokenizer."""
 
+    recorded: bool = False
+    """Whether it takes which captions are finished."""
+
+    english: bool = False
+    """Whether it knows English words alone."""
+
 
 METRICS = {
     "bleu": Entry(bleu, "BLEU"),
     "meteor": Entry(meteor, "METEOR"),
     "rouge_l": Entry(rouge_l, "ROUGE-L"),
     "cider_d": Entry(cider_d, "CIDEr-D"),
-    "spice": Entry(spice, "SPICE", tokenized=False),
+    "spice": Entry(spice, "SPICE", tokenized=False, english=True),
     "diversity": Entry(diversity, "diversity"),
     "lengths": Entry(lengths, "words"),
-    "unfinished": Entry(unfinished, "unfinished", tokenized=False),
-    "broken": Entry(broken, "broken"),
+    "unfinished": Entry(unfinished, "unfinished", tokenized=False, recorded=True),
+    "broken": Entry(broken, "broken", english=True),
 }
 """Metrics by the names that commands take, in the order of tables."""
 
@@ -115,7 +122,8 @@ def evaluate(
     *,
     metrics: Iterable[str] | None = None,
     extra_metrics: Mapping[str, Metric] | None = None,
-    tokenizer: Tokenizer = PTB,
+    tokenizer: Tokenizer | None = None,
+    finished: Sequence[bool] | None = None,
     about: Mapping[str, str] | None = None,
 ) -> Report:
     """Score captions by every metric that works on this machine.
@@ -125,28 +133,46 @@ def evaluate(
         references: N lists of one or more captions.
         metrics: names of :data:`METRICS`; None takes all.
         extra_metrics: further metrics by name, e.g. a :class:`~magicap.metrics.clipscore.ClipScore`.
-        tokenizer: of the metrics that compare words.
+        tokenizer: of the metrics that compare words; None: the one of
+            :func:`~magicap.metrics.characters.tokenizer_of`. Signatures name it.
+        finished: N times, whether the search for a caption came to an end, where that is known.
         about: entries of every signature beside how it was measured, e.g. split and model.
 
     Raises:
         BadSettings: not one list of references a candidate, no image, or an unknown metric.
     """
     require_pairs(candidates, references, "evaluate")
-    cached = _CachedTokenizer(tokenizer)
+    cached = _CachedTokenizer(tokenizer or tokenizer_of(references))
     scores: dict[str, Score] = {}
     absent: dict[str, str] = {}
     entries = _chosen(metrics) + [
         Entry(metric, title, False) for title, metric in (extra_metrics or {}).items()
     ]
     for entry in entries:
-        settings = {"tokenizer": cached} if entry.tokenized else {}
         try:
-            measured = entry.compute(candidates, references, **settings)
+            measured = _measured(entry, candidates, references, cached, finished)
         except (MetricUnavailable, MissingPackage) as error:
             absent[entry.title] = str(error)
         else:
             scores |= {key: score.signed(**(about or {})) for key, score in measured.items()}
     return Report(scores, absent)
+
+
+def _measured(
+    entry: Entry,
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    finished: Sequence[bool] | None,
+) -> dict[str, Score]:
+    if entry.english and tokenizer.name == CHARACTERS.name:
+        raise MetricUnavailable(
+            f"{entry.title} knows English words, and here each character counts as a word"
+        )
+    settings: dict[str, Any] = {"tokenizer": tokenizer} if entry.tokenized else {}
+    if entry.recorded:
+        settings["finished"] = finished
+    return entry.compute(candidates, references, **settings)
 
 
 def _chosen(names: Iterable[str] | None) -> list[Entry]:
