@@ -12,6 +12,8 @@ ARGS ?=
 JOBS ?= auto
 # Which tests `make test` runs.
 TESTS ?= not network and not slow
+# What the inputs of `make fuzz` are drawn by.
+SEED ?= 1
 # Tests run on the CPU; GPU=0 shows them the first GPU.
 GPU ?=
 # Tests run offline; HF_HUB_OFFLINE=0 TESTS=network runs those that need the internet.
@@ -28,7 +30,7 @@ DEV := .venv/.dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help caption test test-slow golden embedded-dry-run docs lint format types constraints clean distclean
+.PHONY: help caption test test-slow fuzz golden embedded-dry-run docs lint format types constraints clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -45,6 +47,10 @@ test: $(DEV) ## run the tests: offline, on the CPU; those that need data if MAGI
 
 test-slow: ## run the tests that take minutes
 	@$(MAKE) --no-print-directory test TESTS="slow and not network" ARGS="$(ARGS)"
+
+fuzz: $(DEV) ## read 5,000 changed pictures and 2,000 other changed files, with limits: SEED=2 ARGS="--others 10000"
+	@HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=tests \
+	.venv/bin/python -m fuzz.run --seed $(SEED) $(ARGS)
 
 golden: $(DEV) ## write what tests/test_golden.py compares with: ARGS="--only flickr8k" after a change of weights
 	@data="$${MAGICAP_DATA:-../shared/data}"; \
