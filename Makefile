@@ -30,7 +30,7 @@ DEV := .venv/.dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help caption test test-slow fuzz golden embedded-dry-run docs lint format types constraints clean distclean
+.PHONY: help caption test test-slow fuzz golden checksums embedded-dry-run docs lint format types constraints clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ golden: $(DEV) ## write what tests/test_golden.py compares with: ARGS="--only fl
 docs: $(DEV) ## write docs/recipes.md, the recipes' options, and the model cards anew
 	@PYTHONPATH=tests .venv/bin/python -m recipes_page
 	@.venv/bin/python recipes/model_card.py
+
+checksums: $(DEV) ## write magicap/SHA256SUMS anew, after a change of weights
+	@.venv/bin/python -c "from magicap.captioners.checksums import write_checksums; write_checksums()"
 
 embedded-dry-run: $(DEV) ## every recipe that makes what ships, with its own file of recipes/configs, on tiny stand-ins: under a minute
 	@HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python recipes/make_captioners.py --dry_run

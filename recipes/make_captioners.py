@@ -28,6 +28,7 @@ from running import folder_of, in_child, note, run_steps
 from shipped import PACKAGE, SHIPPED
 
 from magicap import Captioner, CaptionMemory, ImageTextScorer, LanguageModel, load_captioner
+from magicap.captioners.checksums import write_checksums
 from magicap.captioners.presets import PRESETS, UNPAIRED
 from magicap.captioners.saving import put_folder_in_place
 from magicap.captioners.sources import LANGUAGE_MODEL, MEMORY, SCORER
@@ -96,6 +97,7 @@ def install(package: Path, steps: Collection[str]) -> None:
                 copy(source / file, new / file)
         write_card(name, package / name)
         note(f"{name}: installed in {package / name}")
+    write_checksums(package)
 
 
 def dry_run() -> None:

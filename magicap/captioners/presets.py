@@ -50,7 +50,7 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 BASELINE = Path(__file__).parents[1] / "baseline"
 """The supervised captioner that comes with the package."""
 
-_UNPAIRED = Path(__file__).parents[1] / "unpaired"
+UNPAIRED_FOLDER = Path(__file__).parents[1] / "unpaired"
 """Scorer and memory of the captioner that was trained without any captioned picture."""
 
 DEFAULT, UNPAIRED, DEFAULT_SUPERVISED = "embedded", "unpaired", "cnn-lstm"
@@ -65,8 +65,8 @@ PRESETS = {
     ),
     UNPAIRED: Preset(
         language_model=EMBEDDED / "language_model",
-        scorer=_UNPAIRED / "scorer",
-        memory=_UNPAIRED / "memory",
+        scorer=UNPAIRED_FOLDER / "scorer",
+        memory=UNPAIRED_FOLDER / "memory",
         decoding=BeamMagicSearch(neighbours=800, ngram_weight=0.25),
         origin="an ImageNet classifier and caption text alone; see magicap/unpaired/README.md",
         licence="Apache-2.0; the COCO captions in its memory are CC BY 4.0",

@@ -49,13 +49,13 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     if not len(context):
         return []
     evidence = retrieve_evidence(context, settings)
-    neighbour_ids = [
+    evidence_ids = [
         [] if of_picture is None else context.language_model.encode_captions(of_picture.texts)
         for of_picture in evidence
     ]
     ngram_models = [
         None if of_picture is None else RetrievalNgramModel(captions, len(captions) * of_picture.weights)
-        for captions, of_picture in zip(neighbour_ids, evidence, strict=True)
+        for captions, of_picture in zip(evidence_ids, evidence, strict=True)
     ]
     cosine_std = [of_picture.cosine_std for of_picture in evidence if of_picture] or _first_tokens_std(
         context, settings
@@ -64,7 +64,7 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
     written = beam_hypotheses(context, settings, ngram_models, cosine_std, image_weight)
-    lengths = [[len(ids) - _START_AND_END for ids in captions] for captions in neighbour_ids]
+    lengths = [[len(ids) - _START_AND_END for ids in captions] for captions in evidence_ids]
     return [
         _select(context.scorer, *picture, settings)
         for picture in zip(context.image_vectors, written, evidence, lengths, strict=True)

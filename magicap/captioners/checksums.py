@@ -1,0 +1,46 @@
+"""Checksums of the weights that ship, in a file of the package that ``sha256sum --check`` reads too."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from magicap.captioners.presets import BASELINE, EMBEDDED, UNPAIRED_FOLDER
+
+PACKAGE = EMBEDDED.parent
+CHECKSUMS = "SHA256SUMS"
+
+_WEIGHTS = ("*.safetensors", "*.json.gz")
+
+
+def write_checksums(package: Path = PACKAGE) -> None:
+    """Write the file for the captioners that lie in a package's folder."""
+    lines = (f"{_digest(package / name)}  {name}\n" for name in _weights(package))
+    (package / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def damaged_weights(package: Path = PACKAGE) -> dict[str, str]:
+    """What is wrong with the weights that ship, by their path in the package; empty if all are whole.
+
+    Raises:
+        OSError: the file of checksums, or one that it lists, cannot be read.
+    """
+    lines = (package / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    digests = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    wrong = {name: "missing" for name in digests if not (package / name).is_file()}
+    for name in digests.keys() - wrong.keys():
+        if _digest(package / name) != digests[name]:
+            wrong[name] = "damaged"
+    return wrong
+
+
+def _weights(package: Path) -> Iterator[str]:
+    for folder in (EMBEDDED, UNPAIRED_FOLDER, BASELINE):
+        files = (path for pattern in _WEIGHTS for path in (package / folder.name).rglob(pattern))
+        yield from sorted(path.relative_to(package).as_posix() for path in files)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
