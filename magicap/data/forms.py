@@ -74,7 +74,7 @@ def read_entries(path: Path, keys: Sequence[str] = REFERENCES) -> Iterator[Entry
     if path.is_dir():
         if next(imagefolder.metadata_below(path), None) is not None:
             return imagefolder.imagefolder_entries(path, keys)
-        return caption_files.caption_file_entries(path)
+        return caption_files.caption_file_entries(path, keys)
     source = Source.read(path)
     for form in FORMS:
         if form.fits(source):

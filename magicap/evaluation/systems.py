@@ -102,7 +102,7 @@ def caption_images(
         name,
         [row["caption"] for row in rows],
         about={**asdict(provenance), "seed": str(seed)},
-        finished=[row["finished"] for row in rows],
+        finished=[row["finished"] for row in rows] if all("finished" in row for row in rows) else None,
     )
 
 
