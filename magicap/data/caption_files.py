@@ -43,11 +43,11 @@ def caption_file_entries(folder: Path, keys: Sequence[str]) -> Iterator[Entry]:
 
 
 def _picture_of(file: Path, name: str, pictures: dict[str, list[str]]) -> str:
-    found = pictures.get(name, [])
+    belonging = pictures.get(name, [])
     if not pictures:
         return name
-    if len(found) != 1:
-        listed = " and ".join(found) or "none"
-        fix = "call it by the picture's whole name, as in dog.jpg.txt" if found else "move it away"
+    if len(belonging) != 1:
+        listed = " and ".join(belonging) or "none"
+        fix = "call it by the picture's whole name, as in dog.jpg.txt" if belonging else "move it away"
         raise bad(file, f"one picture named {name}", listed, fix)
-    return found[0]
+    return belonging[0]

@@ -97,6 +97,6 @@ def _file_in(folder: Path) -> Path:
     if files:
         return files[0]
     captions = (imagefolder.metadata_below(folder), caption_files.caption_files_below(folder))
-    if not metadata and all(next(found, None) is None for found in captions):
+    if not metadata and all(next(files, None) is None for files in captions):
         raise bad(folder, _EXPECTED, "a folder without any", "give the path of the file")
     return folder

@@ -117,19 +117,19 @@ def assign(
         BadData: two captions of one image.
     """
     images = ImageNames.of(references)
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     unknown = []
     twice = []
     for name in predictions.captions:
         meant = images.find(name) or images.find(predictions.ids.get(name, name))
         if len(meant) != 1:
             unknown.append(name if not meant else f"{name} (which can be {' or '.join(meant)})")
-        elif meant[0] in found:
+        elif meant[0] in names:
             twice.append(meant[0])
         else:
-            found[meant[0]] = name
-    require_distinct([*twice, *found], f"{predictions.source} (names differ, but mean the same image)")
-    return found, unknown
+            names[meant[0]] = name
+    require_distinct([*twice, *names], f"{predictions.source} (names differ, but mean the same image)")
+    return names, unknown
 
 
 def require_complete(predictions: Predictions, unknown: Sequence[str], missing: Sequence[str]) -> None:
