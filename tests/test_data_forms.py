@@ -183,6 +183,78 @@ def test_text_and_data_sets_are_not_confused(tmp_path):
         read_sentences(put(tmp_path / "empty.txt", " \n"))
 
 
+TABLES = {
+    "semicolons": 'image;caption\na.jpg;"A dog; brown"\na.jpg;Dogs\n',
+    "an index and capitals": ",Image Name,Caption\n0,a.jpg,A dog; brown\n1,a.jpg,Dogs\n",
+    "blank lines": "\n\nimage,caption\n\na.jpg,A dog; brown\n,\na.jpg,Dogs\n\n",
+    "Flickr30k's bars": "image_name| comment_number| comment\na.jpg| 0| A dog; brown\na.jpg| 1| Dogs\n",
+    "lists as JSON": 'filename,raw\na.jpg,"[""A dog; brown"", ""Dogs""]"\n',
+    "columns with numbers": "image\tcaption 1\tcaption 2\na.jpg\tA dog; brown\tDogs\n",
+    "carriage returns": "image,caption\ra.jpg,A dog; brown\ra.jpg,Dogs\r",
+    "a number, and no name": "id,caption\na.jpg,A dog; brown\na.jpg,Dogs\n",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_tables_of_every_kind(tmp_path, table, encoding):
+    (tmp_path / "a.csv").write_bytes(TABLES[table].encode(encoding))
+    rows = read_captions(tmp_path / "a.csv")
+    assert [(row.image, row.captions) for row in rows] == [("a.jpg", ("A dog; brown", "Dogs"))]
+
+
+def test_sentences_of_tables_without_pictures_are_read_whole(tmp_path):
+    for name, content in (
+        ("a.txt", "Text\nA dog, brown.\nA cat\n"),
+        ("b.csv", 'caption\n"A dog, brown."\nA cat\n'),
+        ("c.jsonl", '{"text": "A dog, brown."}\n{"text": "A cat"}\n'),
+    ):
+        assert read_sentences(put(tmp_path / name, content)) == ["A dog, brown.", "A cat."]
+        with pytest.raises(BadData, match="expected the name of a picture, found none"):
+            read_captions(tmp_path / name)
+
+
+def test_text_files_beside_pictures(tmp_path):
+    for name, text in (("train/a.jpg", ""), ("train/a.txt", "A dog\n\nDogs\n"), ("b.png", "")):
+        put(tmp_path / name, text)
+    put(tmp_path / "b.png.caption", "A cat")
+    expected = [("b.png", "", ("A cat",)), ("train/a.jpg", "train", ("A dog", "Dogs"))]
+    assert [(row.image, row.split, row.captions) for row in read_captions(tmp_path)] == expected
+    put(tmp_path / "train/a.jpeg", "")
+    with pytest.raises(BadData, match=r"a.txt: expected one picture named train/a, found train/a.jpeg and"):
+        read_captions(tmp_path)
+    put(tmp_path / "train/a.txt", "").rename(tmp_path / "notes.txt")
+    with pytest.raises(BadData, match=r"notes.txt: expected one picture named notes, found none; move it"):
+        read_captions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a.jpg\nb.jpg\n", "line 1: expected a caption a line, found the name of a file, 'a.jpg'"),
+        ("A dog\na.jpg,A dog\n", "line 2: expected a caption a line, found the name of a file, 'a.jpg'"),
+        ("1\tA dog\n2\tA cat\n", "line 1: expected a caption a line, found columns"),
+        (b"A dog\0runs\n", "line 1: expected UTF-8 text, found a NUL character"),
+        ('["a.jpg"]', "expected captions.jsonl"),
+        ('{"x": "a.jpg"}', "a.txt, x: expected a caption, found the name of a file, 'a.jpg'"),
+        (
+            "image,text,prompt\na,b,c\n",
+            "the header: expected one field of captions, found 'text' and 'prompt'",
+        ),
+        (
+            "image,caption,split\na.jpg,A,train\na.jpg,B,test\n",
+            "line 3: expected one split of a.jpg, found 'test'",
+        ),
+        ("image,caption\na.jpg,\"['A', 'B']\"\n", "line 2: expected JSON"),
+    ],
+)
+def test_what_is_no_sentence_is_refused(tmp_path, content, says):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BadData, match=says):
+        read_sentences(path, None)
+
+
 def test_flickr8ks_validation_pictures_are_held_out_under_either_name(tmp_path):
     rows = [
         OURS | {"flickr8k_split": split, "image": f"{split}.jpg"} for split in ("train", "dev", "val", None)

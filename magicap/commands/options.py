@@ -94,7 +94,7 @@ def from_namespace(namespace: argparse.Namespace, settings: type[Settings]) -> S
 
 
 def without_underscores(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the names of options in full, with dashes; what stands behind ``--`` stays as it is."""
+    """Arguments with the names of options in full, with dashes; what stands behind ``--`` is kept."""
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     before = (_SHORT.get(argument, argument).partition("=") for argument in arguments[:end])
     dashed = [

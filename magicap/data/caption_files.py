@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from magicap.data.checks import bad, files_below, read_text
+from magicap.data.fields import REFERENCES
 from magicap.data.rows import CaptionedImage, Entry, split_of_folders
 from magicap.images.formats import has_picture_suffix
 
@@ -17,14 +18,14 @@ def caption_files_below(folder: Path) -> Iterator[Path]:
     return (file for file in files_below(folder) if file.suffix in SUFFIXES and not file.name.startswith("."))
 
 
-def caption_file_entries(folder: Path) -> Iterator[Entry]:
+def caption_file_entries(folder: Path, keys: Sequence[str]) -> Iterator[Entry]:
     """Captions of each picture: the lines of its file that are not blank.
 
-    ``a/dog.txt``, or ``a/dog.jpg.txt``, has those of ``a/dog.jpg``; in a folder without pictures it is named
-    ``a/dog``. Folders that are named like splits are splits.
+    ``a/dog.txt``, or ``a/dog.jpg.txt``, has those of ``a/dog.jpg``. Folders that are named like splits are
+    splits. Predictions need no pictures beside them: then the file's picture is named ``a/dog``.
 
     Raises:
-        BadData: a file that belongs to no picture where there are pictures, or that could belong to several.
+        BadData: no pictures beside references, or a file that belongs to no picture, or could to several.
     """
     pictures: dict[str, list[str]] = {}  # by the name that their caption files have, less its suffix
     for file in files_below(folder):
@@ -32,6 +33,8 @@ def caption_file_entries(folder: Path) -> Iterator[Entry]:
             name = file.relative_to(folder).as_posix()
             for key in (name, str(Path(name).with_suffix(""))):
                 pictures.setdefault(key, []).append(name)
+    if not pictures and keys == REFERENCES:
+        raise bad(folder, "pictures beside their text files", "none", "give the path of one file")
     for file in caption_files_below(folder):
         name = _picture_of(file, file.relative_to(folder).with_suffix("").as_posix(), pictures)
         text = read_text(file, allow_blank=True)
@@ -40,11 +43,11 @@ def caption_file_entries(folder: Path) -> Iterator[Entry]:
 
 
 def _picture_of(file: Path, name: str, pictures: dict[str, list[str]]) -> str:
-    own = pictures.get(name, [])
+    belonging = pictures.get(name, [])
     if not pictures:
         return name
-    if len(own) != 1:
-        listed = " and ".join(own) or "none"
-        fix = "call it by the picture's whole name, as in dog.jpg.txt" if own else "move it away"
+    if len(belonging) != 1:
+        listed = " and ".join(belonging) or "none"
+        fix = "call it by the picture's whole name, as in dog.jpg.txt" if belonging else "move it away"
         raise bad(file, f"one picture named {name}", listed, fix)
-    return own[0]
+    return belonging[0]

@@ -15,6 +15,8 @@ from magicap.data.text import normalise_caption
 from magicap.errors import BadData
 from magicap.images.formats import has_picture_suffix
 
+_FILE_NAME = re.compile(r"\s*([^\s,;|#]+\.\w+)(?:[\s,;|#]|$)")  # at the beginning of a line
+
 
 def read_captions(path: str | Path, splits: str | Collection[str] | None = None) -> list[CaptionedImage]:
     r"""Captioned pictures of a data set, in the order of its file.
@@ -115,7 +117,7 @@ def _pictures(entries: Iterable[Entry]) -> Iterator[CaptionedImage]:
     for first, captions in pictures.values():
         if first.row.id is not None and (place := ids.setdefault(first.row.id, first.place)) != first.place:
             raise _twice(first.place, f"id {first.row.id!r}", place)
-        yield replace(first.row, captions=tuple(captions))
+        yield first.row if first.is_whole else replace(first.row, captions=tuple(captions))
 
 
 def _require_same_picture(first: Entry, entry: Entry) -> None:
@@ -165,9 +167,10 @@ def _plain_sentences(source: Source) -> Iterator[tuple[str, str]]:
         fix = "name the columns in a header, such as image and caption with a tab between"
         raise bad(lines[0][0], "a caption a line", "columns", fix)
     for place, line in lines:
-        if has_picture_suffix(first := re.split(r"[\s,;|#]", line.strip(), maxsplit=1)[0]):
+        first = _FILE_NAME.match(line)
+        if first and has_picture_suffix(first[1]):
             fix = "write a header such as image,caption, or a tab behind each name"
-            raise bad(place, "a caption a line", f"the name of a file, {show(first)}", fix)
+            raise bad(place, "a caption a line", f"the name of a file, {show(first[1])}", fix)
         for text in line.splitlines():
             require_short(text, place)
         yield from ((place, text) for text in line.splitlines())
@@ -176,6 +179,6 @@ def _plain_sentences(source: Source) -> Iterator[tuple[str, str]]:
 def _no_file_name(placed: tuple[str, str]) -> str:
     """A sentence; the name of a picture's file is none."""
     place, text = placed
-    if has_picture_suffix(text.strip()) and len(text.split()) == 1:
+    if " " not in text and has_picture_suffix(text):
         raise bad(place, "a caption", f"the name of a file, {show(text)}", "name its column or field 'image'")
     return text

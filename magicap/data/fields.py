@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ OTHER_KEYS = (
 """Fields of captions where there is none of the former; of several it is unclear which has them."""
 
 
+@functools.cache
 def plain_key(name: str) -> str:
     """A field's name without what varies: "Image Name " is ``image_name``."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())

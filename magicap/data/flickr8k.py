@@ -46,6 +46,9 @@ def with_split_files(path: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
     A picture that none of them names has no split, as some of Flickr8k's own.
     """
     splits = _splits(path.parent)
+    if not splits:
+        yield from entries
+        return
     images = set()
     for entry in entries:
         images.add(entry.row.image)

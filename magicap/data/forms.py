@@ -74,7 +74,7 @@ def read_entries(path: Path, keys: Sequence[str] = REFERENCES) -> Iterator[Entry
     if path.is_dir():
         if next(imagefolder.metadata_below(path), None) is not None:
             return imagefolder.imagefolder_entries(path, keys)
-        return caption_files.caption_file_entries(path)
+        return caption_files.caption_file_entries(path, keys)
     source = Source.read(path)
     for form in FORMS:
         if form.fits(source):
@@ -97,6 +97,6 @@ def _file_in(folder: Path) -> Path:
     if files:
         return files[0]
     captions = (imagefolder.metadata_below(folder), caption_files.caption_files_below(folder))
-    if not metadata and all(next(files_there, None) is None for files_there in captions):
+    if not metadata and all(next(files, None) is None for files in captions):
         raise bad(folder, _EXPECTED, "a folder without any", "give the path of the file")
     return folder

@@ -49,7 +49,7 @@ def table_entries(source: Source, keys: Sequence[str]) -> Iterator[Entry]:
         io.StringIO(source.text),
         delimiter=header.delimiter,
         strict=True,
-        skipinitialspace=header.delimiter in ",;",
+        skipinitialspace=header.delimiter in ",;|",
         quoting=csv.QUOTE_NONE if header.delimiter == "|" else csv.QUOTE_MINIMAL,
     )
     lines = (cells for cells in reader if any(map(str.strip, cells)))
@@ -72,7 +72,7 @@ def _header(source: Source, keys: Sequence[str]) -> _Header | None:
         names = [plain_key(name) for name in source.head.replace('"', "").split(delimiter)]
         bases = [_base(name) for name in names]
         caption = caption_key(bases, keys, f"{source.path}, the header")
-        if caption and (image_key(names) or len(names) == 1):
+        if caption and (image_key(names) or delimiter == _ONE_COLUMN):
             columns = [number for number, base in enumerate(bases) if base == caption]
             return _Header(delimiter, names, caption, columns)
     return None

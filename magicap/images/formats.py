@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from PIL import features
 
@@ -108,7 +107,7 @@ _NO_PICTURES = frozenset(
 
 def has_picture_suffix(name: str | os.PathLike[str]) -> bool:
     """Whether a file is a picture by its name, of a format that is read or not."""
-    suffix = PurePath(name).suffix.lower()
+    suffix = os.path.splitext(name)[1].lower()
     return suffix in SUFFIXES or suffix in UNREAD_SUFFIXES
 
 
@@ -116,7 +115,7 @@ def is_picture_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a picture, of any format: by its name, or else by how it begins."""
     if has_picture_suffix(path):
         return True
-    if PurePath(path).suffix.lower() in _NO_PICTURES or not os.path.isfile(path):
+    if os.path.splitext(path)[1].lower() in _NO_PICTURES or not os.path.isfile(path):
         return False
     try:
         with open(path, "rb", buffering=0) as file:

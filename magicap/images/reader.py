@@ -325,8 +325,12 @@ class _Reader:
 
     def unidentified(self, head: bytes) -> BadImage:
         beginning = f"found {head[:16]!r}..."
-        if head.startswith(MAGIC) or other_format(head) is not None:
+        if head.startswith(MAGIC):
             return self.bad("damaged", f"expected a whole header, {beginning}; fetch it again")
+        if (other := other_format(head)) is not None:
+            return self.bad(
+                "damaged", f"expected {other.name} with a whole header, {beginning}; fetch it again"
+            )
         if _TEXT.fullmatch(head):
             return self.bad("text", f"expected a picture, found text: {beginning}; is it a failed download?")
         return self.bad("format", f"expected {', '.join(FORMATS)}, {beginning}; convert it to one of these")
