@@ -14,6 +14,8 @@ LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prom
 MEMORY, FINE_GRAINED, CONFIDENCE = "memory", "fine_grained", "confidence"
 """Names of parts."""
 
+CONFIDENCE_FILE = "confidence.json"
+
 
 class Sources(NamedTuple):
     """Where a captioner's parts are."""

@@ -36,6 +36,7 @@ from magicap.captioners.saving import (
 from magicap.captioners.sources import (
     CLASS_VECTOR,
     CONFIDENCE,
+    CONFIDENCE_FILE,
     FINE_GRAINED,
     LANGUAGE_MODEL,
     MEMORY,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.drawing import Explanation
 
-CONFIDENCE_FILE = "confidence.json"
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 
 
