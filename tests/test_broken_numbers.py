@@ -24,8 +24,8 @@ from magicap.models.fine_grained.scorer import FineGrainedScorer
 from magicap.models.finite import require_finite
 from magicap.models.scorer import ImageTextScorer
 from magicap.results import BROKEN, WORDLESS
-from magicap.retrieval.caption_memory import VECTORS_FILE
 from magicap.retrieval.index import RetrievalIndex
+from magicap.retrieval.memory_files import VECTORS_FILE
 from magicap.retrieval.memory_record import RECORD_FILE
 
 TEXTS = [f"A {animal} {verb}." for animal in ("dog", "cat", "horse", "bird") for verb in ("runs", "sleeps")]

@@ -25,8 +25,9 @@ from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadData, BadIndex, BadModel, BadSettings, MagicapError
 from magicap.evaluation.predictions import read_predictions
 from magicap.images.reader import ImageLimits
-from magicap.retrieval.caption_memory import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE, CaptionMemory
+from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.retrieval.index import RetrievalIndex
+from magicap.retrieval.memory_files import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
 from magicap.supervised.settings import BeamSearch, Sampling
 
 GB = 1 << 30

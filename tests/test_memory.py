@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from magicap import BadData, BadModel, BadSettings, BeamMagicSearch, CaptionMemory
 from magicap.adaptation.adapt import AdaptationSettings, adapt
 from magicap.adaptation.tuning import NEIGHBOURS, TEMPERATURES, tune_decoding
-from magicap.retrieval.caption_memory import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
+from magicap.retrieval.memory_files import CAPTIONS_FILE, NGRAMS_FILE, VECTORS_FILE
 from magicap.retrieval.modality_gap import pseudo_images
 from magicap.retrieval.sampled_captions import sample_captions
 

@@ -5,9 +5,7 @@ Shapes: N captions, B queries, D embedding width, R dimensions of a subspace.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,18 +19,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
-from magicap.files import (
-    LARGEST_SETTINGS,
-    LARGEST_TEXT,
-    gunzip,
-    has_countless_values,
-    open_to_readers,
-    read_bytes,
-    require_readable_model,
-)
+from magicap.files import open_to_readers, require_readable_model
 from magicap.metrics.cider import DocumentFrequencies
 from magicap.models.finite import are_unit
 from magicap.models.scorer import text_fingerprint
+from magicap.retrieval.memory_files import (
+    CAPTIONS_FILE,
+    FILES,
+    VECTORS_FILE,
+    packed_captions,
+    read_captions,
+    read_frequencies,
+    write_frequencies,
+)
 from magicap.retrieval.memory_record import MemoryRecord
 from magicap.retrieval.nearest import largest
 from magicap.retrieval.quantisation import STEPS, packed, quantised, unpacked
@@ -41,14 +40,11 @@ if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
     from magicap.models.scorer import ImageTextScorer
 
-VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
-_FILES = (CAPTIONS_FILE, VECTORS_FILE, NGRAMS_FILE)
 MIN_STD = 1e-6
 """Standard deviation of cosines that are all the same."""
 
 _PROBES = 16  # captions that are encoded anew to tell whether a scorer encoded a memory
 _SAME = 0.97  # least cosine of a caption's two vectors as written; two trainings of one tower differ by more
-_MOST_BYTES = 500  # of a caption as JSON, on average: longer ones the scorer would not see whole
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -270,16 +266,16 @@ class CaptionMemory:
         with ThreadPoolExecutor(1, "magicap-digest") as beside:
             try:
                 require_readable_model(folder)
-                record = beside.submit(MemoryRecord.read, folder, _FILES)  # while the rest is read
+                record = beside.submit(MemoryRecord.read, folder, FILES)  # while the rest is read
                 stored = load_file(folder / VECTORS_FILE)
                 bits = 4 if "nibbles" in stored else 8
                 vectors = unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"].float()
                 if vectors.ndim != 2:
                     raise ValueError(f"expected vectors (N, D), found {tuple(vectors.shape)}")
-                texts = _read_captions(folder / CAPTIONS_FILE, len(vectors))
+                texts = read_captions(folder, len(vectors))
                 vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
                 axes = stored["axes"].float().to(device) if "axes" in stored else None
-                frequencies = _read_frequencies(folder / NGRAMS_FILE, len(texts))
+                frequencies = read_frequencies(folder, len(texts))
                 memory = cls(texts, vectors, frequencies, bits=bits, axes=axes)
             except _UNREADABLE as error:
                 raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
@@ -305,26 +301,17 @@ class CaptionMemory:
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        text = json.dumps(self.texts, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        if len(text) > _most_bytes(len(self)):
-            raise BadSettings(
-                f"a memory keeps captions of at most {_MOST_BYTES} bytes on average, found {len(text)} bytes "
-                f"in {len(self)}; shorten them"
-            )
+        captions = packed_captions(self.texts)
         folder.mkdir(parents=True, exist_ok=True)
         steps = quantised(self.coordinates, self.bits).to(torch.int8).cpu().contiguous()
         stored = {"vectors": steps} if self.bits == 8 else {"nibbles": packed(steps)}
         if self.axes is not None:
             stored["axes"] = self.axes.half().cpu().contiguous()
         save_file(stored, folder / VECTORS_FILE)
-        ngrams = {
-            "numbers": self.document_frequencies.numbers,
-            "counts": self.document_frequencies.counts.astype("int32"),
-        }
-        save_file({name: torch.from_numpy(array) for name, array in ngrams.items()}, folder / NGRAMS_FILE)
-        (folder / CAPTIONS_FILE).write_bytes(gzip.compress(text, 9, mtime=0))
+        write_frequencies(folder, self.document_frequencies)
+        (folder / CAPTIONS_FILE).write_bytes(captions)
         open_to_readers(folder)
-        return MemoryRecord.write(folder, _FILES, text_tower or self.text_tower)
+        return MemoryRecord.write(folder, FILES, text_tower or self.text_tower)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -391,32 +378,3 @@ def _require_unit(what: str, vectors: Tensor) -> None:
             f"a memory needs {what} of length one; found {int(broken.sum())} of {len(vectors)} "
             + ("of another length" if is_finite else "that hold NaN or infinity")
         )
-
-
-def _most_bytes(count: int) -> int:
-    """How many bytes so many captions may have as JSON."""
-    return max(_MOST_BYTES * count, LARGEST_SETTINGS)
-
-
-def _read_captions(path: Path, count: int) -> list[str]:
-    text = gunzip(read_bytes(path, LARGEST_TEXT), _most_bytes(count))
-    if has_countless_values(text):
-        raise ValueError("expected a list of captions, found countless values")
-    texts = json.loads(text)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("expected a list of captions")
-    return texts
-
-
-def _read_frequencies(path: Path, documents: int) -> DocumentFrequencies:
-    from safetensors.torch import load_file
-
-    ngrams = load_file(path)
-    numbers, counts = ngrams["numbers"].numpy(), ngrams["counts"].numpy()
-    if not numbers.shape == counts.shape == (numbers.size,):
-        raise ValueError("expected one count an n-gram")
-    if numbers.size and not (counts.min() >= 1 and counts.max() <= documents):
-        raise ValueError(f"expected counts of n-grams of 1 to {documents}, found others")
-    if (numbers[1:] <= numbers[:-1]).any():
-        raise ValueError("expected n-grams in rising order, found others")
-    return DocumentFrequencies(documents, numbers, counts)
