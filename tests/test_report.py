@@ -18,6 +18,7 @@ from PIL import Image
 from magicap.errors import BadSettings, ImageNotFound, MissingPackage
 from magicap.evaluation.comparison import System, compare
 from magicap.evaluation.report import html_report
+from magicap.evaluation.tables import comparison_notes, comparison_table
 from magicap.metrics.score import Score
 from magicap.metrics.suite import Report
 
@@ -130,6 +131,21 @@ def test_figures_are_marked_in_words_and_best_ones_bold():
     assert '▼<span class="unseen"> worse by</span> -100.00, p = 0.0' in page
     assert '▲<span class="unseen"> higher by</span> +4.00' in page
     assert 'title="highest">9' not in page
+
+
+def test_figures_by_the_scorer_that_steered_the_captions_say_so_in_page_and_table():
+    reports = [
+        report([1.0] * 3, scorer="a1", steered_by="a1+b2", cut="1 of 3 captions"),
+        report([1.0] * 3, scorer="a1", steered_by="c3"),
+    ]
+    systems = [System("own", ["x"] * 3), System("other", ["x"] * 3)]
+    judged = compare("t", list("abc"), [["r"]] * 3, systems, reports, against="other", resamples=5)
+    own, other = re.findall(r"<tr.*?</tr>", html_report(judged))[1:3]
+    assert "rated by the scorer that steered" in own
+    assert "1 of 3 captions are longer" in own
+    assert "rated by" not in other
+    assert "100.00*" in comparison_table(judged)[1][0][1]
+    assert "* CIDEr-D of own: rated by the scorer" in comparison_notes(judged)
 
 
 def test_hostile_texts_never_become_markup():
