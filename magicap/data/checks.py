@@ -77,12 +77,12 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
         BadData: more than :data:`MOST_LINES`.
     """
     number, counted = 1, 0
-    for count, found in enumerate(_LINE.finditer(text)):
+    for count, match in enumerate(_LINE.finditer(text)):
         if count == MOST_LINES:
             raise bad(path, f"at most {MOST_LINES} lines", "more", "split it")
-        start = text.rfind("\n", 0, found.start()) + 1
+        start = text.rfind("\n", 0, match.start()) + 1
         number, counted = number + text.count("\n", counted, start), start
-        yield f"{path}, line {number}", text[start : found.end()]
+        yield f"{path}, line {number}", text[start : match.end()]
 
 
 def require_short(caption: str, place: str) -> None:

@@ -140,5 +140,5 @@ def _tiff(data: memoryview) -> str | None:
 
 def _avif(data: memoryview) -> str | None:
     """Its EXIF lies somewhere in it, and begins as a TIFF does."""
-    beginnings = [found.start() for found in islice(_TIFF_HEAD.finditer(data), MOST_COMMENTS)]
-    return next(filter(None, (_tiff(data[start:]) for start in beginnings)), None)
+    starts = [match.start() for match in islice(_TIFF_HEAD.finditer(data), MOST_COMMENTS)]
+    return next(filter(None, (_tiff(data[start:]) for start in starts)), None)
