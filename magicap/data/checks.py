@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadData
-from magicap.files import LARGEST_TEXT, MOST_VALUES, has_countless_values, read_bytes
+from magicap.reading import LARGEST_TEXT, MOST_VALUES, has_countless_values, read_bytes
 
 MOST_LINES = 2_000_000
 """Of one file of captions, those that are not blank."""
@@ -37,8 +37,8 @@ def read_text(path: Path) -> str:
     """The whole of a UTF-8 file, lines ended by a line feed alone.
 
     Raises:
-        BadData: it cannot be read, is larger than :data:`magicap.files.LARGEST_TEXT`, is no plain file, is
-            not UTF-8, holds nothing, or more than :data:`magicap.files.MOST_VALUES` values.
+        BadData: it cannot be read, is larger than :data:`magicap.reading.LARGEST_TEXT`, is no plain file, is
+            not UTF-8, holds nothing, or more than :data:`magicap.reading.MOST_VALUES` values.
     """
     try:
         content = read_bytes(path, LARGEST_TEXT)

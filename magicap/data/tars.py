@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, cast
 
 from magicap.data.checks import bad
 from magicap.errors import MagicapError
-from magicap.files import open_regular
 from magicap.images.reader import SUFFIXES, ImageLimits
+from magicap.reading import open_regular
 
 LONGEST_HEADER = 1 << 20
 """Bytes of the headers of one member: its name, which may be stored like a file, and the map of its holes."""

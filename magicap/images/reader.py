@@ -25,9 +25,9 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, fe
 
 from magicap.checks import require_int, require_number
 from magicap.errors import BadImage
-from magicap.files import SpecialFile, open_regular
 from magicap.images.parts import excess
 from magicap.images.pixels import from_array, from_tensor, over_white
+from magicap.reading import SpecialFile, open_regular
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from magicap.errors import BadModel, MagicapError, ModelNotFound
-from magicap.files import require_readable_model
+from magicap.reading import require_readable_model
 
 _UNREACHABLE = {
     "ConnectionError",

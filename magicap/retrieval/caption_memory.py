@@ -20,16 +20,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
-from magicap.files import (
+from magicap.files import open_to_readers
+from magicap.metrics.cider import DocumentFrequencies
+from magicap.reading import (
     LARGEST_SETTINGS,
     LARGEST_TEXT,
     gunzip,
     has_countless_values,
-    open_to_readers,
     read_bytes,
     require_readable_model,
 )
-from magicap.metrics.cider import DocumentFrequencies
 from magicap.retrieval.nearest import largest
 
 if TYPE_CHECKING:
