@@ -40,9 +40,9 @@ from magicap.captioners.zero_shot import load_scorer
 from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.errors import BadData, BadModel, BadSettings
-from magicap.files import read_text
 from magicap.models.class_vector import TOP, ClassVector, attach_class_vector
 from magicap.models.scorer import ImageTextScorer
+from magicap.reading import read_text
 from magicap.training.fresh_scorer import with_image_tower
 from magicap.training.losses import info_nce
 from magicap.training.teacher import apply_map, encode_with_teacher, linear_map

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from magicap.errors import BadSettings
-from magicap.files import read_text
+from magicap.reading import read_text
 
 NOTHING = ("", "~", "null", "none")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

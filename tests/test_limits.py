@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 
-from magicap import files
+from magicap import reading
 from magicap.captioners.load import load_captioner
 from magicap.data import ImageFiles, read_captions, read_sentences
 from magicap.data.checks import LONGEST_CAPTION, lines_of
@@ -40,22 +40,22 @@ PIPE = "pipe, socket or device"
 def test_only_plain_files_of_the_right_size_are_read(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"12345")
-    assert files.read_bytes(path, 5) == b"12345"
+    assert reading.read_bytes(path, 5) == b"12345"
     with pytest.raises(OSError, match="5 bytes, of which at most 4"):
-        files.read_bytes(path, 4)
+        reading.read_bytes(path, 4)
     os.truncate(path, 6 * GB)
     with pytest.raises(OSError, match="6442450944 bytes"):
-        files.read_bytes(path, 5)
+        reading.read_bytes(path, 5)
     with pytest.raises(IsADirectoryError):
-        files.read_bytes(tmp_path, 5)
+        reading.read_bytes(tmp_path, 5)
     os.mkfifo(tmp_path / "pipe")
     for special in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(files.SpecialFile, match=PIPE):
-            files.read_bytes(special, 5)
+        with pytest.raises(reading.SpecialFile, match=PIPE):
+            reading.read_bytes(special, 5)
 
 
 def test_files_of_the_system_that_say_they_are_empty_are_read():
-    assert b"VmPeak" in files.read_bytes("/proc/self/status", 1 << 20)
+    assert b"VmPeak" in reading.read_bytes("/proc/self/status", 1 << 20)
 
 
 # --- captioners and memories --------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_a_memory_that_could_not_be_read_is_not_written(tmp_path):
 
 
 def test_countless_values_are_counted_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MOST_VALUES", 1000)
+    monkeypatch.setattr(reading, "MOST_VALUES", 1000)
     path = tmp_path / "a.json"
     for text in ("[" + "[]," * 1000 + "[]]", '{"image": "a", "caption": ""}\n' * 1000):
         path.write_text(text)

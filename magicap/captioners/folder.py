@@ -12,7 +12,7 @@ import torch
 
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.files import read_text
+from magicap.reading import read_text
 
 FORMAT = 2
 SETTINGS_FILE = "magicap.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadData
-from magicap.files import LARGEST_TEXT, MOST_VALUES, has_countless_values, read_bytes
+from magicap.reading import LARGEST_TEXT, MOST_VALUES, has_countless_values, read_bytes
 
 MOST_LINES = 2_000_000
 """Of one file of captions, those that are not blank."""
@@ -49,9 +49,9 @@ def read_text(path: Path, *, allow_blank: bool = False) -> str:
         allow_blank: take a file without any text too.
 
     Raises:
-        BadData: it cannot be read, is larger than :data:`magicap.files.LARGEST_TEXT`, is no plain file or no
-            text as :func:`decode` takes it, holds nothing, or more than :data:`magicap.files.MOST_VALUES`
-            values.
+        BadData: it cannot be read, is larger than :data:`magicap.reading.LARGEST_TEXT`, is no plain file or
+            no text as :func:`decode` takes it, holds nothing, or more than
+            :data:`magicap.reading.MOST_VALUES` values.
     """
     try:
         content = read_bytes(path, LARGEST_TEXT)

@@ -10,9 +10,9 @@ from typing import Any, Protocol, Self
 from magicap.data.checks import bad, files_below
 from magicap.data.tars import TarPictures, has_picture_name
 from magicap.errors import ImageNotFound
-from magicap.files import read_bytes
 from magicap.images.reader import ImageLimits
 from magicap.printable import without_surrogates
+from magicap.reading import read_bytes
 
 
 class ImageFiles:

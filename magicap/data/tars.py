@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, cast
 
 from magicap.data.checks import bad
 from magicap.errors import MagicapError
-from magicap.files import open_regular
 from magicap.images.formats import has_picture_suffix
 from magicap.images.reader import ImageLimits
 from magicap.printable import without_surrogates
+from magicap.reading import open_regular
 
 LONGEST_HEADER = 1 << 20
 """Bytes of the headers of one member: its name, which may be stored like a file, and the map of its holes."""

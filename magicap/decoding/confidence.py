@@ -17,8 +17,8 @@ from typing import Any
 from magicap.decoding.minimum_bayes_risk import Competition
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch
 from magicap.errors import BadModel, BadSettings
-from magicap.files import read_text
 from magicap.models.fingerprint import combined
+from magicap.reading import read_text
 from magicap.results import Hypothesis
 from magicap.settings_io import from_dict, to_dict
 

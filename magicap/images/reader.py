@@ -26,11 +26,11 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from magicap.checks import require_int, require_number
 from magicap.errors import BadImage, MissingPackage
 from magicap.extras import require
-from magicap.files import SpecialFile, open_regular
 from magicap.images.formats import FORMATS, HEIC, HEIF, MAGIC, RAW, OtherFormat, other_format
 from magicap.images.parts import excess
 from magicap.images.pixels import from_array, from_tensor, over_white
 from magicap.printable import escape
+from magicap.reading import SpecialFile, open_regular
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from textwrap import shorten
 import torch
 
 from magicap.errors import BadModel, MagicapError, MissingPackage, ModelNotFound
-from magicap.files import require_readable_model
+from magicap.reading import require_readable_model
 
 _UNREACHABLE = {
     "ConnectionError",

@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from magicap.errors import BadModel, BadSettings
-from magicap.files import open_to_readers, require_readable_model
+from magicap.files import open_to_readers
 from magicap.metrics.cider import DocumentFrequencies
 from magicap.models.finite import are_unit
 from magicap.models.scorer import text_fingerprint
+from magicap.reading import require_readable_model
 from magicap.retrieval.memory_files import (
     CAPTIONS_FILE,
     FILES,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadIndex, BadSettings
-from magicap.files import LOCK, read_text, write_whole
+from magicap.files import LOCK, write_whole
+from magicap.reading import read_text
 from magicap.retrieval.items import IMAGE, TEXT
 
 FORMAT = 1

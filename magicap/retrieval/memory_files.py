@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from magicap.errors import BadSettings
-from magicap.files import LARGEST_SETTINGS, LARGEST_TEXT, gunzip, has_countless_values, read_bytes
 from magicap.metrics.cider import DocumentFrequencies
+from magicap.reading import LARGEST_SETTINGS, LARGEST_TEXT, gunzip, has_countless_values, read_bytes
 
 VECTORS_FILE, NGRAMS_FILE, CAPTIONS_FILE = "vectors.safetensors", "ngrams.safetensors", "captions.json.gz"
 FILES = (CAPTIONS_FILE, VECTORS_FILE, NGRAMS_FILE)

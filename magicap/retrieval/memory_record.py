@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from magicap.errors import BadModel
-from magicap.files import digest_of_files, read_text, write_whole
+from magicap.files import digest_of_files, write_whole
+from magicap.reading import read_text
 
 RECORD_FILE = "memory.json"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicap.extras import require
-from magicap.files import LARGEST_SETTINGS, open_regular
+from magicap.reading import LARGEST_SETTINGS, open_regular
 from magicap.retrieval.header import INDEX_FILE, Header, damaged
 from magicap.retrieval.items import Item
 

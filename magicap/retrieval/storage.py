@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magicap.errors import BadSettings
-from magicap.files import LARGEST_SETTINGS, digest_of_files, open_regular, open_to_readers, put_in_place
+from magicap.files import digest_of_files, open_to_readers, put_in_place
 from magicap.models.finite import are_unit
+from magicap.reading import LARGEST_SETTINGS, open_regular
 from magicap.retrieval.header import Header, damaged, remove_others, require_index_folder
 from magicap.retrieval.items import Item
 from magicap.retrieval.parquet import items_table, read_items, require_parquet

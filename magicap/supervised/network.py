@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadSettings
-from magicap.files import open_to_readers, read_text
+from magicap.files import open_to_readers
 from magicap.models.finite import require_finite
 from magicap.models.loading import explain_loading_errors
+from magicap.reading import read_text
 from magicap.supervised.decoder import Decoder, DecoderConfig
 from magicap.supervised.grid import GridConfig, GridEncoder
 from magicap.supervised.recurrent import HardAttention, ShowAndTell, ShowAttendTell

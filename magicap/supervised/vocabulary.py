@@ -12,9 +12,9 @@ from torch import Tensor
 
 from magicap.data.text import normalise_caption
 from magicap.errors import BadModel, BadSettings
-from magicap.files import LARGEST_MODEL_TEXT, read_text
 from magicap.metrics.ngrams import words
 from magicap.metrics.tokenizer import PTB
+from magicap.reading import LARGEST_MODEL_TEXT, read_text
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>")

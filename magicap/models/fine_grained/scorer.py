@@ -22,7 +22,7 @@ from torch import Tensor
 
 from magicap.checks import require_int
 from magicap.errors import BadModel, BadSettings, ModelNotFound
-from magicap.files import open_to_readers, read_text
+from magicap.files import open_to_readers
 from magicap.images.reader import ImageSource, open_image
 from magicap.models.fine_grained.late_interaction import (
     candidates_first,
@@ -40,6 +40,7 @@ from magicap.models.fine_grained.local_features import (
 from magicap.models.finite import require_finite, require_unit
 from magicap.models.loading import explain_loading_errors
 from magicap.models.scorer import ImageTextScorer
+from magicap.reading import read_text
 
 FORMAT = 1
 SETTINGS_FILE = "fine_grained.json"
