@@ -53,7 +53,7 @@ def test_a_folder_prints_a_line_a_picture_in_natural_order(preset, album, capsys
         "10.png",
         "below/3.jpg",
     ]
-    keys = {"image", "caption", "score", "finished", "model", "decoding"}
+    keys = {"image", "caption", "score", "finished", "model", "decoding", "steered_by"}
     assert all(set(row) == keys for row in rows)
 
 
@@ -81,8 +81,10 @@ def test_in_plain_output_a_failed_picture_has_no_line_on_stdout(preset, album, c
 
 def test_settings_of_the_search_can_be_given(preset, album, capsys):
     base = ["caption", str(album / "1.png"), "--preset", preset, "--json"]
-    assert main([*base, "--max-new-tokens", "3", "--top-k", "3", "--alpha", "0", "--beta", "9"]) == 0
+    # These settings end the caption at once, which is a failure with a reason.
+    assert main([*base, "--max-new-tokens", "1", "--top-k", "3", "--alpha", "0", "--beta", "9"]) == 2
     short = json.loads(capsys.readouterr().out)
+    assert (short["caption"], short["error"]) == ("", "wordless")
     assert main(base) == 0
     assert len(short["caption"]) < len(json.loads(capsys.readouterr().out)["caption"])
 

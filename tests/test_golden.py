@@ -124,9 +124,13 @@ def test_a_captioner_of_format_1_is_read_with_its_decoding_and_written_anew(name
 
 @pytest.mark.parametrize(("name", "own"), [("zero-shot", "own"), ("supervised", "supervised")])
 def test_the_command_captions_with_a_folder_of_format_1(name, own, capsys):
-    assert main(["caption", "--device", "cpu", "--json", "--preset", str(FORMAT1 / name), *PATHS]) == 0
+    captions = TINY["systems"][own]["captions"]
+    code = (
+        0 if all(expected["caption"] for expected in captions) else 2
+    )  # a caption without words is a failure
+    assert main(["caption", "--device", "cpu", "--json", "--preset", str(FORMAT1 / name), *PATHS]) == code
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    for row, path, expected in zip(rows, PATHS, TINY["systems"][own]["captions"], strict=True):
+    for row, path, expected in zip(rows, PATHS, captions, strict=True):
         assert row["image"] == path
         assert row["model"] == TINY["fingerprints"][name]
         assert (row["caption"], row["finished"]) == (expected["caption"], expected["finished"])
