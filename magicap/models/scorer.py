@@ -94,6 +94,7 @@ class ImageTextScorer:
             BadModel: found, but without weights or not in open_clip's format.
         """
         import open_clip
+        from PIL.Image import new as new_image
 
         name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
         trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
@@ -115,6 +116,7 @@ class ImageTextScorer:
             if trained.get("quick_gelu"):
                 config["model_cfg"]["quick_gelu"] = True
             tokenizer = open_clip.get_tokenizer(name)
+            preprocess(new_image("RGB", (8, 8)))  # what a damaged configuration says of it may be no numbers
         file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
         if name.startswith(LOCAL_DIR) and file.is_file():
             attach_class_vector(model, load_class_vector(file))
