@@ -318,7 +318,7 @@ def test_no_file_of_an_index_may_be_a_pipe(index, pattern):
         (lambda n: BeamMagicSearch(include=tuple(f"w{i}" for i in range(n))), 100),
         (lambda n: BeamMagicSearch(exclude=tuple(f"w{i}" for i in range(n))), 10_000),
         (lambda n: BeamSearch(beam_size=n), 500),
-        (lambda n: Sampling(captions=n), 500),
+        (lambda n: Sampling(captions=n), 20_000),
         (lambda n: Sampling(max_new_tokens=n), 1000),
     ],
 )
