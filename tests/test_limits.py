@@ -81,6 +81,16 @@ def test_texts_of_a_model_have_a_largest_size(preset, tmp_path):
             load_captioner(folder)
 
 
+def test_a_scorer_whose_pictures_cannot_be_prepared_is_refused_at_load(preset, tmp_path):
+    folder = Path(shutil.copytree(preset, tmp_path / "captioner"))
+    file = folder / "scorer/open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["preprocess_cfg"]["mean"] = ["no", "number", "here"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(BadModel, match="scorer"):
+        load_captioner(folder)
+
+
 @pytest.fixture
 def memory(tmp_path):
     """The folder of a memory of two captions."""
@@ -309,7 +319,8 @@ def test_no_file_of_an_index_may_be_a_pipe(index, pattern):
         (lambda n: BeamMagicSearch(include=tuple(f"w{i}" for i in range(n))), 100),
         (lambda n: BeamMagicSearch(exclude=tuple(f"w{i}" for i in range(n))), 10_000),
         (lambda n: BeamSearch(beam_size=n), 500),
-        (lambda n: Sampling(captions=n), 500),
+        (lambda n: Sampling(captions=n), 20_000),
+        (lambda n: Sampling(max_new_tokens=n), 1000),
     ],
 )
 def test_settings_have_a_largest_value_which_the_error_names(make, most):

@@ -98,6 +98,8 @@ class ImageTextScorer:
             BadSettings: a ``revision`` of a scorer that is not of the hub.
             MissingPackage: torchvision, which open_clip needs, is broken.
         """
+        from PIL.Image import new as new_image
+
         with explain_loading_errors("open_clip", "open_clip"):
             import open_clip
 
@@ -123,6 +125,7 @@ class ImageTextScorer:
             if trained.get("quick_gelu"):
                 config["model_cfg"]["quick_gelu"] = True
             tokenizer = open_clip.get_tokenizer(name)
+            preprocess(new_image("RGB", (8, 8)))  # what a damaged configuration says of it may be no numbers
         file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
         if name.startswith(LOCAL_DIR) and file.is_file():
             attach_class_vector(model, load_class_vector(file))

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 from magicap.checks import require_int, require_number
 
-MOST_CAPTIONS = 500
-"""Of one picture, written side by side: more would take gigabytes of states."""
+MOST_BEAMS, MOST_SAMPLES = 500, 20_000
+"""Captions of one picture, written side by side: more would take gigabytes of states."""
+
+MOST_TOKENS = 1000
+"""Of one caption; all take room from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,15 @@ class BeamSearch:
     longer captions."""
 
     max_new_tokens: int = 20
-    """A caption is cut after this many tokens."""
+    """A caption is cut after this many tokens, at most 1000."""
 
     num_hypotheses: int = 5
     """How many of the beam's captions are kept with the chosen one, itself included."""
 
     def __post_init__(self) -> None:
-        require_int("beam_size", self.beam_size, most=MOST_CAPTIONS)
-        for name in ("max_new_tokens", "num_hypotheses"):
-            require_int(name, getattr(self, name))
+        require_int("beam_size", self.beam_size, most=MOST_BEAMS)
+        require_int("max_new_tokens", self.max_new_tokens, most=MOST_TOKENS)
+        require_int("num_hypotheses", self.num_hypotheses)
         require_number("length_penalty", self.length_penalty, lambda p: 0 <= p <= 10, "between 0 and 10")
 
 
@@ -52,15 +55,15 @@ class Sampling:
     longer captions."""
 
     max_new_tokens: int = 20
-    """A caption is cut after this many tokens."""
+    """A caption is cut after this many tokens, at most 1000."""
 
     num_hypotheses: int = 5
     """How many of the sampled captions are kept with the chosen one, itself included."""
 
     def __post_init__(self) -> None:
-        require_int("captions", self.captions, most=MOST_CAPTIONS)
-        for name in ("max_new_tokens", "num_hypotheses"):
-            require_int(name, getattr(self, name))
+        require_int("captions", self.captions, most=MOST_SAMPLES)
+        require_int("max_new_tokens", self.max_new_tokens, most=MOST_TOKENS)
+        require_int("num_hypotheses", self.num_hypotheses)
         require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
         require_number("length_penalty", self.length_penalty, lambda p: 0 <= p <= 10, "between 0 and 10")
 
