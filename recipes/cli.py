@@ -25,6 +25,7 @@ from configfile import read_options
 
 from magicap.docstrings import field_docstrings
 from magicap.errors import MagicapError, TrainingStopped
+from magicap.printable import printable
 from magicap.training import processes
 
 INTERRUPTED = 130
@@ -86,13 +87,13 @@ def run(main: Callable[[Any], object], config: type, arguments: Sequence[str] | 
     except TrainingStopped as stopped:
         leave(f"{recipe}.py: {stopped}", stopped.exit_code)
     except MagicapError as error:
-        sys.exit(f"{recipe}.py: {' '.join(str(error).split())}")
+        sys.exit(printable(f"{recipe}.py: {' '.join(str(error).split())}"))
     except KeyboardInterrupt:
         leave(f"{recipe}.py: interrupted", INTERRUPTED)
     except Exception as error:
         if (sentence := user_error(error)) is None:
             raise
-        sys.exit(f"{recipe}.py: {sentence}")
+        sys.exit(printable(f"{recipe}.py: {sentence}"))
     finally:
         processes.end()
 
@@ -100,7 +101,7 @@ def run(main: Callable[[Any], object], config: type, arguments: Sequence[str] | 
 def leave(line: str, code: int) -> NoReturn:
     """End the process; of several that end for the same reason the first alone gives it."""
     if processes.is_first():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     sys.exit(code)
 
 
@@ -232,7 +233,7 @@ def complaint(report: str) -> str:
 
 def refuse(recipe: str, sentence: str) -> NoReturn:
     """End the process after a wrong command line, with code 2."""
-    print(f"{recipe}.py: {sentence}; see --help", file=sys.stderr)
+    print(printable(f"{recipe}.py: {sentence}; see --help"), file=sys.stderr)
     sys.exit(USAGE)
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import pandas
 import pyarrow.json
@@ -186,6 +187,27 @@ def test_a_file_that_does_not_fit_is_not_there(cases, preset, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     words = [*COMMANDS[1], "--per-image", "/dev/full"]
     assert_refused(magicap(*words, cwd=cases), "/dev/full cannot be written: No space left on device")
+
+
+NOISE = """
+import logging, sys, warnings
+import magicap.metrics
+from magicap.cli import main
+evaluate = magicap.metrics.evaluate
+def noisy(*arguments, **options):
+    warnings.warn("overflow", RuntimeWarning)
+    logging.getLogger("open_clip").warning("no weights")
+    logging.getLogger("magicap.models").warning("a tower\\x1b[2J differs")
+    return evaluate(*arguments, **options)
+magicap.metrics.evaluate = noisy
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_libraries_say_nothing_and_we_say_a_line(cases):
+    command = [sys.executable, "-c", NOISE, *COMMANDS[1]]
+    done = subprocess.run(command, cwd=cases, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "magicap: a tower\\x1b[2J differs\n")
 
 
 # ---- signals ----
