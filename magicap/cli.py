@@ -15,7 +15,7 @@ from magicap.commands.options import without_underscores
 from magicap.commands.output import ReaderLeft, complain, print_text, require_streams
 from magicap.commands.shared import SOME_FAILED
 from magicap.commands.signals import interruptible
-from magicap.errors import MagicapError
+from magicap.errors import BadModel, MagicapError
 from magicap.printable import printable
 from magicap.version import __version__
 
@@ -33,20 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(words)
         except KeyboardInterrupt:
             return interruption.tell()
+        except ReaderLeft:
+            return 0
+        except Exception as error:
+            # Libraries that are interrupted while they are imported or load raise errors of their own.
+            if interruption and isinstance(error, BadModel | ImportError | RuntimeError):
+                return interruption.tell()
+            if not isinstance(error, MagicapError):
+                raise
+            complain(str(error))
+            return SOME_FAILED
 
 
 def _run(words: Sequence[str]) -> int:
-    try:
-        require_streams()
-        options = _parser().parse_args(without_underscores(words))
-        _quieten_libraries()
-        code: int = options.run(options)
-        return code
-    except ReaderLeft:
-        return 0
-    except MagicapError as error:
-        complain(str(error))
-        return SOME_FAILED
+    require_streams()
+    options = _parser().parse_args(without_underscores(words))
+    _quieten_libraries()
+    code: int = options.run(options)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

@@ -239,7 +239,7 @@ def test_missing_matplotlib_is_named_with_its_extra(magic, monkeypatch):
 def test_the_chosen_hypothesis_is_shown_first(magic, tmp_path):
     memory = CaptionMemory.from_texts(magic.scorer, tiny.SENTENCES)
     captioner = Captioner(magic.language_model, magic.scorer, None, memory)
-    search = BeamMagicSearch(max_new_tokens=6, beam_size=3, rerank_weight=0.5)
+    search = BeamMagicSearch(max_new_tokens=20, beam_size=3, rerank_weight=0.5)
     for picture in tiny.pictures(3):
         explanation = captioner.explain(picture, search, candidates=4)
         assert same(explanation.caption, captioner.caption(picture, search))

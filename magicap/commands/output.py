@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from magicap.errors import OutputFailed
 from magicap.printable import printable, without_surrogates
 
+_bars: list[Any] = []  # those that are drawn on stderr now
+
 
 class ReaderLeft(Exception):
     """Who read stdout has left, as ``head`` does: what is to come is not wanted."""
@@ -99,20 +101,25 @@ def progress_bar(total: int, unit: str = "picture") -> Iterator[Callable[[int], 
     from tqdm import tqdm
 
     with tqdm(total=total, unit=unit, disable=None if total > 3 else True, dynamic_ncols=True) as bar:
-        yield bar.update
+        _bars.append(bar)
+        try:
+            yield bar.update
+        finally:
+            _bars.remove(bar)
 
 
 def _write(stream: TextIO, text: str) -> None:
-    from tqdm import tqdm
-
-    with tqdm.external_write_mode(file=stream):  # which takes the bar away and draws it again
-        buffer = getattr(stream, "buffer", None)
-        if buffer is None:  # what a program put in its place
-            stream.write(text)
-            stream.flush()
-            return
+    for bar in _bars:
+        bar.clear(nolock=True)  # tqdm's own way to write beside a bar takes locks, which signals upset
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:  # what a program put in its place
+        stream.write(text)
+        stream.flush()
+    else:
         stream.flush()
         _write_whole(getattr(buffer, "raw", buffer), text.encode(stream.encoding, "backslashreplace"))
+    for bar in _bars:
+        bar.refresh(nolock=True)
 
 
 def _write_whole(raw: Any, data: bytes) -> None:

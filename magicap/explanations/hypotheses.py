@@ -27,7 +27,7 @@ class HypothesisExplanation(Explanation):
 
     hypotheses: tuple[Hypothesis, ...]
     """Whole captions, the chosen one first, then by falling score: expected CIDEr-D, 0 to 10, and what the
-    picture adds to it."""
+    picture adds to it; behind them those that are longer than ``max_new_tokens``."""
 
     def draw(self) -> Figure:
         """The picture, and beside it a bar for each caption."""
