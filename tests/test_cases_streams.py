@@ -17,7 +17,8 @@ from command import assert_refused, control_characters, magicap
 
 from magicap.data import ImageFiles
 from magicap.data.rows import CaptionedImage
-from magicap.evaluation.predictions import match, read_predictions
+from magicap.evaluation.matching import match
+from magicap.evaluation.predictions import read_predictions
 from magicap.files import only_writer
 
 PICTURES = ("pictures/plain.jpg", "pictures/plain.png")

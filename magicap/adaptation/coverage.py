@@ -18,6 +18,7 @@ read by an English one has 1.6, and what is spelled byte by byte has 1."""
 
 _MANY, _SOME = 0.5, 0.05  # shares of unknown sentences that are refused, and warned of
 _SAMPLE = 1000  # sentences that are looked at
+_BYTES_ALONE = 320  # entries of a vocabulary of bytes and a few pairs, which spells whatever it knows
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,8 +77,9 @@ def coverages(parts: Parts, sentences: Sequence[str]) -> list[Coverage]:
 def _coverage(owner: str, sentences: Sequence[str], ids: Sequence[Sequence[int]], tokenizer: Any) -> Coverage:
     sizes = [len("".join(sentence.split()).encode()) for sentence in sentences]
     unknown_id: Any = getattr(tokenizer, "unk_token_id", None)
+    least = 0.0 if tokenizer is not None and len(tokenizer) <= _BYTES_ALONE else UNKNOWN
     unknown = [
-        size < UNKNOWN * len(row) or 2 * list(row).count(unknown_id) >= max(len(row), 1)
+        size < least * len(row) or 2 * list(row).count(unknown_id) >= max(len(row), 1)
         for size, row in zip(sizes, ids, strict=True)
     ]
     tokens = sum(map(len, ids))
