@@ -304,7 +304,8 @@ def test_the_worked_example_is_what_is_computed():
 
 
 def test_every_figure_says_its_direction_and_its_range():
-    report = evaluate(["a dog", "a man runs"], [["a dog"], ["a red man"]])
+    without_java = [name for name in METRICS if name not in ("meteor", "spice")]
+    report = evaluate(["a dog", "a man runs"], [["a dog"], ["a red man"]], metrics=without_java)
     assert set(report.scores) <= set(FIGURES)
     titles = {"BLEU", "METEOR", "ROUGE-L", "CIDEr-D", "SPICE", "diversity", "words", "unfinished", "broken"}
     assert {entry.title for entry in METRICS.values()} == titles

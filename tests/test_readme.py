@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+from command import magicap
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -126,10 +127,11 @@ def test_a_classifier_becomes_a_captioner_as_in_the_readme(desk):
 def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
     Captioner.from_pretrained().save_pretrained("my-domain")
     for words in commands("magicap caption"):
-        done = run([sys.executable, "-m", "magicap", *words[1:]])
-        lines = len(done.stdout.splitlines())
+        ended = magicap(*words[1:])
+        assert ended.code == 0, ended
+        lines = len(ended.out.splitlines())
         if "--min-confidence" in words:
-            assert (lines < 2) == ("left out" in done.stderr)
+            assert (lines < 2) == ("left out" in ended.err)
         else:
             assert lines == (2 if "holiday/" in words else 1)
     assert min(Path(name).stat().st_size for name in ("why.png", "looked.png")) > 20_000
