@@ -68,7 +68,7 @@ def indexes(cases, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("rows", ["30000000 rows, where index.json counts 2"]),
+    ("rows", ["10000000 rows, where index.json counts 2"]),
     ("padded", ["index.json", "of which at most 1048576"]),
     ("vecto", ["6442450944 bytes for 2 vectors"]),
     ("items", ["items-"]),

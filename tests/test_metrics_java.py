@@ -42,6 +42,7 @@ def fake_java(tmp_path, monkeypatch):
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_meteor_closes_as_the_original_does():
     """The statistics' arithmetic, done here, against the answer of Java's own EVAL command."""
     score = meteor(SAID, HEARD)["METEOR"]

@@ -53,10 +53,10 @@ def damage_index(whole: Path) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(whole, whole.parent / f"{name}.magicap-index"))
 
-    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(30_000_000, np.int32)), pa.array(["a dog runs"]))
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000_000, np.int32)), pa.array(["a dog runs"]))
     _replace_items(copy("rows"), text.cast(pa.string()))
     with open(copy("padded") / "index.json", "ab") as file:
-        file.write(b" " * GB)
+        file.write(b" " * (GB // 16))
     header = json.loads((whole / "index.json").read_text())
     _change(copy("nan") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * np.nan))
     _change(copy("zero") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * 0))
@@ -129,11 +129,7 @@ def _limits(out: Path) -> None:
     os.mkfifo(out / "fifo.jsonl")
     os.mkfifo(out / "fifo.jpg")
     bomb = captioner(out / "gz_bomb", "memory/captions.json.gz") / "memory/captions.json.gz"
-    with gzip.open(bomb, "wb", 9) as file:
-        file.write(b'["a dog runs"')
-        for _ in range(128):
-            file.write(b" " * (1 << 24))
-        file.write(b"]")
+    bomb.write_bytes(_bomb(b'["a dog runs"', b" " * (1 << 24), 128, b"]"))
     _tars(out, encoded(scene()))
     with open(out / "hole.jsonl", "wb") as file:
         file.truncate(6 * GB)
@@ -146,6 +142,25 @@ def _limits(out: Path) -> None:
     settings = captioner(out / "settings_deep") / "magicap.json"
     settings.unlink()
     settings.write_text("[" * 100_000)
+
+
+def _bomb(head: bytes, unit: bytes, times: int, tail: bytes) -> bytes:
+    """Gzip of a head, many times the same, and a tail; the same is packed but once."""
+
+    def packed(content: bytes, flush: int) -> bytes:
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return packer.compress(content) + packer.flush(flush)
+
+    check = zlib.crc32(head)
+    for _ in range(times):
+        check = zlib.crc32(unit, check)
+    check, size = zlib.crc32(tail, check), len(head) + times * len(unit) + len(tail)
+    body = (
+        packed(head, zlib.Z_FULL_FLUSH)
+        + times * packed(unit, zlib.Z_FULL_FLUSH)
+        + packed(tail, zlib.Z_FINISH)
+    )
+    return gzip.compress(b"")[:10] + body + struct.pack("<II", check, size % (1 << 32))
 
 
 def _tars(out: Path, jpeg: bytes) -> None:
