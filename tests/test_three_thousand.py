@@ -24,7 +24,7 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_and_nothing_is_left(data_dir, tmp_path, monkeypatch):
+def test_three_thousand_pictures_leave_memory_flat_and_nothing_behind(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     captioner = Captioner.from_pretrained()
