@@ -81,13 +81,13 @@ def test_captions_depend_on_the_soft_prompt(captioner):
     assert len({*captioner.caption(pictures, conditioned)}) > 1
 
 
-def test_the_same_picture_is_not_computed_again(captioner):
+def test_prefixes_of_one_picture_alone_are_not_kept(captioner):
     picture = tiny.pictures(1)[0]
-    captioner.caption(picture)
+    first = captioner.caption(picture)
+    assert (len(captioner.cache), captioner.cache.nbytes) == (0, 0)
     made = captioner.cache.stats.prefixes_made
-    captioner.caption(picture)
-    captioner.caption([picture, picture])
-    assert captioner.cache.stats.prefixes_made == made
+    assert captioner.caption([picture, picture]) == [first, first]
+    assert captioner.cache.stats.prefixes_made == 2 * made  # side by side both are computed once
 
 
 def test_it_is_saved_and_a_model_without_it_leaves_none_behind(captioner, tmp_path):

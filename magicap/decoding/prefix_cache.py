@@ -3,7 +3,7 @@
 Neither the language model nor the scorer's text tower sees the picture. So the next tokens that compete
 behind a prefix, how much each would repeat, and the vectors of the texts are functions of the prefix alone,
 and every caption begins at the same prefix. A soft prompt belongs to the prefix: captions of a conditioned
-model begin at a prefix for each picture.
+model begin at a prefix for each picture, so those are not kept beyond the search that asked for them.
 
 Shapes: B pictures, K candidates, D embedding width, W hidden width of the language model.
 """
@@ -295,6 +295,8 @@ class PrefixCache:
             return self._prefixes[key][0]
 
     def _keep(self, prefix: CachedPrefix, size: int) -> None:
+        if prefix.prompt:  # no other picture comes to it; kept, it would only push out what all share
+            return
         with self._lock:
             _, before = self._prefixes.pop(prefix.key, (None, 0))  # another thread may have made it too
             self._prefixes[prefix.key] = prefix, size
