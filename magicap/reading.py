@@ -53,6 +53,8 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         # Some files of the system say that they hold nothing.
         content = file.read(max(size, _PIECE) + 1) if size <= most else b""
+    if content is None:  # such as /proc/kmsg: a plain file by name, whose reader waits
+        raise SpecialFile("a file of the system that gives nothing to read; save what it gives as a file")
     _require_size(max(size, len(content)), most)
     return content
 

@@ -117,6 +117,13 @@ def test_pictures_of_a_list_are_captioned_in_its_order(forms, preset, words, std
     assert names == ["pictures/beach.jpg", "pictures/market.jpg"]
 
 
+def test_a_list_may_be_in_utf_16(forms, preset, tmp_path):
+    (listed := tmp_path / "list.txt").write_text("pictures/beach.jpg\r\n", encoding="utf-16")
+    ended = magicap("caption", "--from-file", listed, "--preset", preset, cwd=forms)
+    assert (ended.code, ended.err) == (0, ""), ended
+    assert ended.out.startswith("pictures/beach.jpg\t")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

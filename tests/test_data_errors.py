@@ -16,14 +16,20 @@ BAD = [
     ("a.jsonl", b"\n\n{\xff", "line 3: expected UTF-8 text, found the byte 0xff; save"),
     ("a.jsonl", "{\n", "line 1: expected JSON"),
     ("a.jsonl", [OURS, 5], r"row 2: expected a JSON object, found 5; write one with 'image'"),
-    ("a.jsonl", OURS | {"image": 5.5}, "'image' to be a number or a name, found 5.5"),
+    ("a.jsonl", OURS | {"image": 5.5}, "'image' to be a whole number or a name, found 5.5"),
     ("a.jsonl", OURS | {"image": ""}, "expected the name of a picture"),
-    ("a.jsonl", OURS | {"id": True}, "'id' to be a number or a name, found True"),
+    ("a.jsonl", OURS | {"id": True}, "'id' to be a whole number or a name, found True"),
     ("a.jsonl", OURS | {"captions": ["\ud800"]}, "half of one"),
     (
         "a.jsonl",
         {"image": "a", "split": "b", "positive": []},
         "'captions', found 'image', 'split', 'positive'",
+    ),
+    ("a.json", '{"a.jpg": ["A."], "b.jpg": ["B."], "a.jpg": ["C."]}', "'a.jpg' stands twice; remove one"),
+    (
+        "a.jsonl",
+        '{"image": "a", "captions": ["A."]}\n{"image": "b", "caption": "B.", "caption": "C."}\n',
+        "line 2: expected each name once in an object, found 'caption' stands twice",
     ),
     ("a.txt", "a dog\na cat\n", "expected captions.jsonl, Karpathy.* found 'a dog'; bring it"),
     ("a.json", {"photos": []}, "expected captions.jsonl, Karpathy"),
@@ -99,3 +105,12 @@ def test_a_folder_is_one_data_set(tmp_path):
         read_captions(tmp_path)
     with pytest.raises(BadData, match="No such file"):
         read_captions(tmp_path / "none.jsonl")
+
+
+def test_ids_that_tools_write_as_floats_are_whole_numbers(tmp_path):
+    document = COCO | {
+        "images": [image | {"id": float(image["id"])} for image in COCO["images"]],
+        "annotations": [row | {"image_id": float(row["image_id"])} for row in COCO["annotations"]],
+    }
+    floats = read_captions(put(tmp_path / "floats" / "captions_val2014.json", document))
+    assert floats == read_captions(put(tmp_path / "captions_val2014.json", COCO))

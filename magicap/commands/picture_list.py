@@ -34,6 +34,8 @@ def read_list(source: str, *, null: bool) -> list[str]:
         raise BadData(f"{source}: expected a list of pictures, found {reason}; check the path") from error
     if len(content) > LARGEST:
         raise BadData(f"{source}: expected a list of at most {LARGEST} bytes, found more; give it in parts")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes lists
+        content = content.decode("utf-16", "replace").encode()
     content = content.removeprefix(codecs.BOM_UTF8)
     if null:
         return [os.fsdecode(path) for path in content.split(b"\0") if path]

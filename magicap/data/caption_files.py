@@ -15,7 +15,11 @@ SUFFIXES = (".txt", ".caption")
 
 def caption_files_below(folder: Path) -> Iterator[Path]:
     """Every caption file of a folder and the folders in it."""
-    return (file for file in files_below(folder) if file.suffix in SUFFIXES and not file.name.startswith("."))
+    return (
+        file
+        for file in files_below(folder)
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
 
 
 def caption_file_entries(folder: Path, keys: Sequence[str]) -> Iterator[Entry]:

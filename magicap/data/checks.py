@@ -128,14 +128,38 @@ def require_short(caption: str, place: str) -> None:
         raise bad(place, expected, f"{len(caption)}: {caption[:40]!r}...", "shorten it")
 
 
+class RepeatedName(ValueError):
+    """A JSON object with one name twice, of which :mod:`json` would take the last."""
+
+
+def load_json(text: str) -> Any:
+    """The JSON value that a text is.
+
+    Raises:
+        RepeatedName: an object in it has one name twice.
+        ValueError, RecursionError: it is none.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedName(f"{next(name for name in names if names.count(name) > 1)!r:.80} stands twice")
+    return fields
+
+
 def parse_json(text: str, place: str | Path) -> Any:
     """The JSON value that a text is.
 
     Raises:
-        BadData: it is none.
+        BadData: it is none, or an object in it has one name twice.
     """
     try:
-        return json.loads(text)
+        return load_json(text)
+    except RepeatedName as error:
+        raise bad(place, "each name once in an object", str(error), "remove one of the two") from error
     except (ValueError, RecursionError) as error:
         raise bad(place, "JSON", show(text), f"mend it ({error})") from error
 
@@ -177,8 +201,10 @@ def strings(fields: object, name: str, place: str) -> tuple[str, ...]:
 def name_field(fields: object, name: str, place: str) -> str:
     """A name or an id, which files write as a number or as text, as text; it may be empty."""
     value = field(fields, name, place)
+    if isinstance(value, float) and value.is_integer():  # as tools write ids where one is missing
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise bad(place, f"{name!r} to be a number or a name", show(value), "write it as one")
+        raise bad(place, f"{name!r} to be a whole number or a name", show(value), "write it as one")
     return str(value)
 
 
@@ -186,5 +212,7 @@ def id_field(fields: object, name: str, place: str) -> str:
     """An id, as text; it is not empty."""
     value = name_field(fields, name, place)
     if not value:
-        raise bad(place, f"{name!r} to be a number or a name", "an empty one", "write it, or leave it out")
+        raise bad(
+            place, f"{name!r} to be a whole number or a name", "an empty one", "write it, or leave it out"
+        )
     return value

@@ -125,7 +125,7 @@ def is_picture_file(path: str | os.PathLike[str]) -> bool:
     other = other_format(head)
     if other is not None:
         return other.is_picture
-    return _is_avif(head) or head.startswith(_LONG_MAGIC)
+    return is_avif(head) or head.startswith(_LONG_MAGIC)
 
 
 def other_format(head: bytes) -> OtherFormat | None:
@@ -147,12 +147,13 @@ def _of_brands(head: bytes) -> OtherFormat | None:
     """What an ISO base media file is by the brands that it names, the major one first."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[place : place + 4] for place in range(16, size, 4))}
-    if _is_avif(head):
+    if is_avif(head):
         return None if _AVIF else _AVIF_PICTURE
     if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
         return HEIC
     return RAW if head[8:12] == b"crx " else _VIDEO
 
 
-def _is_avif(head: bytes) -> bool:
+def is_avif(head: bytes) -> bool:
+    """Whether a file begins as AVIF does."""
     return head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")

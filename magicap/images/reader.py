@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from magicap.checks import require_int, require_number
 from magicap.errors import BadImage, MissingPackage
 from magicap.extras import require
-from magicap.images.formats import FORMATS, HEIC, HEIF, MAGIC, RAW, OtherFormat, other_format
+from magicap.images.formats import FORMATS, HEIC, HEIF, MAGIC, RAW, OtherFormat, is_avif, other_format
 from magicap.images.parts import excess
 from magicap.images.pixels import from_array, from_tensor, over_white
 from magicap.printable import escape
@@ -325,7 +325,7 @@ class _Reader:
 
     def unidentified(self, head: bytes) -> BadImage:
         beginning = f"found {head[:16]!r}..."
-        if head.startswith(MAGIC):
+        if head.startswith(MAGIC) or is_avif(head):
             return self.bad("damaged", f"expected a whole header, {beginning}; fetch it again")
         if (other := other_format(head)) is not None:
             return self.bad(
