@@ -69,6 +69,7 @@ def bpe() -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_hub_is_fetched_loaded_and_used(tmp_path):
     """Small models of the same classes: safetensors and a tokenizer.json, open_clip's hf-hub layout."""
     hub, home = tmp_path / "hub", tmp_path / "home"

@@ -46,6 +46,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(desk, capsys):
     Captioner.from_pretrained().save_pretrained("mine")
     picture = Image.open("a.jpg")
