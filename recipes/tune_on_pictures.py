@@ -35,17 +35,17 @@ from magicap.training.loop import TrainingState, fit
 from magicap.training.objectives.soft_prompt import PictureCrossEntropy
 from magicap.training.options import TrainingOptions
 from magicap.training.pairs import captions_of, read_captioned_images
-from magicap.training.parameter_groups import split_by_decay
 from magicap.training.phases import digest, load_or_compute
 from magicap.training.progress import progress
 from magicap.training.sentences import Sentences, evaluate_text
+from magicap.training.soft_prompts import SoftPromptTuning
 
 MAY_CHANGE = ("epochs", "learning_rate", "prompt_rate")
 BEST = Path("training", "best")
 
 
 @dataclass(frozen=True)
-class Config(TrainingOptions):
+class Config(TrainingOptions, SoftPromptTuning):
     captions: list[str]
     """Data sets, of which the train split is read."""
 
@@ -63,21 +63,6 @@ class Config(TrainingOptions):
 
     epochs: int = 2
     """Number of passes over the captions."""
-
-    batch_size: int = 64
-    """Number of captions in a batch of one process."""
-
-    learning_rate: float = 5e-4
-    """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
-
-    prompt_rate: float = 1e-3
-    """Peak learning rate of the soft prompt."""
-
-    weight_decay: float = 0.02
-    """Weight decay of AdamW, on matrices only."""
-
-    max_tokens: int = 40
-    """Longest caption in tokens; longer ones are cut here."""
 
     max_new_tokens: int = 20
     """Longest caption that the captioner writes, in tokens."""
@@ -152,10 +137,7 @@ def train(config: Config, captioner: Captioner, train: Sentences, held_out: Sent
     step_rows, device = config.step_rows(config.batch_size), language_model.device
     return fit(
         objective,
-        [
-            *split_by_decay(objective.model.parameters(), config.learning_rate, config.weight_decay),
-            *split_by_decay(objective.prompt.parameters(), config.prompt_rate, config.weight_decay),
-        ],
+        config.groups(objective),
         epoch=lambda epoch: train.epoch(step_rows, shuffle=config.seed + epoch),
         validate=lambda _: evaluate_text(objective.logits, held_out, config.batch_size, device),
         save_best=lambda _: language_model.save_pretrained(out / BEST),

@@ -31,18 +31,21 @@ from magicap.training.checks import open_run_folder, require_rows
 from magicap.training.loop import TrainingState, fit
 from magicap.training.objectives.soft_prompt import CONDITION_DROPOUT, NOISE, SoftPromptCrossEntropy
 from magicap.training.options import TrainingOptions
-from magicap.training.parameter_groups import split_by_decay
 from magicap.training.phases import digest, load_or_write
 from magicap.training.progress import progress
 from magicap.training.sentences import Sentences
-from magicap.training.soft_prompts import conditioned_sentences, evaluate_conditioned_text
+from magicap.training.soft_prompts import (
+    SoftPromptTuning,
+    conditioned_sentences,
+    evaluate_conditioned_text,
+)
 
 MAY_CHANGE = ("epochs", "learning_rate", "prompt_rate")
 BEST = Path("training", "best")
 
 
 @dataclass(frozen=True)
-class Config(TrainingOptions):
+class Config(TrainingOptions, SoftPromptTuning):
     text: list[str]
     """Data sets, of which the train split is read without Flickr8k's dev and test captions, or text files
     with a caption a line."""
@@ -71,21 +74,6 @@ class Config(TrainingOptions):
 
     epochs: int = 1
     """Number of passes over the text."""
-
-    batch_size: int = 64
-    """Number of sentences in a batch of one process."""
-
-    learning_rate: float = 5e-4
-    """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
-
-    prompt_rate: float = 1e-3
-    """Peak learning rate of the soft prompt."""
-
-    weight_decay: float = 0.02
-    """Weight decay of AdamW, on matrices only."""
-
-    max_tokens: int = 40
-    """Longest sentence in tokens; longer ones are cut here."""
 
     validations_per_epoch: int = 4
     """How many times in a pass over the text the checkpoint is validated."""
@@ -158,10 +146,7 @@ def train(
     step_rows = config.step_rows(config.batch_size)
     return fit(
         objective,
-        [
-            *split_by_decay(objective.model.parameters(), config.learning_rate, config.weight_decay),
-            *split_by_decay(objective.prompt.parameters(), config.prompt_rate, config.weight_decay),
-        ],
+        config.groups(objective),
         epoch=lambda epoch: sentences.epoch(step_rows, shuffle=config.seed + epoch),
         validate=lambda _: evaluate_conditioned_text(objective, held_out, config.batch_size, config.seed),
         save_best=lambda _: language_model.save_pretrained(out / BEST),

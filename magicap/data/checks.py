@@ -128,38 +128,42 @@ def require_short(caption: str, place: str) -> None:
         raise bad(place, expected, f"{len(caption)}: {caption[:40]!r}...", "shorten it")
 
 
-class RepeatedName(ValueError):
+class RepeatedName(BadData):
     """A JSON object with one name twice, of which :mod:`json` would take the last."""
 
 
-def load_json(text: str) -> Any:
+def load_json(text: str, place: str | Path) -> Any:
     """The JSON value that a text is.
 
     Raises:
         RepeatedName: an object in it has one name twice.
         ValueError, RecursionError: it is none.
     """
-    return json.loads(text, object_pairs_hook=_object)
 
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = next(name for name in names if names.count(name) > 1)
+            actual = f"{repeated!r:.80} stands twice"
+            raise RepeatedName(
+                str(bad(place, "each name once in an object", actual, "remove one of the two"))
+            )
+        return fields
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise RepeatedName(f"{next(name for name in names if names.count(name) > 1)!r:.80} stands twice")
-    return fields
+    return json.loads(text, object_pairs_hook=distinct)
 
 
 def parse_json(text: str, place: str | Path) -> Any:
-    """The JSON value that a text is.
+    """As :func:`load_json`, with one kind of error.
 
     Raises:
         BadData: it is none, or an object in it has one name twice.
     """
     try:
-        return load_json(text)
-    except RepeatedName as error:
-        raise bad(place, "each name once in an object", str(error), "remove one of the two") from error
+        return load_json(text, place)
+    except RepeatedName:
+        raise
     except (ValueError, RecursionError) as error:
         raise bad(place, "JSON", show(text), f"mend it ({error})") from error
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from magicap.data.checks import RepeatedName, bad, lines_of, load_json, parse_json, read_text
+from magicap.data.checks import RepeatedName, lines_of, load_json, parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,9 @@ class Source:
         if self.head.startswith(("{", "[")):
             for part in (self.head, self.text):
                 try:
-                    return load_json(part), part
-                except RepeatedName as error:
-                    fix = "remove one of the two"
-                    raise bad(self.path, "each name once in an object", str(error), fix) from error
+                    return load_json(part, self.path), part
+                except RepeatedName:
+                    raise
                 except (ValueError, RecursionError):
                     continue
             if self.path.suffix == ".json":  # the name promises JSON: say where it is none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,9 +11,37 @@ import torch
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.retrieval.caption_memory import CaptionMemory
-from magicap.training.objectives.soft_prompt import SoftPromptCrossEntropy
+from magicap.training.objectives.soft_prompt import ConditionedCrossEntropy, SoftPromptCrossEntropy
+from magicap.training.parameter_groups import ParameterGroups, split_by_decay
 from magicap.training.phases import load_or_compute
 from magicap.training.sentences import Sentences, evaluate_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftPromptTuning:
+    """How fast a language model and its soft prompt are tuned; a recipe inherits these fields as options."""
+
+    batch_size: int = 64
+    """Number of sentences in a batch of one process."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate of the language model; 2e-5 suits a GPT-2 of full size."""
+
+    prompt_rate: float = 1e-3
+    """Peak learning rate of the soft prompt."""
+
+    weight_decay: float = 0.02
+    """Weight decay of AdamW, on matrices only."""
+
+    max_tokens: int = 40
+    """Longest sentence in tokens; longer ones are cut here."""
+
+    def groups(self, objective: ConditionedCrossEntropy) -> ParameterGroups:
+        """The language model's weights and the soft prompt's, each at its rate."""
+        return [
+            *split_by_decay(objective.model.parameters(), self.learning_rate, self.weight_decay),
+            *split_by_decay(objective.prompt.parameters(), self.prompt_rate, self.weight_decay),
+        ]
 
 
 def conditioned_sentences(

@@ -33,7 +33,7 @@ CONDITION_DROPOUT = 0.3
 """Share of sentences without a condition: a model then does with the picture, the memory, or neither."""
 
 
-class _ConditionedCrossEntropy(NextTokenObjective):
+class ConditionedCrossEntropy(NextTokenObjective):
     """Cross-entropy of sentences, each behind a soft prompt."""
 
     def __init__(self, language_model: LanguageModel, scorer_width: int) -> None:
@@ -75,7 +75,7 @@ class _ConditionedCrossEntropy(NextTokenObjective):
         return logits
 
 
-class SoftPromptCrossEntropy(_ConditionedCrossEntropy):
+class SoftPromptCrossEntropy(ConditionedCrossEntropy):
     """Text alone: each sentence is conditioned on its own noised vector and that vector's neighbours."""
 
     def __init__(
@@ -113,7 +113,7 @@ class SoftPromptCrossEntropy(_ConditionedCrossEntropy):
         return prompts
 
 
-class PictureCrossEntropy(_ConditionedCrossEntropy):
+class PictureCrossEntropy(ConditionedCrossEntropy):
     """Captioned pictures: each caption is conditioned on its picture's vector alone."""
 
     def soft_prompts(self, batch: Batch) -> Tensor:
