@@ -32,7 +32,8 @@ from transformers import HfArgumentParser
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.evaluation.tables import aligned
 from magicap.images.reader import open_image
-from magicap.training.augmentation import Augmentation, RandomViews, names_a_side, normalised
+from magicap.images.transform import ImageTransform
+from magicap.training.augmentation import Augmentation, RandomViews, names_a_side
 from magicap.training.batches import Domains, Epoch
 from magicap.training.pairs import Pairs, collate, read_captioned_images
 
@@ -196,7 +197,7 @@ def time_steps(
     with clock.step("collate", len(rows)):
         batch = collate(items)
     with clock.step("normalise, on the device", len(rows)):
-        normalised(batch["images"], preprocess)
+        ImageTransform.of(preprocess).normalise(batch["images"])
 
 
 if __name__ == "__main__":

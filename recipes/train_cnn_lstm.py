@@ -47,7 +47,7 @@ from magicap.supervised.network import WEIGHTS_FILE, CaptionNetwork
 from magicap.supervised.settings import BeamSearch
 from magicap.supervised.vocabulary import Vocabulary, caption_words
 from magicap.training import processes
-from magicap.training.augmentation import RandomViews, normalised
+from magicap.training.augmentation import RandomViews
 from magicap.training.captioning import validation
 from magicap.training.checks import open_run_folder
 from magicap.training.loop import fit
@@ -290,12 +290,11 @@ class Data:
         """(N, L, D) features of the frozen encoder, in half precision."""
         self.network.eval()
         pictures = Pairs(rows, lambda _, row: view(row), 1, seed).in_order(32, self.config.workers)
-        preprocess = self.network.encoder.config.preprocess
         parts = []
         with torch.no_grad(), progress(len(rows), "features", unit="picture") as bar:
             for batch in pictures:
-                pixels = normalised(batch["images"].to(self.network.device), preprocess)
-                parts.append(self.network(pixels).half().cpu())
+                grids = self.network(batch["images"].to(self.network.device))
+                parts.append(grids.half().cpu())
                 bar.update(len(parts[-1]))
         return torch.cat(parts)
 

@@ -42,7 +42,7 @@ from magicap.errors import BadSettings
 from magicap.models.fingerprint import fingerprint
 from magicap.models.scorer import ImageTextScorer
 from magicap.training import processes
-from magicap.training.augmentation import Augmentation, RandomViews, normalised
+from magicap.training.augmentation import Augmentation, RandomViews
 from magicap.training.batches import Domains, Epoch
 from magicap.training.checks import open_run_folder
 from magicap.training.fresh_scorer import ScorerShape, fresh_scorer
@@ -272,8 +272,7 @@ class Data:
         if config.teacher is not None:
             vectors = TeacherVectors.load(config.teacher).in_space_of(scorer, seed=config.seed)
             self.teacher = TeacherTerm(vectors, config.teacher_weight)
-        self.preprocess = scorer.config["preprocess_cfg"]
-        self.augmented = RandomViews(images, self.preprocess, Augmentation.of(config))
+        self.augmented = RandomViews(images, scorer.config["preprocess_cfg"], Augmentation.of(config))
 
     def plain(self, _: int, row: CaptionedImage) -> Tensor:
         """The picture as the scorer reads it, (3, H, W)."""
@@ -300,8 +299,9 @@ class Data:
         parts = []
         with progress(len(pairs), "features", unit="picture") as bar:
             for batch in pairs.in_order(64, self.config.workers):
+                pixels = self.scorer.transform.normalise(batch["images"].to(device))
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    pooled = trunk(normalised(batch["images"].to(device), self.preprocess)).float().cpu()
+                    pooled = trunk(pixels).float().cpu()
                 parts.append(pooled.clone())  # or it might keep all tokens alive
                 bar.update(len(pooled))
         return torch.cat(parts)

@@ -159,7 +159,7 @@ def broken_for(monkeypatch, kind, method, is_broken):
 
 
 def reddish(scorer, pixels):
-    return pixels.mean(dim=(2, 3)).argmax(dim=1) == 0
+    return pixels.float().mean(dim=(2, 3)).argmax(dim=1) == 0
 
 
 def test_a_picture_for_which_numbers_break_is_an_error_row_and_the_rest_go_on(captioner, monkeypatch):

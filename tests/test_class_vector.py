@@ -52,7 +52,7 @@ def by_hand(scorer: ImageTextScorer, pixels: torch.Tensor) -> torch.Tensor:
 
 def test_an_image_vector_is_the_projection_and_the_named_classes(scorer):
     pixels = torch.stack([scorer.pixels(picture) for picture in tiny.pictures(4)])
-    expected = torch.stack([by_hand(scorer, each) for each in pixels])
+    expected = torch.stack([by_hand(scorer, each) for each in scorer.transform.normalise(pixels)])
     torch.testing.assert_close(scorer.encode_pixels(pixels), expected.detach(), atol=1e-5, rtol=0)
 
 
@@ -71,7 +71,7 @@ def test_it_comes_back_from_disk_and_open_clip_reads_the_rest(scorer, tmp_path):
     assert again.fingerprint == scorer.fingerprint
     plain, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     bare = scorer.model.visual.head.projection
-    pixels = torch.stack([scorer.pixels(picture) for picture in pictures])
+    pixels = scorer.transform.normalise(torch.stack([scorer.pixels(picture) for picture in pictures]))
     torch.testing.assert_close(plain.encode_image(pixels), bare(scorer.model.visual.trunk(pixels)))
 
 

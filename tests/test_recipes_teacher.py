@@ -143,7 +143,7 @@ def test_a_classifier_becomes_a_scorer_and_a_captioner(unpaired, text_tower, sen
     base = ImageTextScorer.from_pretrained(text_tower / "best")
     assert torch.equal(scorer.encode_texts(SENTENCES), base.encode_texts(SENTENCES))
     pixels = torch.stack([scorer.pixels(np.full((30, 40, 3), shade, np.uint8)) for shade in (0, 99)])
-    pooled = scorer.model.visual.trunk(pixels)
+    pooled = scorer.model.visual.trunk(scorer.transform.normalise(pixels))
     assert not scorer.model.visual.head.projection(pooled).any()  # until it learns from pairs
 
 

@@ -72,7 +72,8 @@ def test_networks_give_grids_in_reading_order(layout):
     assert width in (None, encoder.width)
     pixels = torch.stack([encoder.pixels(picture) for picture in tiny.pictures(3)])
     assert pixels.shape == (3, 3, config.size, config.size)
-    found, features = encoder(pixels), encoder.network.forward_features(pixels)
+    features = encoder.network.forward_features(encoder.transform.normalise(pixels))
+    found = encoder(pixels)
     assert found.shape == (3, encoder.locations, encoder.width)
     for row in range(extent[0]):
         for column in range(extent[1]):

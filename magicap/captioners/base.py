@@ -18,6 +18,7 @@ from magicap.checks import require_int
 from magicap.drawing import Explanation
 from magicap.errors import BadImage, BrokenNumbers
 from magicap.images.reader import ImageSource, describe_source
+from magicap.images.transform import ImageTransform, PreparedImage, prepare
 from magicap.models.finite import broken_image
 from magicap.results import BROKEN, WORDLESS, Caption
 
@@ -37,6 +38,11 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     @abstractmethod
     def device(self) -> torch.device:
         """Where it computes."""
+
+    @property
+    @abstractmethod
+    def transform(self) -> ImageTransform:
+        """How pictures become what its models read: see :func:`magicap.images.transform.prepare`."""
 
     @property
     @abstractmethod
@@ -84,9 +90,11 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         """Caption one picture, a list of them, or an iterator of them.
 
         Args:
-            images: one picture (path, bytes, file object, PIL image, HWC array, CHW tensor), a list or tuple
-                of pictures, or an iterator of pictures. A list gives a list in the same order; an iterator
-                gives an iterator that holds two batches, the one being captioned and the one being read.
+            images: one picture (path, bytes, file object, PIL image, HWC array, CHW tensor, or one that
+                :func:`magicap.images.transform.prepare` made of these with :attr:`transform`), a list or
+                tuple of pictures, or an iterator of pictures. A list gives a list in the same order; an
+                iterator gives an iterator that holds two batches, the one being captioned and the one being
+                read.
             decoding: how to search; None takes the captioner's own.
             batch_size: pictures that are searched together; it changes the speed, not the captions. None: 16
                 on a processor, as many as memory holds on a GPU. A batch for which a GPU has not enough
@@ -132,9 +140,10 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             BadSettings: there is nothing to show of this decoding or these models.
         """
 
-    @abstractmethod
-    def _pixels(self, image: ImageSource) -> Tensor:
-        """One picture as the tensor (3, H, W) that the models read, of one size for all."""
+    def _pixels(self, image: ImageSource | PreparedImage) -> Tensor:
+        """One picture as bytes (3, H, W), of one size for all."""
+        prepared = image if isinstance(image, PreparedImage) else prepare(image, self.transform)
+        return torch.from_numpy(prepared.pixels)
 
     @property
     @abstractmethod

@@ -27,6 +27,7 @@ from magicap.captioners.presets import DEFAULT_SUPERVISED
 from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.errors import BadModel
 from magicap.images.reader import ImageSource, open_image
+from magicap.images.transform import ImageTransform
 from magicap.models.fingerprint import fingerprint
 from magicap.results import Caption, Hypothesis, Step, added_text
 from magicap.settings_io import from_dict, to_dict
@@ -110,8 +111,10 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
             parts = {NETWORK: Part(WEIGHTS_FILE, weights_fingerprint(self.network, stored))}
             write_settings(new, CaptionerSettings(SUPERVISED, decoding, parts))
 
-    def _pixels(self, image: ImageSource) -> Tensor:
-        return self.network.encoder.pixels(image)
+    @property
+    def transform(self) -> ImageTransform:
+        """How pictures become what the network reads."""
+        return self.network.encoder.transform
 
     def explain(self, image: ImageSource, decoding: Any = None, *, seed: int = 0) -> AttentionExplanation:
         """Caption one picture, and show the decoder's attention at each word.
@@ -124,7 +127,7 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
 
         require_attention(self.network)
         picture = open_image(image)
-        grid = self._grid(self._pixels(picture)[None])
+        grid = self._grid(self.network.encoder.pixels(picture)[None])
         (caption,) = self._captions_of(grid, self.decoding if decoding is None else decoding, [seed])
         maps = attention_maps(self.network, grid, [step.token_id for step in caption.steps])
         gate = None if maps.gate is None else maps.gate.double().numpy()
@@ -142,7 +145,7 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
     @torch.no_grad()
     def _grid(self, pixels: Tensor) -> Tensor:
         """(B, L, D) of pictures (B, 3, H, W)."""
-        grid: Tensor = self.network(pixels.to(next(self.network.parameters())))
+        grid: Tensor = self.network(pixels.to(self.device))
         return grid
 
     def _captions_of(self, grid: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:

@@ -53,6 +53,7 @@ from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
+from magicap.images.transform import ImageTransform
 from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import require_made_for
 from magicap.models.fingerprint import combined, fingerprint
@@ -181,6 +182,11 @@ class Captioner(BaseCaptioner[Any]):
     def device(self) -> torch.device:
         """Where both models are."""
         return self.scorer.device
+
+    @property
+    def transform(self) -> ImageTransform:
+        """How pictures become what the scorer reads."""
+        return self.scorer.transform
 
     @property
     def fingerprint(self) -> str:
@@ -334,9 +340,6 @@ class Captioner(BaseCaptioner[Any]):
         search = self.decoding if decoding is None else decoding
         # the decoding first: the fingerprint reads all weights when it is first asked for
         return self.confidence.fits_decoding(search) and self.confidence.captioner == self.fingerprint
-
-    def _pixels(self, image: ImageSource) -> Tensor:
-        return self.scorer.pixels(image)
 
     @cached_property
     def _in_float32(self) -> Self | None:

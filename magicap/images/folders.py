@@ -11,6 +11,8 @@ from magicap.errors import BadImage
 from magicap.images.formats import has_picture_suffix, is_picture_file
 from magicap.images.reader import FilePath, describe_source, open_image, refusing
 
+_DIGITS = re.compile("[0-9]+")
+
 
 def find_images(
     paths: FilePath | Iterable[FilePath], on_error: Callable[[BadImage], object] | None = None
@@ -46,36 +48,48 @@ def is_picture(path: FilePath) -> bool:
 def _walk(
     root: Path, visited: set[tuple[int, int]], on_error: Callable[[BadImage], object] | None
 ) -> Iterator[Path]:
-    stack = [root]  # not recursion: folders may nest deeper than Python can
+    # Not recursion: folders may nest deeper than Python can. Of a folder only its names are kept.
+    stack = [iter([(str(root), True)])]
     while stack:
-        path = stack.pop()
-        if not os.path.isdir(path):
-            yield path
-            continue
-        try:
-            children = _children(path, visited)
-        except BadImage as error:
-            if on_error is None:
-                raise
-            on_error(error)
-            continue
-        visible = (child for child in children if not child.name.startswith("."))
-        listed = (child for child in visible if is_picture_file(child) or os.path.isdir(child))
-        stack += sorted(listed, key=_natural, reverse=True)
+        path, is_folder = next(stack[-1], ("", False))
+        if not path:
+            stack.pop()
+        elif not is_folder:
+            if is_picture_file(path):
+                yield Path(path)
+        else:
+            try:
+                stack.append(_children(path, visited))
+            except BadImage as error:
+                if on_error is None:
+                    raise
+                on_error(error)
 
 
-def _children(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
-    """What a folder holds; nothing the second time."""
+def _children(folder: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    """What a folder holds, in natural order, and whether it is a folder itself; nothing the second time."""
     advice = "the folder cannot be listed; check its permissions"
     with refusing("unreadable", advice, describe_source(folder)):
-        info = folder.stat()
+        info = os.stat(folder)
         if (info.st_dev, info.st_ino) in visited:
-            return []
+            return iter(())
         visited.add((info.st_dev, info.st_ino))
-        return list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+    return ((os.path.join(folder, name), names[name]) for name in sorted(names, key=natural_key))
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that puts ``img2`` before ``img10``."""
-    pieces = re.findall("[0-9]+|[^0-9]+", path.name.casefold())
-    return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces], path.name
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; without asking the file system again of what is no link."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def natural_key(name: str) -> tuple[str, str]:
+    """Sort key that puts ``img2`` before ``img10``: text, so that a million names fit into memory."""
+    return _DIGITS.sub(lambda match: _number(match[0]), f"\1{name.casefold()}"), name
+
+
+def _number(digits: str) -> str:
+    """Digits as text that sorts by their value, before all other text."""
+    value = digits.lstrip("0")
+    return f"\0{chr(len(value) + 1)}{value}\1"

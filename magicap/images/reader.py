@@ -128,6 +128,13 @@ def open_image(
     Raises:
         BadImage: ``code`` is a key of ``REASONS``.
     """
+    return open_sized(source, limits=limits, at_least=at_least)[0]
+
+
+def open_sized(
+    source: ImageSource, *, limits: ImageLimits = ImageLimits(), at_least: AtLeast | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """:func:`open_image`, and width and height of the whole picture, upright, however small it is decoded."""
     return _Reader(describe_source(source), limits).open(source, at_least)
 
 
@@ -191,9 +198,10 @@ class _Reader:
     def refusing(self, code: str, message: str) -> contextlib.AbstractContextManager[None]:
         return refusing(code, message, self.name)
 
-    def open(self, source: object, at_least: AtLeast | None) -> Image.Image:
+    def open(self, source: object, at_least: AtLeast | None) -> tuple[Image.Image, tuple[int, int]]:
         image = self.lazy(source)
         self.check_size(*image.size)
+        whole = image.size
         if at_least is not None and image is not source:  # a caller's own picture is never changed
             if callable(at_least):
                 at_least = at_least(*self.upright_size(image))
@@ -205,10 +213,10 @@ class _Reader:
                 image.load()
             rgb = over_white(image, self)
             rgb.info.clear()
-            rgb.getexif()[ExifTags.Base.Orientation] = self.orientation(image)
+            rgb.getexif()[ExifTags.Base.Orientation] = orientation = self.orientation(image)
             ImageOps.exif_transpose(rgb, in_place=True)
             rgb.getexif().clear()
-        return rgb
+        return rgb, whole[::-1] if orientation in _ON_ITS_SIDE else whole
 
     def lazy(self, source: object) -> Image.Image:
         """Return a PIL image that may still have to be decoded."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from magicap.errors import BadModel
 from magicap.files import open_to_readers
-from magicap.images.reader import ImageSource, open_image
+from magicap.images.reader import ImageSource
+from magicap.images.transform import ImageTransform, prepare
 from magicap.models.class_vector import (
     CLASS_VECTOR_FILE,
     ClassVector,
@@ -62,13 +63,14 @@ class ImageTextScorer:
         Args:
             model: an open_clip ``CLIP`` or ``CustomTextCLIP``.
             tokenizer: open_clip's tokenizer of that model.
-            preprocess: an RGB picture to the tensor (3, H, W) the model expects.
+            preprocess: an RGB picture to the tensor (3, H, W) the model expects, by open_clip itself.
             config: ``model_cfg`` and ``preprocess_cfg`` as in an ``open_clip_config.json``.
         """
         self.model: Any = model.eval()
         self.tokenizer: Any = tokenizer
         self.preprocess = preprocess
         self.config = config
+        self.transform = ImageTransform.of(config["preprocess_cfg"])
         self._specials = _special_tokens(tokenizer)
         self._plain_tokenizer = _is_plain(tokenizer)
         self.text_tower = self._confirmed_tower()
@@ -210,12 +212,12 @@ class ImageTextScorer:
         return fingerprint(self.model)
 
     def pixels(self, image: ImageSource) -> Tensor:
-        """What the image tower reads of a picture: (3, H, W), small whatever the picture's size.
+        """A picture as bytes (3, H, W) of the size that the image tower reads.
 
         Raises:
             BadImage: the picture cannot be read.
         """
-        return self.preprocess(open_image(image, at_least=2 * self.side))
+        return torch.from_numpy(prepare(image, self.transform).pixels)
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -224,7 +226,8 @@ class ImageTextScorer:
         Where the tower's numbers break for a picture its vector is not of length one: see :func:`are_unit`.
         """
         dtype = next(self.model.visual.parameters()).dtype
-        features: Tensor = self.model.encode_image(pixels.to(self.device, dtype))
+        normalised = self.transform.normalise(pixels.to(self.device))
+        features: Tensor = self.model.encode_image(normalised.to(dtype))
         return F.normalize(features.float(), dim=-1)
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> Tensor:

@@ -5,9 +5,7 @@ Shapes: B pictures, L = h * w locations, D features of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
-from magicap.images.reader import ImageSource, open_image
+from magicap.images.reader import ImageSource
+from magicap.images.transform import ImageTransform, prepare
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class GridEncoder(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.transform = ImageTransform.of(config.preprocess)
         try:
             network: Any = timm.create_model(config.model, num_classes=0, **config.options)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -75,8 +75,9 @@ class GridEncoder(nn.Module):
         return self.extent[0] * self.extent[1]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) to (B, L, D); locations in reading order."""
-        return self._map(pixels).flatten(1, 2)
+        """(B, 3, size, size), bytes or normalised, to (B, L, D); locations in reading order."""
+        normalised = self.transform.normalise(pixels)
+        return self._map(normalised.to(next(self.network.parameters()).dtype)).flatten(1, 2)
 
     def _map(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) to (B, h, w, D)."""
@@ -108,22 +109,12 @@ class GridEncoder(nn.Module):
         return self
 
     def pixels(self, image: ImageSource) -> Tensor:
-        """One picture as (3, size, size).
+        """One picture as bytes (3, size, size).
 
         Raises:
             BadImage: it cannot be read.
         """
-        pixels: Tensor = self._transform(open_image(image, at_least=2 * self.config.size))
-        return pixels
-
-    @cached_property
-    def _transform(self) -> Callable[[Any], Tensor]:
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        transform: Callable[[Any], Tensor] = image_transform_v2(
-            PreprocessCfg(**self.config.preprocess), is_train=False
-        )
-        return transform
+        return torch.from_numpy(prepare(image, self.transform).pixels)
 
 
 def load_backbone(encoder: GridEncoder, path: str | Path) -> None:

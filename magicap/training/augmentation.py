@@ -2,7 +2,7 @@
 
 A view is drawn before its picture is looked at, so a large JPEG is decoded no larger than the view needs.
 Only what was cut out is resized, as bytes; its colours change by one affine map; and bytes it stays until the
-training device has the batch, where :func:`normalised` makes of it what a tower reads.
+training device has the batch, where :class:`magicap.images.transform.ImageTransform` normalises it.
 """
 
 from __future__ import annotations
@@ -285,19 +285,6 @@ def random_view(
     view = settings.draw(size)
     image = open_image(source, at_least=view.short_side)
     return view.of(image, may_mirror=not names_a_side(captions))
-
-
-def normalised(images: Tensor, preprocess: Mapping[str, Any]) -> Tensor:
-    """What an image tower reads of a batch (B, 3, H, W), on the device that the batch is on.
-
-    Args:
-        images: views as bytes; anything else was made ready before, and is returned as it is.
-        preprocess: ``preprocess_cfg`` of an open_clip config, of which ``mean`` and ``std`` are read.
-    """
-    if images.dtype != torch.uint8:
-        return images
-    mean, std = 255 * torch.tensor([preprocess["mean"], preprocess["std"]], device=images.device)
-    return images.float().sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def names_a_side(captions: Sequence[str]) -> bool:

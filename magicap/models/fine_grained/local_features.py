@@ -151,8 +151,9 @@ class TowerStates:
         """Global unit vectors (N, D), and states (N, W, rows, columns), of pictures (N, 3, H, W)."""
         visual = self.scorer.model.visual
         dtype = next(visual.parameters()).dtype
+        normalised = self.scorer.transform.normalise(pixels.to(self.scorer.device))
         output = visual.forward_intermediates(
-            pixels.to(self.scorer.device, dtype), indices=[self.settings.image_block], output_fmt="NCHW"
+            normalised.to(dtype), indices=[self.settings.image_block], output_fmt="NCHW"
         )
         states = output["image_intermediates"][0].float()
         regions = F.avg_pool2d(states, self.settings.region, ceil_mode=True)

@@ -15,7 +15,6 @@ from magicap.supervised.network import CaptionNetwork
 from magicap.supervised.recurrent import HardAttention
 from magicap.supervised.search import log_probabilities, sample_words
 from magicap.supervised.vocabulary import END, PAD, START, Vocabulary, caption_words
-from magicap.training.augmentation import normalised
 from magicap.training.batches import Batch
 from magicap.training.losses import (
     caption_cross_entropy,
@@ -45,7 +44,7 @@ class CaptionObjective(Objective):
         if self.on_grids:
             grids: Tensor = batch["images"].float()
         else:
-            grids = self.network(normalised(batch["images"], self.network.encoder.config.preprocess))
+            grids = self.network(batch["images"])
         return grids
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from magicap.errors import BadModel
 from magicap.models.scorer import ImageTextScorer
-from magicap.training.augmentation import normalised
 from magicap.training.batches import Batch
 from magicap.training.losses import hardest_negative_hinge, info_nce
 from magicap.training.objectives.base import Objective
@@ -152,7 +151,7 @@ class Contrastive(Objective):
         if self.on_features:
             pooled = batch["images"].float()
             return visual.head(pooled), pooled
-        pixels = normalised(batch["images"], self._scorer.config["preprocess_cfg"])
+        pixels = self._scorer.transform.normalise(batch["images"])
         if not hasattr(visual, "trunk"):
             return visual(pixels), None
         pooled = visual.trunk(pixels)

@@ -1,0 +1,1 @@
+"""Many pictures: killed, resumed, and a row of each in the end."""
