@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.provenance import Provenance
 from magicap.checks import require_number
+from magicap.commands import bulk
 from magicap.commands.decoding_options import SEARCH_SETTINGS, decoding_options, given_settings
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
@@ -18,7 +20,7 @@ from magicap.commands.shared import SOME_FAILED, load_captioner
 from magicap.decoding.settings import DECODINGS
 from magicap.drawing import require_drawable
 from magicap.errors import BadImage, BadSettings
-from magicap.evaluation.rows import Provenance, caption_row
+from magicap.evaluation.rows import caption_row
 from magicap.files import only_writer
 from magicap.images.folders import find_images
 from magicap.results import Caption
@@ -37,8 +39,8 @@ UNSURE_BELOW = 0.5
 class Options:
     """What ``magicap caption`` is to do, but for the settings of its search."""
 
-    paths: Annotated[tuple[str, ...], About("FILE|FOLDER", positional=True)] = ()
-    """Pictures, and folders that are searched for them."""
+    paths: Annotated[tuple[str, ...], About("SOURCE", positional=True)] = ()
+    """Pictures, folders that are searched for them; with --out also globs, tar files, tables, data sets."""
 
     from_file: Annotated[str | None, About("LIST")] = None
     """Caption the pictures and folders that a file names too, one a line; - reads the names from stdin."""
@@ -83,26 +85,38 @@ def add(commands: Any) -> None:
         "caption",
         help="caption pictures",
         description="Caption pictures. One picture prints its caption, several print PATH, a tab and\n"
-        "the caption. Exit code 2 if any picture failed; the others are captioned all the same.",
+        "the caption. With --out they go into files, a row a picture; run again after whatever ended\n"
+        "it, the same command goes on. Exit code 2 if any picture failed; the others are captioned\n"
+        "all the same.",
         epilog="presets:\n"
         + "\n".join(f"  {name}: {p.origin}. Licence: {p.licence}." for name, p in PRESETS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, [*options_of(Options), *decoding_options()])
+    add_options(parser, options_of(Options))
+    add_options(parser.add_argument_group("many pictures"), options_of(bulk.Options))
+    add_options(parser.add_argument_group("how to search"), decoding_options())
     parser.set_defaults(
-        run=lambda namespace: run(from_namespace(namespace, Options), given_settings(namespace))
+        run=lambda namespace: run(
+            from_namespace(namespace, Options),
+            given_settings(namespace),
+            from_namespace(namespace, bulk.Options),
+        )
     )
 
 
-def run(options: Options, settings: Mapping[str, Any]) -> int:
-    """Find the pictures before loading anything, then write a line each.
+def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> int:
+    """Find the pictures before loading anything, then write a line each, or rows into files.
 
     Args:
         settings: those of the search that are given; the others are the captioner's own.
+        output: what is asked of files, if they are.
     """
+    named = _named(options)
+    if output.is_asked_for():
+        _require_no_lines(options)
+        return bulk.run(output, named, options.batch_size, lambda: _captioner(options, settings))
     unsure_below = _unsure_below(options)
     unlisted: list[BadImage] = []
-    named = _named(options)
     paths = list(find_images(named, on_error=unlisted.append))
     for error in unlisted:
         _write(Path(error.source), Caption("", error=error), options.json, alone=False)
@@ -114,8 +128,7 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     if options.explain:
         _require_one_drawable(options.explain, [*paths, *(error.source for error in unlisted)])
 
-    captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
-    captioner.decoding = _with_settings(captioner, options, settings)
+    captioner = _captioner(options, settings)
     if unsure_below is not None and not captioner.knows_confidence():
         raise BadSettings(
             f"{options.preset} does not know how sure it is with these options: leave out "
@@ -124,6 +137,26 @@ def run(options: Options, settings: Mapping[str, Any]) -> int:
     with only_writer(options.explain):
         failed = _caption(captioner, named, paths, options, unsure_below)
     return SOME_FAILED if failed or unlisted else 0
+
+
+def _captioner(options: Options, settings: Mapping[str, Any]) -> AnyCaptioner:
+    captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
+    captioner.decoding = _with_settings(captioner, options, settings)
+    return captioner
+
+
+def _require_no_lines(options: Options) -> None:
+    """Refuse options that say how captions are printed, where they go into files."""
+    chosen = {
+        "--json": options.json,
+        "--explain": options.explain is not None,
+        "--min-confidence": options.min_confidence is not None,
+        "--mark-unsure": options.mark_unsure,
+    }
+    if names := [name for name, is_chosen in chosen.items() if is_chosen]:
+        raise BadSettings(
+            f"{', '.join(names)}: for captions that are printed; rows of --out have confidence and error"
+        )
 
 
 def _caption(

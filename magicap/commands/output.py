@@ -98,12 +98,25 @@ def _abandon_stdout() -> None:
 @contextmanager
 def progress_bar(total: int, unit: str = "picture") -> Iterator[Callable[[int], object]]:
     """A bar on stderr, moved by how many more are done; none for a few, or where stderr is no terminal."""
+    with _bar(total=total, unit=unit, disable=None if total > 3 else True) as bar:
+        yield bar.update
+
+
+@contextmanager
+def run_bar() -> Iterator[Any]:
+    """tqdm's bar of a run whose pictures are still being counted; none where stderr is no terminal."""
+    with _bar(total=None, unit="picture", disable=None) as bar:
+        yield bar
+
+
+@contextmanager
+def _bar(**settings: Any) -> Iterator[Any]:
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=unit, disable=None if total > 3 else True, dynamic_ncols=True) as bar:
+    with tqdm(dynamic_ncols=True, **settings) as bar:
         _bars.append(bar)
         try:
-            yield bar.update
+            yield bar
         finally:
             _bars.remove(bar)
 

@@ -11,10 +11,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.provenance import Provenance
 from magicap.data import ImageFiles
 from magicap.errors import BadData
 from magicap.evaluation.comparison import System
-from magicap.evaluation.rows import Provenance, caption_row
+from magicap.evaluation.rows import caption_row
 from magicap.metrics.clipscore import ClipScore
 from magicap.results import WORDLESS
 from magicap.settings_io import former_names

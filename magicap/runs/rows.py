@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from magicap.errors import BadImage
@@ -61,17 +62,22 @@ class Row:
         """Whether there is no caption, or one without words."""
         return bool(self.error)
 
-    def to_dict(self) -> dict[str, Any]:
-        """By column; without the columns of several captions and of tags, if they are empty."""
-        columns = {**asdict(self), "captions": list(self.captions), "tags": list(self.tags)}
-        return {name: value for name, value in columns.items() if name not in OPTIONAL or value}
+    def to_dict(self, columns: Sequence[str]) -> dict[str, Any]:
+        """By column, of these columns."""
+        values = {name: getattr(self, name) for name in columns}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Row:
+        """The row that :meth:`to_dict` described."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fields)
 
-OPTIONAL = ("captions", "tags")
-"""Columns that runs have only where they were asked for."""
 
 COLUMNS = ("id", "caption", "confidence", "score", "error", "width", "height")
-"""Columns that all runs have."""
+"""Columns that all runs have; that of several captions and that of tags only where they were asked for."""
 
 
 def error_text(error: BadImage | None) -> str:

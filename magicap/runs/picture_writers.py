@@ -1,0 +1,225 @@
+"""Rows beside pictures: text files, a folder that ``datasets`` reads as imagefolder, WebDataset shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from magicap.errors import BadImage, BadSettings
+from magicap.images.formats import SUFFIXES
+from magicap.images.reader import ImageLimits
+from magicap.printable import without_surrogates
+from magicap.reading import read_bytes
+from magicap.runs.records import Record, retrying
+from magicap.runs.rows import Row
+from magicap.runs.writers import JsonLines, Writer
+
+METADATA, ERRORS = "metadata.jsonl", "_errors.jsonl"
+LONGEST_TEXT = 1 << 20
+"""Bytes of a text file that is there already and is added to."""
+
+_JOINED_BY = ", "
+_MAGIC = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+
+
+class TextFiles(JsonLines):
+    """A text file beside each picture, or below a folder of its own; all rows as JSON lines too.
+
+    Args:
+        folder: where the text files go; None: beside the pictures.
+    """
+
+    def __init__(
+        self, target: Path, part: Path, columns: tuple[str, ...], folder: Path | None, on_existing: str
+    ) -> None:
+        super().__init__(target, part, columns)
+        self._folder, self._on_existing = folder, on_existing
+
+    def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        super().add(record, row)
+        if row.has_failed or (earlier is not None and self._on_existing == "skip"):
+            return
+        path = text_path(record, self._folder)
+        words = "\n".join(row.captions or (row.caption,))
+        if row.tags:
+            words = _JOINED_BY.join([words, *row.tags])
+        text = _joined(earlier, words, self._on_existing)
+        present = read_if_there(path)
+        if present == text:
+            return
+        if present != earlier:
+            raise BadSettings(
+                f"{path}: expected the text that stood there when the picture was captioned, found another; "
+                "start the run anew with --on-existing overwrite, or take what was changed away"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(text, encoding="utf-8", newline="")
+        os.replace(part, path)
+
+
+def text_path(record: Record, folder: Path | None) -> Path:
+    """Where a picture's text file is.
+
+    Raises:
+        BadImage: the picture is no file by itself, and there is no folder.
+    """
+    if folder is not None:
+        name = without_surrogates(record.name)
+        return folder / Path(name).with_suffix(".txt")
+    if record.path is None:
+        message = "expected a picture's file to write beside, found one in a table or tar file; give --out"
+        raise BadImage("path", message, source=record.id)
+    return Path(record.path).with_suffix(".txt")
+
+
+def read_if_there(path: Path) -> str | None:
+    """A text file's content; None where there is none.
+
+    Raises:
+        BadSettings: it cannot be read, is no text, or is no caption by its size.
+    """
+    try:
+        return read_bytes(path, LONGEST_TEXT).decode()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(
+            f"{path}: expected a text file to keep or add to, found {error}; move it"
+        ) from error
+
+
+def _joined(earlier: str | None, words: str, on_existing: str) -> str:
+    """A text file's new content."""
+    before = (earlier or "").strip()
+    if on_existing in ("append", "prepend") and before:
+        parts = [before, words] if on_existing == "append" else [words, before]
+        return _JOINED_BY.join(parts) + "\n"
+    return words + "\n"
+
+
+class ImageFolder(Writer):
+    """Copies of the pictures with ``metadata.jsonl``; the rows of those that failed in ``_errors.jsonl``.
+
+    Args:
+        target: the folder; that of the pictures themselves where nothing is to be copied.
+        start: row number of the first picture, by which copies are named.
+        in_place: write the two files into ``target`` alone.
+    """
+
+    def __init__(
+        self, target: Path, part: Path, columns: tuple[str, ...], start: int, *, in_place: bool
+    ) -> None:
+        super().__init__(target, part)
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        part.mkdir(parents=True)
+        self._rows = JsonLines(part / METADATA, part / METADATA, columns)
+        self._errors = JsonLines(part / ERRORS, part / ERRORS, columns)
+        self._columns, self._number, self._in_place = columns, start, in_place
+
+    def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        number, self._number = self._number, self._number + 1
+        if row.has_failed:
+            self._errors.add(record, row)
+            return
+        if self._in_place:
+            name = record.name
+        else:
+            data = encoded(record)
+            name = f"{number:08d}{_suffix(record, data)}"
+            (self.part / name).write_bytes(data)
+        values = row.to_dict(self._columns)
+        self._rows.add_object({"file_name": name, "text": values.pop("caption"), **values})
+
+    def close(self) -> None:
+        self._rows.close()
+        self._errors.close()
+
+    def finish(self) -> None:
+        self.close()
+        if not (self.part / ERRORS).stat().st_size:
+            (self.part / ERRORS).unlink()
+        if not self._in_place:
+            shutil.rmtree(self.target, ignore_errors=True)  # put there before a crash
+            os.replace(self.part, self.target)
+            return
+        (self.target / ERRORS).unlink(missing_ok=True)
+        for file in self.part.iterdir():
+            os.replace(file, self.target / file.name)
+        self.part.rmdir()
+
+
+class WebDataset(Writer):
+    """A tar file with each picture, its caption as ``.txt``, its row as ``.json``, of errors that alone."""
+
+    def __init__(self, target: Path, part: Path, columns: tuple[str, ...], start: int) -> None:
+        super().__init__(target, part)
+        self._columns, self._number = columns, start
+        self._file = open(part, "wb")  # noqa: SIM115
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
+
+    def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        key, self._number = f"{self._number:08d}", self._number + 1
+        values = without_surrogates(row.to_dict(self._columns))
+        if not row.has_failed:
+            data = encoded(record)
+            self._put(key + _suffix(record, data), data)
+            self._put(f"{key}.txt", row.caption.encode())
+        self._put(f"{key}.json", json.dumps(values, ensure_ascii=False, allow_nan=False).encode())
+
+    def finish(self) -> None:
+        self._tar.close()
+        super().finish()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def _put(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)  # no time and no owner: the same rows are the same bytes
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+
+
+def encoded(record: Record) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        BadSettings: it is gone since it was captioned.
+        SourceUnavailable: it cannot be read for the moment.
+    """
+
+    def read() -> Any:
+        image = record.load()
+        return read_bytes(image, ImageLimits.bytes) if isinstance(image, str) else image
+
+    try:
+        return bytes(retrying(read, record.id))
+    except (BadImage, FileNotFoundError) as error:
+        raise BadSettings(
+            f"{record.id}: expected the picture that was captioned, found {error}; put it back, or start "
+            "anew with --on-existing overwrite"
+        ) from error
+
+
+def _suffix(record: Record, data: bytes) -> str:
+    """What a copy's name ends in: as the picture's own, else by how it begins."""
+    own = os.path.splitext(record.name)[1].lower()
+    if own in SUFFIXES:
+        return own
+    return next((suffix for start, suffix in _MAGIC.items() if data.startswith(start)), ".jpg")
