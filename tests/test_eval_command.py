@@ -15,9 +15,9 @@ import tiny
 from PIL import Image
 
 from magicap import BadModel, BeamMagicSearch, BeamSearch, Greedy, MagicSearch
+from magicap.captioners.provenance import decoding_text
 from magicap.cli import main
 from magicap.decoding.settings import DECODINGS
-from magicap.captioners.provenance import decoding_text
 from magicap.evaluation.systems import caption_images
 from magicap.metrics import METRICS
 from magicap.settings_io import from_dict

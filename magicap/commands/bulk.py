@@ -70,7 +70,7 @@ class Options:
     """Rows of a file in an output folder."""
 
     workers: int | None = None
-    """Processes that read pictures; default: half the cores, at most 4."""
+    """Processes that read pictures, or 0 for none beside this one; default: half the cores, at most 4."""
 
     image_timeout: float = 60.0
     """Seconds that reading one picture may take."""

@@ -11,10 +11,10 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from magicap.errors import BadImage, MagicapError
-from magicap.images.transform import ImageTransform, PreparedImage
+from magicap.images.transform import ImageTransform, PreparedImage, prepare
 from magicap.runs.reader_process import READY
 from magicap.runs.records import Record, is_transient, retrying
 
@@ -34,7 +34,7 @@ class ReaderPool:
     """Reader processes, each fed by a thread of its own.
 
     Args:
-        workers: how many processes.
+        workers: how many processes; 0: a thread of this process reads, for which there is no time limit.
         timeout: seconds that reading one picture may take.
     """
 
@@ -42,7 +42,8 @@ class ReaderPool:
         self._tasks: queue.SimpleQueue[tuple[Record, ImageTransform, Future[PreparedImage]] | None] = (
             queue.SimpleQueue()
         )
-        self._readers = [_Reader(timeout) for _ in range(workers)]
+        self._readers: list[_Reader] = [_Process(timeout) for _ in range(workers)]
+        self._readers = self._readers or [_InThread()]
         self._threads = [
             threading.Thread(target=self._feed, args=[reader], name="magicap-reader", daemon=True)
             for reader in self._readers
@@ -121,8 +122,57 @@ def _ended(record: Record, timeout: float, was_overdue: bool) -> BadImage:
     return BadImage(CRASHED, message, source=record.id)
 
 
-class _Reader:
-    """One reader process, started when it is needed."""
+class _Reader(Protocol):
+    """What reads one picture at a time."""
+
+    timeout: float
+    was_overdue: bool
+    """Whether the last picture took too long."""
+
+    def start(self) -> None:
+        """Be ready.
+
+        Raises:
+            ReaderFailed: it cannot be.
+        """
+
+    def ask(self, image: Any, transform: ImageTransform) -> PreparedImage | BadImage | None:
+        """What a picture's path or bytes become; None where that ended the reading process.
+
+        Raises:
+            ReaderFailed: no process can be started.
+        """
+
+    def end_if_overdue(self) -> None:
+        """End the process if its picture takes too long."""
+
+    def end(self) -> None:
+        """End the process for good."""
+
+
+class _InThread:
+    """Reads in the thread that asks."""
+
+    timeout, was_overdue = float("inf"), False
+
+    def start(self) -> None:
+        pass
+
+    def ask(self, image: Any, transform: ImageTransform) -> PreparedImage | BadImage | None:
+        try:
+            return prepare(image, transform)
+        except BadImage as error:
+            return error
+
+    def end_if_overdue(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class _Process:
+    """A reader process, started when it is needed."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout, self.was_overdue = timeout, False
@@ -132,11 +182,6 @@ class _Reader:
         self._is_closed = False
 
     def ask(self, image: Any, transform: ImageTransform) -> PreparedImage | BadImage | None:
-        """What a process made of a picture's path or bytes; None where the process ended instead.
-
-        Raises:
-            ReaderFailed: no process can be started.
-        """
         self.was_overdue = False
         self.start()
         self._deadline = time.monotonic() + self.timeout
@@ -150,25 +195,18 @@ class _Reader:
         return answer  # type: ignore[no-any-return]
 
     def end_if_overdue(self) -> None:
-        """End the process if its picture takes too long."""
         with self._lock:
             if time.monotonic() > self._deadline and self._process is not None:
                 self.was_overdue = True
                 self._process.kill()
 
     def end(self) -> None:
-        """End the process for good."""
         with self._lock:
             self._is_closed = True
             if self._process is not None:
                 self._process.kill()
 
     def start(self) -> None:
-        """Start the process, unless it runs.
-
-        Raises:
-            ReaderFailed: it cannot be started.
-        """
         if self._process is not None:
             return
         # not multiprocessing, which would run the caller's main module once more

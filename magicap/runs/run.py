@@ -21,6 +21,7 @@ from magicap.errors import BadImage, BadSettings, MagicapError, OutputFailed
 from magicap.images.transform import PreparedImage
 from magicap.printable import without_surrogates
 from magicap.results import Caption
+from magicap.runs.journal import Batch as Journaled
 from magicap.runs.journal import Journal
 from magicap.runs.outputs import new_writer
 from magicap.runs.picture_writers import read_if_there, text_path
@@ -35,7 +36,6 @@ from magicap.runs.tags import HYPOTHESES, tags_of
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
 
-JOURNAL = "journal.jsonl"
 AHEAD = 3
 """Batches that are read before they are captioned."""
 
@@ -95,7 +95,6 @@ class Run:
         self._on_rows = on_rows
         self._decoding = with_hypotheses(captioner.decoding, settings)
         self._made_by = Provenance.of(captioner).entries
-        self._journal = Journal(state.folder / JOURNAL, settings.batch_size)
         self._counts = Counts()
         state.begin(
             {**{f"captioner_{name}": value for name, value in self._made_by.items()}, **settings.identity}
@@ -110,6 +109,8 @@ class Run:
             SourceUnavailable: as these two, for sources that cannot be reached now.
         """
         done = list(self._state.shards())
+        if done:  # killed after the last of them was noted
+            self._journal(len(done) - 1).remove()
         records = self._records()
         number = 0
         while block := list(islice(records, 1)):  # one ahead: there is no file without rows
@@ -142,6 +143,11 @@ class Run:
         digest = ListingDigest()
         for record in records:
             digest.add(record)
+        path = self._state.path_of(shard)
+        if not path.exists():
+            raise BadSettings(
+                f"{path}: expected what the run wrote, found nothing; put it back, or begin anew"
+            )
         if digest.hexdigest() != shard.digest:
             raise self._changed(f"other pictures, or changed ones, than those of {shard.file}")
         self._count(shard.counts)
@@ -149,7 +155,7 @@ class Run:
     def _write(self, number: int, records: Iterator[Record]) -> None:
         """One file of the output."""
         start = number * self._settings.rows_per_file
-        journal, counts, digest = self._journal, Counts(), ListingDigest()
+        journal, counts, digest = self._journal(number), Counts(), ListingDigest()
         with _writing(self._settings.output):
             kept = journal.recover()
             writer = new_writer(self._settings, self._state.folder, number, self._made_by)
@@ -176,12 +182,15 @@ class Run:
             self._state.keep(number, Shard(counts, digest.hexdigest(), writer.target.name))
             journal.remove()
 
-    def _batches(self, records: Iterator[Record], kept: int) -> Iterator[_Batch]:
-        """Batches of pictures, with the rows that the journal has of the first ``kept`` of them."""
-        lines = self._journal.lines(kept)
+    def _journal(self, number: int) -> Journal:
+        """What is done of one file."""
+        return Journal(self._state.folder / f"journal-{number:05d}.jsonl")
+
+    def _batches(self, records: Iterator[Record], kept: Iterator[Journaled]) -> Iterator[_Batch]:
+        """Batches of pictures, with the rows of the first of them, which the journal has."""
         for batch in in_batches(records, self._settings.batch_size):
-            done = list(islice(lines, self._settings.batch_size))
-            if not done:
+            done = next(kept, None)
+            if done is None:
                 yield _Batch([_Item(record) for record in batch], is_journaled=False)
                 continue
             for record, line in zip(batch, done, strict=False):
@@ -196,7 +205,7 @@ class Run:
                 ],
                 is_journaled=True,
             )
-        if next(lines, None) is not None:
+        if next(kept, None) is not None:
             raise self._changed("fewer pictures")
 
     def _ahead(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:

@@ -92,7 +92,7 @@ class RunSettings:
             raise BadSettings(f"expected --shard I/N with I from 0 to N - 1, found {i}/{count}")
         if self.on_existing not in ON_EXISTING:
             raise BadSettings(f"expected on_existing of {', '.join(ON_EXISTING)}, found {self.on_existing!r}")
-        if self.on_existing in ("append", "prepend") and self.kind != "txt":
+        if self.adds and self.kind != "txt":
             raise BadSettings(f"--on-existing {self.on_existing} is for --format txt, found {self.kind}")
         if self.out is None and self.kind not in ("txt", "imagefolder"):
             raise BadSettings(f"--format {self.kind} needs --out: a file or a folder to write")
@@ -137,6 +137,11 @@ class RunSettings:
         if count == 1:
             return path
         return path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}")
+
+    @property
+    def adds(self) -> bool:
+        """Whether captions are added to the texts that are there."""
+        return self.on_existing in ("append", "prepend")
 
     @property
     def replaces(self) -> Path | None:

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadSettings
-from magicap.files import only_writer, write_whole
+from magicap.files import LOCK, only_writer, write_whole
 from magicap.runs.settings import RunSettings
 from magicap.version import __version__
 
 MANIFEST, SUCCESS, SHARDS = "manifest.json", "_SUCCESS", "shards"
 _FORMAT = 1
+
+
+class RunIsWhole(BadSettings):
+    """A run that has nothing left to do."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,11 @@ class RunState:
             return
         before = _read(self.folder / MANIFEST)
         changed = [name for name in manifest if before.get(name) != manifest[name]]
+        if not changed and self.is_complete:  # else it would be added once more where the end was not seen
+            raise RunIsWhole(f"{self.settings.output} is whole; to add once more, remove {self.folder}")
         if not changed:
             return
-        if self.settings.on_existing == "overwrite":
+        if self.settings.on_existing == "overwrite" or self.is_complete:
             self.forget()
             self.begin(identity)
             return
@@ -100,6 +106,11 @@ class RunState:
             yield Shard(Counts(**values["counts"]), values["digest"], values["file"])
             number += 1
 
+    def path_of(self, shard: Shard) -> Path:
+        """Where one of them is."""
+        folder = self.folder if self.settings.kind == "txt" else self.settings.output
+        return self.settings.replaces or folder / shard.file
+
     def keep(self, number: int, shard: Shard) -> None:
         """Note that a file is whole."""
         (self.folder / SHARDS).mkdir(exist_ok=True)
@@ -115,13 +126,22 @@ class RunState:
     def forget(self) -> None:
         """Remove what the run knows, and the files that it wrote into a folder of its own."""
         if not self.settings.is_one_file and self.settings.out is not None:
-            for shard in self.shards():
-                path = self.settings.output / shard.file
+            for path in map(self.path_of, self.shards()):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             (self.settings.output / SUCCESS).unlink(missing_ok=True)
-        for path in list(self.folder.iterdir()):
-            if not path.name.endswith(".lock"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # what says that there is a run goes last: whoever is killed here begins with this again
+        last = [self.folder / MANIFEST, self.folder / SUCCESS]
+        others = [path for path in self.folder.iterdir() if path.name != LOCK and path not in last]
+        for path in [*others, *last]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def remove_parts(self) -> None:
+        """Remove what a process that was killed had written beside the places where it was to go."""
+        for folder, pattern in ((self.folder, ".*.[0-9]*"), (self.settings.output, f".{SUCCESS}.[0-9]*")):
+            for path in folder.glob(pattern) if folder.is_dir() else ():
+                path.unlink()
+        for path in (self.folder / SHARDS).glob(".*"):
+            path.unlink()
 
     def _shard_file(self, number: int) -> Path:
         return self.folder / SHARDS / f"{number:05d}.json"
@@ -153,9 +173,10 @@ def open_state(settings: RunSettings) -> Iterator[RunState | None]:
         with only_writer(state.folder):
             if state.is_complete and settings.on_existing == "fail":
                 fix = "give --on-existing overwrite, or another --out"
-                raise BadSettings(f"{settings.output} is there, and whole; {fix}")
-            if (state.folder / SUCCESS).exists():
+                raise RunIsWhole(f"{settings.output} is there, and whole; {fix}")
+            if (state.folder / SUCCESS).exists() and not settings.adds:
                 state.forget()
+            state.remove_parts()
             yield state
     finally:
         _remove_if_empty(state.folder)
@@ -178,7 +199,7 @@ def _require_free(settings: RunSettings) -> None:
         return
     if not output.is_dir():
         raise BadSettings(f"{output}: expected a folder to write into, found a file; name another --out")
-    if settings.kind != "txt" and any(output.iterdir()):
+    if settings.kind != "txt" and any(path != settings.state for path in output.iterdir()):
         raise BadSettings(f"{output}: expected an empty folder or one of a run, found other files; empty it")
 
 
