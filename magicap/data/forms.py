@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magicap.data import caption_files, coco, flickr8k, hf_datasets, imagefolder, json_rows, table
+from magicap.data import caption_files, coco, flickr8k, imagefolder, json_rows, saved_datasets, table
 from magicap.data.checks import bad, show
 from magicap.data.fields import REFERENCES
+from magicap.data.hf_datasets import is_saved_dataset
 from magicap.data.rows import Entry
 from magicap.data.source import Source
 from magicap.errors import BadData
@@ -71,8 +72,8 @@ def read_entries(path: Path, keys: Sequence[str] = REFERENCES) -> Iterator[Entry
             iterator, a place that is not as its form has it.
         MissingPackage: a saved dataset, and ``datasets`` is not installed.
     """
-    if hf_datasets.is_saved_dataset(path):
-        return hf_datasets.dataset_entries(path, keys)
+    if is_saved_dataset(path):
+        return saved_datasets.dataset_entries(path, keys)
     if path.is_dir():
         path = _file_in(path)
     if path.is_dir():

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from magicap.data import fields
 from magicap.data.checks import bad, show
-from magicap.data.rows import Entry, common_name
-from magicap.errors import BadData, BadSettings
+from magicap.data.rows import common_name
+from magicap.errors import BadSettings
 from magicap.extras import require
 from magicap.images.reader import ImageLimits
 
@@ -115,7 +114,10 @@ def image_column(dataset: Any, column: str | None = None) -> str:
     Raises:
         BadData: there is none such; the error lists the columns.
     """
-    features = _features(dataset)
+    return _image_column(_features(dataset), column)
+
+
+def _image_column(features: Mapping[str, Any], column: str | None) -> str:
     if column is not None:
         _require_column(features, column)
         return column
@@ -137,11 +139,17 @@ def with_encoded_images(dataset: Any, column: str | None = None) -> Any:
     Raises:
         BadData: no such column.
     """
-    dataset = one_split(dataset)
-    name = image_column(dataset, column)
-    feature = _features(dataset)[name]
+    return _encoded(one_split(dataset), column)[0]
+
+
+def _encoded(dataset: Any, column: str | None) -> tuple[Any, str]:
+    """As :func:`with_encoded_images`, and the column's name."""
+    features = _features(dataset)
+    name = _image_column(features, column)
     alone = dataset.with_format(None).select_columns([name])
-    return alone.cast_column(name, require("datasets").Image(decode=False)) if _is_image(feature) else alone
+    if _is_image(features[name]):
+        alone = alone.cast_column(name, require("datasets").Image(decode=False))
+    return alone, name
 
 
 def encoded_image(dataset: Any, row: int) -> Any:
@@ -171,8 +179,9 @@ def encoded_images(dataset: Any, column: str | None = None) -> Iterator[Any]:
     Raises:
         BadData: no such column; raised at once.
     """
-    encoded, is_stream = with_encoded_images(dataset, column), is_streamed(one_split(dataset))
-    name = image_column(dataset, column)
+    dataset = one_split(dataset)
+    is_stream = is_streamed(dataset)
+    encoded, name = _encoded(dataset, column)
     sources = (cell_source(row[name]) for row in encoded)
     return (_fetched(source) if is_stream else source for source in sources)
 
@@ -181,9 +190,11 @@ def cell_source(cell: Any) -> Any:
     """What a reader opens of one cell of a column of pictures.
 
     Args:
-        cell: a struct of ``bytes`` and ``path`` gives its bytes, else its path; NaN, as tables write what is
-            missing, gives None; anything else is returned as it is.
+        cell: a struct of ``bytes`` and ``path`` gives its bytes, else its path; NaN and pandas' NA, which
+            tables have where something is missing, give None; anything else is returned as it is.
     """
+    if cell is getattr(sys.modules.get("pandas"), "NA", None):
+        return None
     if isinstance(cell, Mapping):
         data = cell.get("bytes")
         return cell.get("path") if data is None else data
@@ -191,15 +202,25 @@ def cell_source(cell: Any) -> Any:
 
 
 def stored_cells(batch: Any, column: str) -> list[Any] | None:
-    """The cells of a column as they are stored, not decoded, of a batch that ``Dataset.map`` gives.
+    """The cells of a column of a batch that ``Dataset.map`` gives, as they are stored: nothing is decoded.
 
     Returns:
-        None where the batch is no such batch, or the column was decoded or changed in it before.
+        None where the batch is another; where its column was decoded or changed before, what it is now.
     """
-    if column not in getattr(batch, "keys_to_format", ()):
+    undecoded = getattr(batch, "keys_to_format", None)
+    if undecoded is None:
         return None
-    cells: list[Any] = batch.pa_table.column(column).to_pylist()
-    return cells
+    return list(batch.pa_table.column(column).to_pylist() if column in undecoded else batch[column])
+
+
+def features_with(features: Mapping[str, Any], types: Mapping[str, str]) -> Any:
+    """``Features`` with more columns.
+
+    Args:
+        types: of the columns by name, as ``datasets.Value`` calls them.
+    """
+    datasets = require("datasets")
+    return datasets.Features({**features, **{name: datasets.Value(dtype) for name, dtype in types.items()}})
 
 
 def image_paths(dataset: Any, column: str | None = None) -> Iterator[str]:
@@ -257,46 +278,24 @@ def _texts(dataset: Any, columns: Sequence[str]) -> Iterator[str]:
             yield from texts
 
 
-def dataset_entries(path: Path, keys: Sequence[str]) -> Iterator[Entry]:
-    """What each row of a saved dataset says of a picture; see :func:`magicap.data.forms.read_entries`.
-
-    A picture goes by the file that a column names, or its column of pictures; else by its number; else by the
-    folder's name and its row, from 0: ``photos#7``, or ``photos/test#7`` where the folder has several splits.
-    References without a number of their own have that as their id too.
+def saved_splits(path: Path) -> dict[str, Any]:
+    """The datasets of a folder that ``save_to_disk`` wrote, by split; "" where one has none.
 
     Raises:
-        BadData: it is damaged, or a row holds no captions.
+        BadData: it is damaged.
         MissingPackage: ``datasets`` is not installed.
     """
     loaded = _load_saved(path)
-    splits = loaded if isinstance(loaded, dict) else {_split_name(loaded): loaded}
-    for split, dataset in splits.items():
-        part = f"/{split}" if len(splits) > 1 else ""
-        pictures = _column_or_none(dataset)
-        captions = fields.caption_columns(dataset.column_names, keys, f"{path}{part}")
-        for number, row in enumerate(_plain_rows(dataset, pictures, captions)):
-            entry = _entry(row, pictures, captions, f"{path}{part}, row {number}", keys)
-            by_row = f"{path.resolve().name}{part}#{number}" if pictures else ""
-            yield replace(
-                entry,
-                row=replace(
-                    entry.row,
-                    image=entry.row.image or by_row,
-                    split=entry.row.split or split,
-                    id=entry.row.id or (by_row if keys == fields.REFERENCES else "") or None,
-                ),
-            )
+    return dict(loaded) if isinstance(loaded, dict) else {_split_name(loaded): loaded}
 
 
-def _column_or_none(dataset: Any) -> str | None:
-    try:
-        return image_column(dataset)
-    except BadData:
-        return None
+def plain_rows(dataset: Any, pictures: str | None, captions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The captions, numbers and texts of each row of a ``Dataset``, and its picture's path, not its bytes.
 
-
-def _plain_rows(dataset: Any, pictures: str | None, captions: Sequence[str]) -> Any:
-    """A dataset of its captions, numbers and texts, and of its pictures' paths, without their bytes."""
+    Args:
+        pictures: the column of pictures, whose path is called ``{pictures}.path`` where it is one of structs.
+        captions: the columns of captions, of any type.
+    """
     kept = {*captions, *(name for name, feature in dataset.features.items() if _is_plain(feature))}
     feature = dataset.features.get(pictures)
     if _is_image(feature) or isinstance(feature, dict):
@@ -305,26 +304,13 @@ def _plain_rows(dataset: Any, pictures: str | None, captions: Sequence[str]) -> 
     if _is_image(feature):
         plain = plain.cast_column(pictures, require("datasets").Image(decode=False))
     flat = plain.flatten()
-    return flat.remove_columns([name for name in flat.column_names if name == f"{pictures}.bytes"])
+    return iter(flat.remove_columns([name for name in flat.column_names if name == f"{pictures}.bytes"]))
 
 
 def _is_plain(feature: Any) -> bool:
     """Whether it is the type of texts or numbers, as JSON has them."""
     plain = ("string", "large_string", "bool", "int", "uint", "float")
     return _is_instance(feature, "Value") and feature.dtype.startswith(plain)
-
-
-def _entry(
-    row: dict[str, Any], pictures: str | None, captions: Sequence[str], place: str, keys: Sequence[str]
-) -> Entry:
-    file = row.pop(f"{pictures}.path", None)
-    values = {name: value for name, value in row.items() if value is not None and value == value}  # no NaN
-    if len(captions) > 1:  # numbered
-        texts = [values.pop(name) for name in captions if name in values]
-        values[fields.base_key(fields.plain_key(captions[0]))] = texts
-    if file and not set(map(fields.plain_key, values)) & set(fields.IMAGE_KEYS):
-        values["image"] = file
-    return fields.entry_of(values, place, keys)
 
 
 def _load_saved(path: Path) -> Any:
