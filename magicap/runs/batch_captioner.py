@@ -44,11 +44,10 @@ _READERS = 4  # threads that decode pictures while the models compute
 class BatchCaptioner:
     """Captions the pictures of batches of rows, for libraries that map a function over batches.
 
-    An instance holds settings alone, so it is pickled in a few bytes, the same before and after it is used; a
-    process loads the captioner at its first batch and keeps it; a forked one computes with one thread, as
-    there is one process a core then. ``datasets`` takes the pickle as the key of
-    its cache: it has the digits of the captioner's folder in it, so another captioner in the same folder is
-    another key.
+    An instance holds settings alone, so its pickle is small and the same before and after use. A process
+    loads the captioner at its first batch and keeps it; a forked process computes with one thread.
+    ``datasets`` takes the pickle as a key of its cache: a digest of the captioner's settings and parts is in
+    it, so another captioner in the same folder is another key.
 
     Each row gets, whatever became of its picture:
 
@@ -58,13 +57,13 @@ class BatchCaptioner:
     - ``error``: the error's code, a colon and what it says; empty where there is none;
     - ``width`` and ``height``: of the picture, upright, in pixels; 0 where it could not be read.
 
-    With ``datasets``, where the pictures go from the file to our reader without being decoded before; on
-    several GPUs processes have to be spawned, and this has to stand under ``if __name__ == "__main__":``::
+    With ``datasets``, whose stored pictures are read undecoded. On GPUs several processes have to be spawned,
+    and the lines have to stand under ``if __name__ == "__main__":``::
 
         captioner = BatchCaptioner()
         captioned = dataset.map(captioner, batched=True, batch_size=64)
 
-        multiprocess.set_start_method("spawn")
+        multiprocess.set_start_method("spawn")  # of the package multiprocess, which datasets uses
         captioned = dataset.map(captioner, batched=True, batch_size=64, num_proc=8, with_rank=True)
 
     An ``IterableDataset``, or a ``Dataset`` in a format such as ``numpy``, decodes pictures before it hands
@@ -99,7 +98,7 @@ class BatchCaptioner:
         batch_size: pictures that are searched together, as of :meth:`magicap.Captioner.caption`.
 
     Raises:
-        BadSettings: ``dtype`` or ``batch_size`` is none.
+        BadSettings: another ``dtype``, or a ``batch_size`` below 1.
     """
 
     def __init__(
