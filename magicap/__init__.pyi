@@ -32,6 +32,7 @@ from magicap.retrieval.caption_memory import CaptionMemory as CaptionMemory
 from magicap.retrieval.index import RetrievalIndex as RetrievalIndex
 from magicap.retrieval.items import Item as Item
 from magicap.retrieval.items import Match as Match
+from magicap.runs.batch_captioner import BatchCaptioner as BatchCaptioner
 from magicap.supervised.settings import BeamSearch as BeamSearch
 from magicap.supervised.settings import Sampling as Sampling
 

@@ -19,6 +19,7 @@ from magicap.adaptation.coverage import require_known
 from magicap.adaptation.parts import Parts
 from magicap.adaptation.tuning import expected_utilities, tune_decoding
 from magicap.checks import require_int, require_number
+from magicap.data.hf_datasets import is_dataset, texts_of
 from magicap.data.text import normalise_caption
 from magicap.decoding.searches import as_beam_magic
 from magicap.errors import BadData
@@ -119,7 +120,8 @@ def adapt(
     """Move a captioner's parts to a new domain; the parts themselves are left as they are.
 
     Args:
-        texts: sentences of the domain, a caption each.
+        texts: sentences of the domain, a caption each; or a dataset of the library ``datasets`` with a column
+            of them (:func:`magicap.data.hf_datasets.texts_of`).
         images: pictures of the domain without captions, which make the tuning of the decoding finer.
         settings: how much is done; None: the defaults.
         run: where and how the language model is tuned; None: where it is, as the defaults say.
@@ -127,13 +129,14 @@ def adapt(
         on_message: called with a line about what comes next.
 
     Raises:
-        BadData: too few different sentences, or the models know hardly a word of them.
+        BadData: too few different sentences, the models know hardly a word of them, or a dataset has no
+            column of texts.
         BadImage: a picture cannot be read.
         TrainingStopped: the time of ``run`` is up; the same call goes on from there.
     """
     settings = settings or AdaptationSettings()
     run = run or RunOptions(cpu=parts.language_model.device.type == "cpu")
-    learned, apart = _split(texts, settings)
+    learned, apart = _split(texts_of(texts) if is_dataset(texts) else texts, settings)
     require_known(parts, learned)
     image_vectors = None if images is None or not len(images) else parts.scorer.encode_images(images)
     held_out = _HeldOut(

@@ -15,6 +15,14 @@ from torch import Tensor
 
 from magicap.captioners.batching import BatchSize
 from magicap.checks import require_int
+from magicap.data.hf_datasets import (
+    MapDataset,
+    StreamedDataset,
+    encoded_images,
+    is_dataset,
+    is_streamed,
+    one_split,
+)
 from magicap.drawing import Explanation
 from magicap.errors import BadImage, BrokenNumbers
 from magicap.images.reader import ImageSource, describe_source
@@ -78,7 +86,16 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     @overload
     def caption(
         self,
-        images: Iterator[Any],
+        images: MapDataset,
+        decoding: DecodingT | None = ...,
+        *,
+        batch_size: int | None = ...,
+        seed: int = ...,
+    ) -> list[Caption]: ...
+    @overload
+    def caption(
+        self,
+        images: Iterator[Any] | StreamedDataset,
         decoding: DecodingT | None = ...,
         *,
         batch_size: int | None = ...,
@@ -87,14 +104,15 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     def caption(
         self, images: Any, decoding: DecodingT | None = None, *, batch_size: int | None = None, seed: int = 0
     ) -> Caption | list[Caption] | Iterator[Caption]:
-        """Caption one picture, a list of them, or an iterator of them.
+        """Caption one picture, a list of them, an iterator of them, or a dataset.
 
         Args:
             images: one picture (path, bytes, file object, PIL image, HWC array, CHW tensor, or one that
                 :func:`magicap.images.transform.prepare` made of these with :attr:`transform`), a list or
-                tuple of pictures, or an iterator of pictures. A list gives a list in the same order; an
-                iterator gives an iterator that holds two batches, the one being captioned and the one being
-                read.
+                tuple of pictures, an iterator of pictures, or a dataset of the library ``datasets`` with one
+                column of pictures (:func:`magicap.data.hf_datasets.image_column`). A list, or a ``Dataset``,
+                gives a list in the same order; an iterator, or an ``IterableDataset``, gives an iterator that
+                holds two batches, the one being captioned and the one being read.
             decoding: how to search; None takes the captioner's own.
             batch_size: pictures that are searched together; it changes the speed, not the captions. None: 16
                 on a processor, as many as memory holds on a GPU. A batch for which a GPU has not enough
@@ -107,6 +125,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         Raises:
             BadImage: the one picture cannot be read, or the models' numbers break for it. In a list or
                 iterator such a picture gives an empty caption whose ``error`` says why, and the rest go on.
+            BadData: a dataset has no column of pictures, or several splits.
             BadSettings: the decoding does not fit the models.
         """
         if batch_size is not None:
@@ -114,6 +133,9 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         search = self.decoding if decoding is None else decoding
         if isinstance(images, list | tuple):
             return list(self._captions(images, search, batch_size, seed))
+        if is_dataset(images):
+            captions = self._captions(encoded_images(images), search, batch_size, seed)
+            return captions if is_streamed(one_split(images)) else list(captions)
         if isinstance(images, Iterator) and not hasattr(images, "read"):
             return self._captions(images, search, batch_size, seed)
         (caption,) = self._search(self._pixels(images)[None], search, [seed], [images])

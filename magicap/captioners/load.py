@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -20,6 +20,7 @@ from magicap.results import Caption
 if TYPE_CHECKING:
     from magicap.captioners.supervised import SupervisedCaptioner
     from magicap.captioners.zero_shot import Captioner
+    from magicap.data.hf_datasets import MapDataset, StreamedDataset
 
     AnyCaptioner = Captioner | SupervisedCaptioner
 
@@ -56,8 +57,12 @@ def load_captioner(
 def caption(images: list[Any] | tuple[Any, ...], preset: str | Path = ...) -> list[Caption]: ...
 @overload
 def caption(images: ImageSource, preset: str | Path = ...) -> Caption: ...
-def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption]:
-    """Caption a picture, or a list of pictures in order, with everything at its default.
+@overload
+def caption(images: MapDataset, preset: str | Path = ...) -> list[Caption]: ...
+@overload
+def caption(images: Iterator[Any] | StreamedDataset, preset: str | Path = ...) -> Iterator[Caption]: ...
+def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption] | Iterator[Caption]:
+    """Caption a picture, or a list or dataset of pictures in order, with everything at its default.
 
     The captioner is loaded at the first call and kept. See :meth:`Captioner.caption` for what a picture may
     be and what becomes of one that cannot be read.
@@ -67,7 +72,7 @@ def caption(images: Any, preset: str | Path = DEFAULT) -> Caption | list[Caption
     """
     with _loading:
         captioner = _loaded(str(preset))
-    captions: Caption | list[Caption] = captioner.caption(images)
+    captions: Caption | list[Caption] | Iterator[Caption] = captioner.caption(images)
     return captions
 
 

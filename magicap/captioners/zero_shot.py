@@ -286,7 +286,7 @@ class Captioner(BaseCaptioner[Any]):
         The new captioner's captions have no confidence: that takes captioned pictures of the domain.
 
         Args:
-            texts: sentences of the domain, a caption each; no pictures belong to them.
+            texts: sentences of the domain, a caption each, without pictures; or a dataset of them.
             images: pictures of the domain without captions, which make the tuning of the decoding finer.
             settings: how much is done; None: the defaults.
 

@@ -78,7 +78,8 @@ def add(commands: Any) -> None:
         epilog="captions and references: what 'magicap caption' prints, with --json or without; JSON lines\n"
         "or lists of {image, caption}; a JSON object of captions by image; CSV and its like with a header;\n"
         "captions.jsonl, Karpathy and COCO JSON, Flickr8k.token.txt; a folder of images with metadata or\n"
-        "with a .txt beside each. Lists of {image_name, captions, prediction} bring their references.\n"
+        "with a .txt beside each; a folder that datasets' save_to_disk wrote.\n"
+        "Lists of {image_name, captions, prediction} bring their references.\n"
         "Images are known by id, or by their path or any end of it, with the suffix or without.\n"
         "Exit code 2 if the call was wrong, or a metric named with --metrics cannot be computed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -33,7 +33,9 @@ def read_captions(path: str | Path, splits: str | Collection[str] | None = None)
     - a table with a header, parted by commas, tabs, semicolons or bars: columns as the fields above,
       ``caption_1``, ``caption_2`` for several captions; or lines of PATH, a tab and a caption;
     - imagefolder: pictures with ``metadata.jsonl`` or ``metadata.csv``, splits as folders;
-    - a folder of pictures with a ``.txt`` or ``.caption`` beside each, a caption a line.
+    - a folder of pictures with a ``.txt`` or ``.caption`` beside each, a caption a line;
+    - a folder that ``save_to_disk`` of the library ``datasets`` wrote: see
+      :func:`magicap.data.saved_datasets.dataset_entries` for what its pictures are called.
 
     Text is UTF-8, or what a byte order mark says. Backslashes in names part folders.
 

@@ -32,6 +32,9 @@ OTHER_KEYS = (
 """Fields of captions where there is none of the former; of several it is unclear which has them."""
 
 
+_NUMBERED = re.compile(r"(.+?)_?\d+")
+
+
 @functools.cache
 def plain_key(name: str) -> str:
     """A field's name without what varies: "Image Name " is ``image_name``."""
@@ -60,6 +63,26 @@ def caption_key(names: Collection[str], keys: Sequence[str], place: str) -> str 
         listed = " and ".join(map(repr, others))
         raise bad(place, "one field of captions", listed, "name the one that counts 'caption'")
     return others[0] if others else None
+
+
+def base_key(name: str) -> str:
+    """A field's name without its number: ``caption`` of ``caption_1``."""
+    numbered = _NUMBERED.fullmatch(name)
+    return numbered[1] if numbered else name
+
+
+def caption_columns(names: Sequence[str], keys: Sequence[str], place: str) -> list[str]:
+    """The columns of captions by their own names; several are numbered, as in ``caption_1``, ``caption_2``.
+
+    Args:
+        keys: as of :func:`caption_key`.
+
+    Raises:
+        BadData: it is unclear which they are.
+    """
+    bases = {name: base_key(plain_key(name)) for name in names}
+    key = caption_key(list(bases.values()), keys, place)
+    return [name for name, base in bases.items() if base == key]
 
 
 def entry_of(fields: object, place: str, keys: Sequence[str] = REFERENCES) -> Entry:

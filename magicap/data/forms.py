@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magicap.data import caption_files, coco, flickr8k, imagefolder, json_rows, table
+from magicap.data import caption_files, coco, flickr8k, imagefolder, json_rows, saved_datasets, table
 from magicap.data.checks import bad, show
 from magicap.data.fields import REFERENCES
+from magicap.data.hf_datasets import is_saved_dataset
 from magicap.data.rows import Entry
 from magicap.data.source import Source
 from magicap.errors import BadData
@@ -26,7 +27,7 @@ _FOLDER_FILES = (
 _EXPECTED = (
     "captions.jsonl, Karpathy's dataset_*.json, COCO's captions_*.json, Flickr8k.token.txt, a table headed "
     "'image,caption', JSON rows or an object of captions by picture, or a folder with one of these, with "
-    "metadata.jsonl or with a .txt beside each picture"
+    "metadata.jsonl, with a .txt beside each picture or written by save_to_disk of the library datasets"
 )
 
 
@@ -61,14 +62,18 @@ def read_entries(path: Path, keys: Sequence[str] = REFERENCES) -> Iterator[Entry
     """What each place of a file or folder says; the text itself where it is of no form.
 
     Args:
-        path: the file, or a folder that holds one, an imagefolder, or text files beside pictures.
+        path: the file, or a folder that holds one, an imagefolder, text files beside pictures, or a dataset
+            that the library ``datasets`` saved.
         keys: the fields of captions by precedence, :data:`~magicap.data.fields.REFERENCES` or
             :data:`~magicap.data.fields.PREDICTIONS`.
 
     Raises:
         BadData: it cannot be read, or is a folder without captions or with several files of them; from the
             iterator, a place that is not as its form has it.
+        MissingPackage: a saved dataset, and ``datasets`` is not installed.
     """
+    if is_saved_dataset(path):
+        return saved_datasets.dataset_entries(path, keys)
     if path.is_dir():
         path = _file_in(path)
     if path.is_dir():

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from magicap.data.checks import bad, parse_json, show
-from magicap.data.fields import REFERENCES, caption_key, entry_of, image_key, plain_key, slashed
+from magicap.data.fields import REFERENCES, base_key, caption_key, entry_of, image_key, plain_key, slashed
 from magicap.data.rows import CaptionedImage, Entry
 from magicap.data.source import Source
 from magicap.images.formats import has_picture_suffix
 
 _DELIMITERS = ",\t;|"
 _ONE_COLUMN = "\x1f"  # parts nothing: it stands in no text
-_NUMBERED = re.compile(r"(.+?)_?\d+")
 _LIST = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*$""", re.DOTALL)
 _FIX = 'put a field that holds a {delimiter} between "quotes"'
 
@@ -70,18 +69,12 @@ def _header(source: Source, keys: Sequence[str]) -> _Header | None:
     """The header, by the first delimiter that parts it into a picture and captions, else into captions."""
     for delimiter in (*_DELIMITERS, _ONE_COLUMN):
         names = [plain_key(name) for name in source.head.replace('"', "").split(delimiter)]
-        bases = [_base(name) for name in names]
+        bases = [base_key(name) for name in names]
         caption = caption_key(bases, keys, f"{source.path}, the header")
         if caption and (image_key(names) or delimiter == _ONE_COLUMN):
             columns = [number for number, base in enumerate(bases) if base == caption]
             return _Header(delimiter, names, caption, columns)
     return None
-
-
-def _base(name: str) -> str:
-    """The name of a column without its number."""
-    numbered = _NUMBERED.fullmatch(name)
-    return numbered[1] if numbered else name
 
 
 def _entry(header: _Header, cells: Sequence[str], place: str, keys: Sequence[str]) -> Entry:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from magicap.checks import require_int
+from magicap.data.hf_datasets import image_paths, is_dataset, texts_of
 from magicap.errors import BadImage, BadSettings
 from magicap.images.reader import FilePath, ImageSource
 from magicap.models.finite import are_unit, broken_image
@@ -123,7 +124,8 @@ class RetrievalIndex:
         way, the index holds what stood there and what was encoded so far: another update goes on from that.
 
         Args:
-            paths: pictures' files; what stands twice is kept once.
+            paths: pictures' files; what stands twice is kept once. Or a dataset of the library ``datasets``
+                whose pictures are such files, and not bytes of its own.
             batch_size: pictures encoded together.
             on_error: called with the error of each picture that cannot be read; None raises it.
             on_progress: called with how many more pictures are done, first with those that need not be
@@ -132,9 +134,12 @@ class RetrievalIndex:
 
         Raises:
             BadImage: a picture cannot be read, and there is no ``on_error``.
-            BadSettings: the index holds sentences.
+            BadSettings: the index holds sentences, or a picture of a dataset is no local file.
+            BadData: a dataset has no column of pictures.
         """
         self._require_kind(IMAGE)
+        if is_dataset(paths):
+            paths = image_paths(paths)
         errors: list[BadImage] = []
 
         def report(error: BadImage) -> None:
@@ -159,14 +164,18 @@ class RetrievalIndex:
         """Make the index hold these sentences and no others; only new ones are encoded.
 
         Args:
-            texts: sentences; one that stands twice is kept once.
+            texts: sentences; one that stands twice is kept once. Or a dataset of the library ``datasets``
+                with a column of them (:func:`magicap.data.hf_datasets.texts_of`).
             batch_size: sentences encoded together.
             on_progress, on_checkpoint: as in :meth:`update_images`.
 
         Raises:
             BadSettings: the index holds pictures, or a sentence is empty.
+            BadData: a dataset has no column of texts.
         """
         self._require_kind(TEXT)
+        if is_dataset(texts):
+            texts = texts_of(texts)
         items = [Item(text=text) for text in dict.fromkeys(_sentences(texts))]
         return self._update(items, batch_size, self._encode_sentences, on_progress, on_checkpoint)
 
