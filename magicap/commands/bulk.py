@@ -97,9 +97,15 @@ def run(
     options: Options, sources: Sequence[str], batch_size: int | None, load: Callable[[], AnyCaptioner]
 ) -> int:
     """Refuse what cannot be written before a model is loaded; then begin the run, or go on with it."""
+    from magicap.retrieval.parquet import require_parquet
     from magicap.runs.readers import ReaderPool
+    from magicap.runs.sources import Listing
 
     settings = _settings(options, sources, batch_size or 16)
+    if settings.kind == "parquet":
+        require_parquet()
+    if next(iter(Listing(settings.sources, settings.column, settings.split)), None) is None:
+        raise BadSettings(f"no pictures found in {', '.join(sources[:3])}")
     with open_state(settings) as state:
         if state is None:
             complain(f"{settings.replaces or settings.output} is there, and kept")

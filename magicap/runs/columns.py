@@ -10,7 +10,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from magicap.data.hf_datasets import encoded_images, open_dataset
+from magicap.data.hf_datasets import (
+    cell_source,
+    encoded_image,
+    encoded_images,
+    is_saved_dataset,
+    is_streamed,
+    open_dataset,
+    saved_splits,
+    with_encoded_images,
+)
 from magicap.errors import BadData, BadImage
 from magicap.extras import require
 from magicap.printable import without_surrogates
@@ -45,10 +54,26 @@ def dataset_records(source: str, column: str | None, split: str | None) -> Itera
         SourceUnavailable: the hub cannot be reached.
     """
     dataset = retrying(lambda: open_dataset(source, split), source)
-    name = source if split is None else f"{source}/{split}"
-    for row, image in enumerate(encoded_images(dataset, column)):
+    name = without_surrogates(_name(source, split))
+    if is_streamed(dataset):
+        for row, image in enumerate(encoded_images(dataset, column)):
+            place = f"{name}#{row}"
+            yield Record(place, partial(_source, image, place, None), f"{row:08d}")
+        return
+    encoded = with_encoded_images(dataset, column)
+    for row in range(len(encoded)):
         place = f"{name}#{row}"
-        yield Record(place, partial(_cell, image, place, folder=None), f"{row:08d}")
+        yield Record(place, partial(_saved, encoded, row, place), f"{row:08d}")
+
+
+def _name(source: str, split: str | None) -> str:
+    """What a data set's rows are called by, in references too: its split is in it where it has several."""
+    several = not is_saved_dataset(source) or len(saved_splits(Path(source))) > 1
+    return f"{source}/{split}" if split is not None and several else source
+
+
+def _saved(encoded: Any, row: int, place: str) -> Any:
+    return _source(encoded_image(encoded, row), place, None)
 
 
 class _Table:
@@ -73,7 +98,7 @@ class _Table:
     def rows(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def cell(self, row: int) -> str | bytes:
+    def cell(self, row: int) -> Any:
         """What one row's reader opens.
 
         Raises:
@@ -86,30 +111,27 @@ class _Table:
                 self._groups[group] = self._file.read_row_group(group, columns=[self._column]).column(0)
             cells = self._groups[group]
         value: Any = cells[row - (self._ends[group - 1] if group else 0)]
-        return _cell(value.as_py(), f"{self._place}#{row}", self._folder)
+        return _source(cell_source(value.as_py()), f"{self._place}#{row}", self._folder)
 
 
-def _cell(value: Any, place: str, folder: Path | None) -> str | bytes:
-    """Encoded bytes, or a path, of what a table or a data set has for a picture.
+def _source(source: Any, place: str, folder: Path | None) -> Any:
+    """What a reader opens of a cell of a table or a data set.
 
     Args:
-        folder: what paths are relative to; None: they are not.
+        folder: what paths are relative to; None: the working folder.
 
     Raises:
         BadImage: there is nothing.
     """
-    if isinstance(value, dict):  # as ``datasets`` writes pictures
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str) and value:
-        return value if folder is None else str(folder / value)
-    raise BadImage("missing", "expected a picture's bytes or path, found none; fill the row in", source=place)
+    if source is None or source == "":
+        message = "expected a picture's bytes or path, found none; fill the row in"
+        raise BadImage("missing", message, source=place)
+    return str(folder / source) if isinstance(source, str) and folder is not None else source
 
 
 def _column(place: str, schema: Any, column: str | None) -> str:
     """The column of pictures: the one that is named, else by name and type."""
-    types = {field.name: field.type for field in schema}
+    types: dict[str, Any] = {field.name: field.type for field in schema}
     if column is not None:
         if column not in types:
             raise BadData(
