@@ -12,10 +12,14 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import timm
 from command import magicap
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save_file
 
 from magicap import Captioner
@@ -50,10 +54,13 @@ def desk(tmp_path, monkeypatch) -> Path:
 def test_the_python_of_the_readme_runs(desk, capsys):
     Captioner.from_pretrained().save_pretrained("mine")
     picture = Image.open("a.jpg")
+    dataset = Dataset.from_dict({"image": ["a.jpg", "photo.jpg"]}).cast_column("image", ImageFeature())
     names = {"pil_image": picture, "array": np.asarray(picture), "paths": ["a.jpg"], "pictures": [picture]}
+    names["dataset"] = dataset
     for block in blocks("python"):
         exec(block, names)
     assert names["captioner"].caption("photo.jpg", names["magic"]) in capsys.readouterr().out.splitlines()
+    assert names["captioned"]["caption"] == names["captions"]
 
 
 @pytest.fixture
@@ -128,6 +135,8 @@ def test_a_classifier_becomes_a_captioner_as_in_the_readme(desk):
 def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
     Captioner.from_pretrained().save_pretrained("my-domain")
     for words in commands("magicap caption"):
+        if {"--out", "--format"} & set(words):
+            continue
         ended = magicap(*words[1:])
         assert ended.code == 0, ended
         lines = len(ended.out.splitlines())
@@ -136,6 +145,29 @@ def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
         else:
             assert lines == (2 if "holiday/" in words else 1)
     assert min(Path(name).stat().st_size for name in ("why.png", "looked.png")) > 20_000
+
+
+def test_many_pictures_as_in_the_readme_give_a_row_each(desk):
+    for folder in ("training", "huge", "shards"):
+        shutil.copytree("holiday", folder)
+    with tarfile.open("shards/0.tar", "w") as tar:
+        tar.add("a.jpg")
+    pictures = Dataset.from_dict({"image": ["a.jpg"]}, split="train").cast_column("image", ImageFeature())
+    pictures.save_to_disk("saved_dataset")
+    parquet.write_table(pyarrow.table({"image": [Path("a.jpg").read_bytes()]}), "photos.parquet")
+    Path("training", "b.txt").write_text("mine")
+    runs = [words for words in commands("magicap caption") if {"--out", "--format"} & set(words)]
+    assert len(runs) == 7
+    for words in runs:
+        if "captions.jsonl" in words and "holiday/" not in words:
+            words = ["other.jsonl" if word == "captions.jsonl" else word for word in words]
+            shutil.rmtree("other.jsonl.run", ignore_errors=True)
+            Path("other.jsonl").unlink(missing_ok=True)
+        ended = magicap(*words[1:])
+        assert ended.code == 0, ended
+        assert ": 1 row, 1 caption, 0 errors, 0 skipped" in ended.err
+    assert Path("training", "b.txt").read_text().startswith("mine, a photo of sks, ")
+    assert json.loads(Path("training", "metadata.jsonl").read_text())["file_name"] == "b.jpg"
 
 
 @pytest.mark.slow

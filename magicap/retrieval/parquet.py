@@ -14,7 +14,7 @@ from magicap.retrieval.items import Item
 
 _MOST_BYTES = 8192  # of a row on average: a path has up to 4096, a sentence a few hundred
 _TEXTS = ["path", "path_bytes", "text"]
-_THRIFT_LIMITS = {"thrift_string_size_limit": LARGEST_SETTINGS, "thrift_container_size_limit": 1 << 16}
+THRIFT_LIMITS = {"thrift_string_size_limit": LARGEST_SETTINGS, "thrift_container_size_limit": 1 << 16}
 _COLUMNS = {
     "path": "string", "path_bytes": "binary", "size": "int64", "mtime_ns": "int64", "text": "string"
 }  # fmt: skip
@@ -62,7 +62,7 @@ def read_items(header: Header) -> list[Item]:
         # Not read_table, which takes a folder 'size=3' on the way for one more column.
         with (
             open_regular(path) as content,
-            parquet.ParquetFile(content, read_dictionary=_TEXTS, **_THRIFT_LIMITS) as file,
+            parquet.ParquetFile(content, read_dictionary=_TEXTS, **THRIFT_LIMITS) as file,
         ):
             _require_expected(file, header)
             columns = [_cells(file.read([name]).column(name), header.count) for name in _COLUMNS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
@@ -23,10 +24,14 @@ from magicap.data.hf_datasets import (
 from magicap.errors import BadData, BadImage
 from magicap.extras import require
 from magicap.printable import without_surrogates
+from magicap.reading import open_regular
+from magicap.retrieval.parquet import THRIFT_LIMITS, require_parquet
 from magicap.runs.records import Record, retrying, stamp_of
 
 _NAMES = ("image", "img", "picture", "jpg", "png", "webp", "bytes", "path", "image_path", "file_name")
-_KEPT_GROUPS = 2  # the one that is read, and the one before it: readers are not quite in order
+_ROWS = 32  # that are read together
+_KEPT = 8  # of these: readers are not quite in order
+_BUFFER = 1 << 20  # bytes
 
 
 def parquet_records(place: str, column: str | None) -> Iterator[Record]:
@@ -77,21 +82,23 @@ def _saved(encoded: Any, row: int, place: str) -> Any:
 
 
 class _Table:
-    """One column of a Parquet file."""
+    """One column of a Parquet file, read a few rows at a time."""
 
     def __init__(self, place: str, column: str | None) -> None:
-        parquet = require("pyarrow.parquet")
-        arrow = require("pyarrow")
+        arrow, parquet = require("pyarrow"), require_parquet()
         try:
-            self._file = parquet.ParquetFile(place)
-        except (arrow.ArrowException, ValueError) as error:
+            opened = open_regular(place)
+            self._file = parquet.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False, **THRIFT_LIMITS)
+        except (arrow.ArrowException, ValueError, OSError) as error:
             raise BadData(f"{place}: expected a Parquet table, found {error}; write it again") from error
         self._place, self._folder = place, Path(place).parent
         self._column = _column(place, self._file.schema_arrow, column)
         metadata = self._file.metadata
         groups = range(metadata.num_row_groups)
         self._ends = list(accumulate(metadata.row_group(group).num_rows for group in groups))
-        self._groups: dict[int, Any] = {}
+        self._batches: Iterator[Any] = iter(())
+        self._position = self.rows  # the row behind the last that was read: none is, so the first is sought
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
         self._lock = threading.Lock()
 
     @property
@@ -102,16 +109,37 @@ class _Table:
         """What one row's reader opens.
 
         Raises:
-            BadImage: nothing is there.
+            BadImage: nothing is there, or the table is damaged.
         """
-        group = bisect_right(self._ends, row)
-        with self._lock:
-            if group not in self._groups:
-                self._groups = dict(list(self._groups.items())[-(_KEPT_GROUPS - 1) :])
-                self._groups[group] = self._file.read_row_group(group, columns=[self._column]).column(0)
-            cells = self._groups[group]
-        value: Any = cells[row - (self._ends[group - 1] if group else 0)]
-        return _source(cell_source(value.as_py()), f"{self._place}#{row}", self._folder)
+        place = f"{self._place}#{row}"
+        try:
+            with self._lock:
+                value = self._value(row)
+        except require("pyarrow").ArrowException as error:
+            message = f"expected a row that can be read, found {error}; write the table again"
+            raise BadImage("unreadable", message, source=place) from error
+        return _source(cell_source(value), place, self._folder)
+
+    def _value(self, row: int) -> Any:
+        while True:
+            for start, cells in self._kept:
+                if start <= row < start + len(cells):
+                    return cells[row - start].as_py()
+            if row < self._position or self._group(row) > self._group(self._position):
+                self._seek(self._group(row))
+            cells = next(self._batches).column(0)
+            self._kept.append((self._position, cells))
+            self._position += len(cells)
+
+    def _group(self, row: int) -> int:
+        return bisect_right(self._ends, row)
+
+    def _seek(self, group: int) -> None:
+        """Read on from the beginning of a group of rows."""
+        groups = range(group, len(self._ends))
+        self._batches = self._file.iter_batches(_ROWS, row_groups=list(groups), columns=[self._column])
+        self._position = self._ends[group - 1] if group else 0
+        self._kept.clear()
 
 
 def _source(source: Any, place: str, folder: Path | None) -> Any:
