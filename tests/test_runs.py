@@ -116,6 +116,14 @@ def test_a_text_file_that_is_there(captioner, pictures, on_existing):
     assert (pictures / "picture 0.txt").read_text() == expected[on_existing]
 
 
+def test_two_pictures_of_one_text_file(captioner, pictures):
+    Image.open(pictures / "picture 0.png").save(pictures / "picture 0.jpg")
+    counts = bulk.run(captioner, pictures, format="txt")
+    assert (counts.rows, counts.errors) == (24, 4)
+    errors = [row["error"] for row in rows_of(pictures / ".magicap-run" / "rows-00000.jsonl")]
+    assert any("picture 0.jpg has picture 0.txt too; rename one" in error for error in errors)
+
+
 def test_an_imagefolder_is_read_back_by_datasets(captioner, pictures, tmp_path):
     datasets = pytest.importorskip("datasets")
     bulk.run(captioner, pictures, out=tmp_path / "copies", format="imagefolder", rows_per_file=9)

@@ -127,9 +127,9 @@ def _finish(settings: RunSettings, state: RunState, captioner: AnyCaptioner, rea
         try:
             counts = Run(settings, state, captioner, readers, progress.add).finish()
         except KeyboardInterrupt:
-            complain(f"{progress.rows} rows are kept: the same command goes on with the run")
+            complain(f"{progress.counts.rows} rows are kept: the same command goes on with the run")
             raise
-    rate = progress.rows / max(monotonic() - began, 1e-9)
+    rate = progress.new / max(monotonic() - began, 1e-9)
     written = counts.rows - counts.errors - counts.skipped
     complain(
         f"{settings.replaces or settings.output}: {_of(counts.rows, 'row')}, {_of(written, 'caption')}, "
@@ -168,21 +168,25 @@ class _Progress:
     """What a run says while it goes on: a bar, and the first errors."""
 
     def __init__(self, bar: Any) -> None:
-        self._bar, self.rows, self._errors = bar, 0, 0
+        self._bar, self.counts, self.new = bar, Counts(), 0
+        self._shown = 0
 
-    def add(self, rows: list[Row]) -> None:
-        """The rows of one more batch."""
+    def add(self, rows: list[Row], counts: Counts) -> None:
+        """One more batch, with its rows where they are new."""
         for row in rows:
             if row.has_failed:
-                self._errors += 1
-                if self._errors <= SHOWN_ERRORS:
+                self._shown += 1
+                if self._shown <= SHOWN_ERRORS:
                     complain(f"{row.id}: {row.error}")
-                if self._errors == SHOWN_ERRORS:
+                if self._shown == SHOWN_ERRORS:
                     complain("further errors are in the rows alone")
-        self.rows += len(rows)
+        done, self.counts = counts.rows - self.counts.rows, counts
+        self.new += len(rows)
+        if not rows and not self._bar.disable:  # done before: the rate is of what is done now
+            self._bar.initial += done
         last = next((row.caption for row in reversed(rows) if row.caption), "")
-        self._bar.set_postfix_str(f"{_of(self._errors, 'error')}, {last:.50}", refresh=False)
-        self._bar.update(len(rows))
+        self._bar.set_postfix_str(f"{_of(counts.errors, 'error')}, {last:.50}", refresh=False)
+        self._bar.update(done)
 
 
 @contextmanager

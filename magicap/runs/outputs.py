@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from magicap.runs.picture_writers import ImageFolder, TextFiles, WebDataset
+from magicap.runs.picture_writers import ImageFolder, WebDataset
 from magicap.runs.settings import RunSettings
+from magicap.runs.text_files import TextFiles
 from magicap.runs.writers import Csv, JsonLines, Parquet, Writer
 
 

@@ -1,4 +1,4 @@
-"""Rows beside pictures: text files, a folder that ``datasets`` reads as imagefolder, WebDataset shards."""
+"""Rows with their pictures: a folder that ``datasets`` reads as imagefolder, WebDataset shards."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from magicap.runs.rows import Row
 from magicap.runs.writers import JsonLines, Writer
 
 METADATA, ERRORS = "metadata.jsonl", "_errors.jsonl"
-LONGEST_TEXT = 1 << 20
-"""Bytes of a text file that is there already and is added to."""
-
-_JOINED_BY = ", "
 _MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -33,82 +29,6 @@ _MAGIC = {
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
 }
-
-
-class TextFiles(JsonLines):
-    """A text file beside each picture, or below a folder of its own; all rows as JSON lines too.
-
-    Args:
-        folder: where the text files go; None: beside the pictures.
-    """
-
-    def __init__(
-        self, target: Path, part: Path, columns: tuple[str, ...], folder: Path | None, on_existing: str
-    ) -> None:
-        super().__init__(target, part, columns)
-        self._folder, self._on_existing = folder, on_existing
-
-    def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
-        super().add(record, row)
-        if row.has_failed or (earlier is not None and self._on_existing == "skip"):
-            return
-        path = text_path(record, self._folder)
-        words = "\n".join(row.captions or (row.caption,))
-        if row.tags:
-            words = _JOINED_BY.join([words, *row.tags])
-        text = _joined(earlier, words, self._on_existing)
-        present = read_if_there(path)
-        if present == text:
-            return
-        if present != earlier:
-            raise BadSettings(
-                f"{path}: expected the text that stood there when the picture was captioned, found another; "
-                "start the run anew with --on-existing overwrite, or take what was changed away"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(text, encoding="utf-8", newline="")
-        os.replace(part, path)
-
-
-def text_path(record: Record, folder: Path | None) -> Path:
-    """Where a picture's text file is.
-
-    Raises:
-        BadImage: the picture is no file by itself, and there is no folder.
-    """
-    if folder is not None:
-        name = without_surrogates(record.name)
-        return folder / Path(name).with_suffix(".txt")
-    if record.path is None:
-        message = "expected a picture's file to write beside, found one in a table or tar file; give --out"
-        raise BadImage("path", message, source=record.id)
-    return Path(record.path).with_suffix(".txt")
-
-
-def read_if_there(path: Path) -> str | None:
-    """A text file's content; None where there is none.
-
-    Raises:
-        BadSettings: it cannot be read, is no text, or is no caption by its size.
-    """
-    try:
-        return read_bytes(path, LONGEST_TEXT).decode()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(
-            f"{path}: expected a text file to keep or add to, found {error}; move it"
-        ) from error
-
-
-def _joined(earlier: str | None, words: str, on_existing: str) -> str:
-    """A text file's new content."""
-    before = (earlier or "").strip()
-    if on_existing in ("append", "prepend") and before:
-        parts = [before, words] if on_existing == "append" else [words, before]
-        return _JOINED_BY.join(parts) + "\n"
-    return words + "\n"
 
 
 class ImageFolder(Writer):

@@ -24,7 +24,6 @@ from magicap.results import Caption
 from magicap.runs.journal import Batch as Journaled
 from magicap.runs.journal import Journal
 from magicap.runs.outputs import new_writer
-from magicap.runs.picture_writers import read_if_there, text_path
 from magicap.runs.readers import ReaderPool
 from magicap.runs.records import ListingDigest, Record, in_batches
 from magicap.runs.rows import Row
@@ -32,6 +31,7 @@ from magicap.runs.settings import RunSettings
 from magicap.runs.sources import Listing
 from magicap.runs.state import Counts, RunState, Shard
 from magicap.runs.tags import HYPOTHESES, tags_of
+from magicap.runs.text_files import ExistingTexts
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 AHEAD = 3
 """Batches that are read before they are captioned."""
 
-OnRows = Callable[[list[Row]], object]
+OnRows = Callable[[list[Row], Counts], object]
 
 
 class TooManyErrors(MagicapError, RuntimeError):
@@ -77,7 +77,7 @@ class Run:
         state: what is done of it.
         captioner: of either kind.
         readers: read the pictures.
-        on_rows: called with the rows of each batch, those that were done before included.
+        on_rows: called with the rows that are new, and the counts of all so far.
 
     Raises:
         BadSettings: the run that was begun is another, or the captioner cannot give what is asked.
@@ -89,7 +89,7 @@ class Run:
         state: RunState,
         captioner: BaseCaptioner[Any],
         readers: ReaderPool,
-        on_rows: OnRows = lambda rows: None,
+        on_rows: OnRows = lambda rows, counts: None,
     ) -> None:
         self._settings, self._state, self._captioner, self._readers = settings, state, captioner, readers
         self._on_rows = on_rows
@@ -151,6 +151,7 @@ class Run:
         if digest.hexdigest() != shard.digest:
             raise self._changed(f"other pictures, or changed ones, than those of {shard.file}")
         self._count(shard.counts)
+        self._on_rows([], self._counts)
 
     def _write(self, number: int, records: Iterator[Record]) -> None:
         """One file of the output."""
@@ -170,10 +171,10 @@ class Run:
                     for item, row in zip(items, rows, strict=True):
                         digest.add(item.record)
                         writer.add(item.record, row, item.earlier)
-                of_block = Counts(len(rows), sum(row.has_failed for row in rows), sum(map(_is_skipped, rows)))
-                counts += of_block
-                self._count(of_block)
-                self._on_rows(rows)
+                of_batch = Counts(len(rows), sum(row.has_failed for row in rows), sum(map(_is_skipped, rows)))
+                counts += of_batch
+                self._count(of_batch)
+                self._on_rows([] if is_journaled else rows, self._counts)
             with _writing(self._settings.output):
                 writer.finish()
         finally:
@@ -211,34 +212,30 @@ class Run:
     def _ahead(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Batches whose pictures are being read, a few ahead of those that are captioned."""
         begun: deque[_Batch] = deque()
+        texts = ExistingTexts(self._settings) if self._settings.kind == "txt" else None
         for batch in batches:
             for item in batch.items:
-                if item.row is None and self._is_to_caption(item):
-                    item.picture = self._readers.submit(item.record, self._captioner.transform)
+                self._begin(item, texts)
             begun.append(batch)
             if len(begun) > AHEAD:
                 yield begun.popleft()
         yield from begun
 
-    def _is_to_caption(self, item: _Item) -> bool:
-        """Whether a picture is to be read; for text files, what stands there is looked at before."""
-        if self._settings.kind != "txt":
-            return True
+    def _begin(self, item: _Item, texts: ExistingTexts | None) -> None:
+        """Have a picture read, unless its row is there, or its text file is kept."""
         try:
-            path = text_path(item.record, self._text_folder)
+            if item.row is not None:
+                if texts is not None and not item.row.has_failed:
+                    texts.claim(item.record)
+                return
+            if texts is not None:
+                item.earlier = texts.before(item.record)
+                if texts.is_kept(item.earlier):
+                    return
         except BadImage as error:
             item.row = Row.failed(name_of(item.record), error)
-            return False
-        item.earlier = read_if_there(path)
-        if item.earlier is None or self._settings.on_existing in ("overwrite", "append", "prepend"):
-            return True
-        if self._settings.on_existing == "skip":
-            return False
-        raise BadSettings(f"{path} is there already; give --on-existing skip, overwrite, append or prepend")
-
-    @property
-    def _text_folder(self) -> Path | None:
-        return None if self._settings.out is None else self._settings.output
+            return
+        item.picture = self._readers.submit(item.record, self._captioner.transform)
 
     def _rows(self, items: list[_Item], seed: int) -> list[Row]:
         """The rows of a batch: from the journal, or captioned now."""
