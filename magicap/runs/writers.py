@@ -141,6 +141,11 @@ class Parquet(Writer):
         self._writer.close()
         super().finish()
 
+    def abandon(self) -> None:
+        with suppress(OSError):  # pyarrow complains on stderr of a writer that outlives its file
+            self._writer.close()
+        super().abandon()
+
     def close(self) -> None:
         close_safely(self._file)
 
