@@ -1,7 +1,7 @@
-"""Runs that are killed, over and over, against a run that is left alone: the same bytes, a row a picture.
+"""Runs that are killed, over and over, against one that is not: the same bytes, a row a picture.
 
 Makes a folder of the pictures given, and of as many odd files as asked for: copies, cut ones, changed ones,
-text and nothing under pictures' names. For every format one run is left alone, and one is killed three times
+text and nothing under pictures' names. For every format one run is undisturbed, and one is killed three times
 (SIGKILL), ended once (SIGTERM) and refused once, because a picture has changed, before it is let finish. JSON
 lines are written to a disk that is too small first, where one can be mounted. Prints a table.
 
@@ -59,12 +59,12 @@ def main(config: Config) -> None:
 
 
 def trial(config: Config, kind: str, root: Path, count: int) -> None:
-    """One format: left alone, then killed."""
-    alone = Trial(config, kind, root, "alone")
+    """One format: undisturbed, then killed."""
+    whole = Trial(config, kind, root, "undisturbed")
     began = time.monotonic()
-    memory = alone.finish()
+    memory = whole.finish()
     seconds = time.monotonic() - began
-    expected = alone.written()
+    expected = whole.written()
     killed = Trial(config, kind, root, "killed")
     rng = random.Random(config.seed)
     for number, kill in enumerate(KILLS):
@@ -74,11 +74,11 @@ def trial(config: Config, kind: str, root: Path, count: int) -> None:
     if kind == "jsonl":
         killed.fill_a_small_disk()
     killed.finish()
-    found = killed.written()
+    written = killed.written()
     tenth = memory[len(memory) // 10]
-    rows, errors = alone.counts()
-    others = sum(found.get(name) != data for name, data in expected.items())
-    same = "yes" if found == expected else f"NO: {len(found)} files, {others} differ"
+    rows, errors = whole.counts()
+    others = sum(written.get(name) != data for name, data in expected.items())
+    same = "yes" if written == expected else f"NO: {len(written)} files, {others} differ"
     print(
         f"| {kind} | {rows} of {count} | {errors} | {seconds:.0f} | {tenth:.0f} | {memory[-1]:.0f} | "
         f"{', '.join(killed.events)} | {same} |",

@@ -88,13 +88,13 @@ ROWS: list[tuple[str, str, str, str]] = []
 
 def table_row(stage: str, seconds: Sequence[float], count: object) -> None:
     """One stage's median."""
-    each = statistics.median(seconds) / int(str(count))
+    per_picture = statistics.median(seconds) / int(str(count))
     spread = (max(seconds) - min(seconds)) / statistics.median(seconds)
     ROWS.append(
         (
             stage,
             f"{1 / each:,.0f}" if each < 0.02 else f"{1 / each:.1f}",
-            f"{1e3 * each:.3f}",
+            f"{1e3 * per_picture:.3f}",
             f"{spread:.0%}",
         )
     )

@@ -172,8 +172,8 @@ class _Watch:
             str(without_surrogates(path)) for path in sources if path != shard.source and os.path.exists(path)
         }
 
-    def look(self, rows: list[Row]) -> None:
-        """The rows of a batch.
+    def look(self, rows: list[Row], _: Counts) -> None:
+        """The rows of a batch that are new.
 
         Raises:
             _SourceLost: the source, or a picture that was there when the shard was begun, is gone.
