@@ -93,7 +93,7 @@ def table_row(stage: str, seconds: Sequence[float], count: object) -> None:
     ROWS.append(
         (
             stage,
-            f"{1 / each:,.0f}" if each < 0.02 else f"{1 / each:.1f}",
+            f"{1 / per_picture:,.0f}" if per_picture < 0.02 else f"{1 / per_picture:.1f}",
             f"{1e3 * per_picture:.3f}",
             f"{spread:.0%}",
         )
