@@ -19,7 +19,7 @@ from PIL import Image
 
 from magicap.errors import BadData, BadImage, BadSettings
 from magicap.images.transform import ImageTransform, prepare
-from magicap.runs import readers
+from magicap.runs import reader, readers
 from magicap.runs.journal import Journal
 from magicap.runs.records import Record, SourceUnavailable, retrying
 from magicap.runs.sources import Listing
@@ -150,7 +150,7 @@ def test_the_names_of_a_hundred_thousand_files_take_little_memory(tmp_path):
 
 @pytest.fixture
 def odd_readers(monkeypatch):
-    monkeypatch.setattr(readers, "_MODULE", "odd_reader")
+    monkeypatch.setattr(reader, "_MODULE", "odd_reader")
 
 
 def test_processes_read_what_this_one_reads(pictures):
@@ -178,10 +178,10 @@ def test_a_picture_that_crashes_or_hangs_its_reader_costs_a_row(tmp_path, odd_re
 
 
 def test_no_reader_process_is_an_error_of_the_run(monkeypatch, pictures):
-    monkeypatch.setattr(readers, "_MODULE", "no_such_module")
+    monkeypatch.setattr(reader, "_MODULE", "no_such_module")
     with (
         readers.ReaderPool(1) as pool,
-        pytest.raises(readers.ReaderFailed, match="expected a reader process"),
+        pytest.raises(reader.ReaderFailed, match="expected a reader process"),
     ):
         pool.submit(Record.of_file(str(pictures / "picture 0.png")), SMALL).result()
 

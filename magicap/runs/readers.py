@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import queue
-import subprocess
-import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, field
+from typing import Self
 
-from magicap.errors import BadImage, MagicapError
-from magicap.images.transform import ImageTransform, PreparedImage, prepare
-from magicap.runs.reader_process import READY
-from magicap.runs.records import Record, is_transient, retrying
+from magicap.errors import BadImage
+from magicap.images.transform import ImageTransform, PreparedImage
+from magicap.runs.reader import InThread, Reader, ReaderFailed, ReaderProcess
+from magicap.runs.records import WAITS, Record, SourceUnavailable, is_transient, retrying
 
 TIMEOUT, CRASHED = "timeout", "crashed"
 """Codes of errors beside those of the reader: a picture took too long, or ended the process that read it."""
 
-_START_SECONDS = 120.0
+_SENT = 2  # pictures that a process has at once: the next one waits where it is wanted
+_ATTEMPTS = 2  # at a picture that ends its process, which something else may have done
 _CHECKS_A_SECOND = 4
-_MODULE = "magicap.runs.reader_process"
 
 
-class ReaderFailed(MagicapError, RuntimeError):
-    """A reader process that cannot be started."""
+@dataclass(eq=False)
+class _Task:
+    """One picture to read."""
+
+    record: Record
+    transform: ImageTransform
+    future: Future[PreparedImage] = field(default_factory=Future)
+    ended: int = 0
+    """How many processes it was the first of when they ended."""
+
+    unreachable: int = 0
+    """How often a network or a busy machine failed it."""
 
 
 class ReaderPool:
@@ -39,18 +47,15 @@ class ReaderPool:
     """
 
     def __init__(self, workers: int, timeout: float = 60.0) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Record, ImageTransform, Future[PreparedImage]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._readers: list[_Reader] = [_Process(timeout) for _ in range(workers)]
-        self._readers = self._readers or [_InThread()]
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._readers: list[Reader] = [ReaderProcess(timeout) for _ in range(workers)] or [InThread()]
+        self._is_closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._feed, args=[reader], name="magicap-reader", daemon=True)
             for reader in self._readers
         ]
-        self._is_closed = threading.Event()
-        self._watch = threading.Thread(target=self._end_overdue, name="magicap-reader-watch", daemon=True)
-        for thread in (*self._threads, self._watch):
+        watch = threading.Thread(target=self._end_overdue, name="magicap-reader-watch", daemon=True)
+        for thread in (*self._threads, watch):
             thread.start()
 
     def submit(self, record: Record, transform: ImageTransform) -> Future[PreparedImage]:
@@ -59,9 +64,9 @@ class ReaderPool:
         The future's errors: BadImage, the picture cannot be read; SourceUnavailable, its source is gone for
         the moment; ReaderFailed, no process can be started.
         """
-        future: Future[PreparedImage] = Future()
-        self._tasks.put((record, transform, future))
-        return future
+        task = _Task(record, transform)
+        self._tasks.put(task)
+        return task.future
 
     def close(self) -> None:
         """End the processes; what is not read yet stays so."""
@@ -77,17 +82,23 @@ class ReaderPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _feed(self, reader: _Reader) -> None:
+    def _feed(self, reader: Reader) -> None:
+        """Keep one reader at work."""
         with suppress(ReaderFailed):  # which whoever asks for a picture is told
             reader.start()
-        while (task := self._tasks.get()) is not None and not self._is_closed.is_set():
-            record, transform, future = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(_read(reader, record, transform))
-            except Exception as error:  # whoever waits for the picture raises it
-                future.set_exception(error)
+        sent: deque[_Task] = deque()
+        while not self._is_closed.is_set():
+            while len(sent) < _SENT and (task := self._next(wait=not sent)) is not None:
+                _send(reader, task, sent)
+            if sent:
+                _receive(reader, sent)
+
+    def _next(self, *, wait: bool) -> _Task | None:
+        """The next picture; None where there is none now, or the pool was closed."""
+        try:
+            return self._tasks.get(block=wait)
+        except queue.Empty:
+            return None
 
     def _end_overdue(self) -> None:
         while not self._is_closed.wait(1 / _CHECKS_A_SECOND):
@@ -95,172 +106,46 @@ class ReaderPool:
                 reader.end_if_overdue()
 
 
-def _read(reader: _Reader, record: Record, transform: ImageTransform) -> PreparedImage:
-    """A picture by a reader process; tried once more where it ended, which something else may have done."""
-
-    def attempt() -> PreparedImage:
-        image = record.load()
-        for _ in range(2):
-            answer = reader.ask(image, transform)
-            if answer is not None:
-                break
-        if isinstance(answer, PreparedImage):
-            return answer
-        error = answer if isinstance(answer, BadImage) else _ended(record, reader.timeout, reader.was_overdue)
-        if is_transient(error):
-            raise error
-        raise BadImage(error.code, error.message, source=record.id)
-
-    return retrying(attempt, record.id)
+def _send(reader: Reader, task: _Task, sent: deque[_Task]) -> None:
+    """Give a picture to a reader."""
+    try:
+        reader.send(retrying(task.record.load, task.record.id), task.transform)
+    except Exception as error:  # whoever waits for the picture raises it
+        task.future.set_exception(error)
+    else:
+        sent.append(task)
 
 
-def _ended(record: Record, timeout: float, was_overdue: bool) -> BadImage:
-    if was_overdue:
-        message = f"expected to read it within {timeout:g} seconds, found it unread; shrink or convert it"
+def _receive(reader: Reader, sent: deque[_Task]) -> None:
+    """Take what a reader made of the first of its pictures; give it those again that it lost."""
+    answer = reader.receive()
+    task = sent.popleft()
+    if answer is None:
+        task.ended += 1
+        lost = [*([task] if task.ended < _ATTEMPTS else []), *sent]
+        sent.clear()
+        if task.ended == _ATTEMPTS:
+            task.future.set_exception(_ended(task.record, reader))
+        for again in lost:
+            _send(reader, again, sent)
+    elif isinstance(answer, PreparedImage):
+        task.future.set_result(answer)
+    elif is_transient(answer) and task.unreachable < len(WAITS):
+        time.sleep(WAITS[task.unreachable])
+        task.unreachable += 1
+        _send(reader, task, sent)
+    elif is_transient(answer):
+        message = f"{answer}; run the same command again once it is back"
+        task.future.set_exception(SourceUnavailable(message))
+    else:
+        task.future.set_exception(BadImage(answer.code, answer.message, source=task.record.id))
+
+
+def _ended(record: Record, reader: Reader) -> BadImage:
+    if reader.was_overdue:
+        message = (
+            f"expected to read it within {reader.timeout:g} seconds, found it unread; shrink or convert it"
+        )
         return BadImage(TIMEOUT, message, source=record.id)
     message = "expected a picture that decoders survive, found one that ended the reading process; convert it"
     return BadImage(CRASHED, message, source=record.id)
-
-
-class _Reader(Protocol):
-    """What reads one picture at a time."""
-
-    timeout: float
-    was_overdue: bool
-    """Whether the last picture took too long."""
-
-    def start(self) -> None:
-        """Be ready.
-
-        Raises:
-            ReaderFailed: it cannot be.
-        """
-
-    def ask(self, image: Any, transform: ImageTransform) -> PreparedImage | BadImage | None:
-        """What a picture's path or bytes become; None where that ended the reading process.
-
-        Raises:
-            ReaderFailed: no process can be started.
-        """
-
-    def end_if_overdue(self) -> None:
-        """End the process if its picture takes too long."""
-
-    def end(self) -> None:
-        """End the process for good."""
-
-
-class _InThread:
-    """Reads in the thread that asks."""
-
-    timeout, was_overdue = float("inf"), False
-
-    def start(self) -> None:
-        pass
-
-    def ask(self, image: Any, transform: ImageTransform) -> PreparedImage | BadImage | None:
-        try:
-            return prepare(image, transform)
-        except BadImage as error:
-            return error
-
-    def end_if_overdue(self) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
-
-
-class _Process:
-    """A reader process, started when it is needed."""
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout, self.was_overdue = timeout, False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._deadline = float("inf")
-        self._lock = threading.Lock()
-        self._is_closed = False
-
-    def ask(self, image: Any, transform: ImageTransform) -> PreparedImage | BadImage | None:
-        self.was_overdue = False
-        self.start()
-        self._deadline = time.monotonic() + self.timeout
-        try:
-            answer = self._exchange((image, transform))
-        finally:
-            self._deadline = float("inf")
-        if answer is None or self.was_overdue:
-            self._stop()
-            return None
-        return answer  # type: ignore[no-any-return]
-
-    def end_if_overdue(self) -> None:
-        with self._lock:
-            if time.monotonic() > self._deadline and self._process is not None:
-                self.was_overdue = True
-                self._process.kill()
-
-    def end(self) -> None:
-        with self._lock:
-            self._is_closed = True
-            if self._process is not None:
-                self._process.kill()
-
-    def start(self) -> None:
-        if self._process is not None:
-            return
-        # not multiprocessing, which would run the caller's main module once more
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": "1",
-        }
-        with self._lock:
-            if self._is_closed:
-                raise ReaderFailed("the readers were closed")
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
-        self._deadline = time.monotonic() + _START_SECONDS
-        answer = self._answer()
-        self._deadline = float("inf")
-        if answer != READY:
-            self._stop()
-            raise ReaderFailed(
-                f"expected a reader process to start, found that it ended; try {sys.executable} -m {_MODULE}"
-            )
-
-    def _exchange(self, task: Any) -> Any:
-        process = self._process
-        if process is None or process.stdin is None:
-            return None
-        try:
-            pickle.dump(task, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-            process.stdin.flush()
-        except OSError:  # it has ended
-            return None
-        return self._answer()
-
-    def _answer(self) -> Any:
-        process = self._process
-        if process is None or process.stdout is None:
-            return None
-        try:
-            return pickle.load(process.stdout)  # of our own process
-        except (EOFError, OSError, pickle.UnpicklingError):
-            return None
-
-    def _stop(self) -> None:
-        with self._lock:
-            process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with suppress(OSError):  # what was to be written has nobody to read it
-                        stream.close()
-            process.wait()

@@ -1,0 +1,182 @@
+"""What reads pictures one after the other: a process of its own, or the thread that asks."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, Protocol
+
+from magicap.errors import BadImage, MagicapError
+from magicap.images.transform import ImageTransform, PreparedImage, prepare
+from magicap.runs.reader_process import READY
+
+_MODULE = "magicap.runs.reader_process"
+_START_SECONDS = 120.0
+_PIPE = 1 << 20  # bytes that wait in a pipe: a picture goes in whole, and the process begins the next one
+
+
+class ReaderFailed(MagicapError, RuntimeError):
+    """A reader process that cannot be started."""
+
+
+class Reader(Protocol):
+    """What reads pictures in the order in which they are sent."""
+
+    timeout: float
+    """Seconds that reading one picture may take."""
+
+    was_overdue: bool
+    """Whether the last picture took longer."""
+
+    def start(self) -> None:
+        """Be ready.
+
+        Raises:
+            ReaderFailed: it cannot be.
+        """
+
+    def send(self, image: Any, transform: ImageTransform) -> None:
+        """Give it a picture's path or bytes. It starts where it has ended.
+
+        Raises:
+            ReaderFailed: it cannot be started.
+        """
+
+    def receive(self) -> PreparedImage | BadImage | None:
+        """What has become of the first picture that it has; None where the process has ended."""
+
+    def end_if_overdue(self) -> None:
+        """End the process if its picture takes too long."""
+
+    def end(self) -> None:
+        """End the process for good."""
+
+
+class InThread:
+    """Reads in the thread that asks."""
+
+    def __init__(self) -> None:
+        self.timeout, self.was_overdue = float("inf"), False
+        self._tasks: deque[tuple[Any, ImageTransform]] = deque()
+
+    def start(self) -> None:
+        pass
+
+    def send(self, image: Any, transform: ImageTransform) -> None:
+        self._tasks.append((image, transform))
+
+    def receive(self) -> PreparedImage | BadImage | None:
+        try:
+            return prepare(*self._tasks.popleft())
+        except BadImage as error:
+            return error
+
+    def end_if_overdue(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+def _widen(pipe: Any) -> None:
+    """Let a pipe hold a whole picture, where the system knows how and this user may."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
+
+
+class ReaderProcess:
+    """A process of :mod:`magicap.runs.reader_process`, started when it is needed."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout, self.was_overdue = timeout, False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deadline = float("inf")
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def start(self) -> None:
+        if self._process is not None:
+            return
+        # not multiprocessing, which would run the caller's main module once more
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OMP_NUM_THREADS": "1",
+        }
+        with self._lock:
+            if self._is_closed:
+                raise ReaderFailed("the readers were closed")
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+        for stream in (self._process.stdin, self._process.stdout):
+            _widen(stream)
+        if self._answer(_START_SECONDS) != READY:
+            self._stop()
+            raise ReaderFailed(
+                f"expected a reader process to start, found that it ended; try {sys.executable} -m {_MODULE}"
+            )
+
+    def send(self, image: Any, transform: ImageTransform) -> None:
+        self.start()
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with suppress(OSError):  # it has ended, which is seen when its answer is asked for
+                pickle.dump((image, transform), process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+                process.stdin.flush()
+
+    def receive(self) -> PreparedImage | BadImage | None:
+        self.was_overdue = False
+        answer = self._answer(self.timeout)
+        if answer is None or self.was_overdue:
+            self._stop()
+            return None
+        return answer  # type: ignore[no-any-return]
+
+    def end_if_overdue(self) -> None:
+        with self._lock:
+            if time.monotonic() > self._deadline and self._process is not None:
+                self.was_overdue = True
+                self._process.kill()
+
+    def end(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _answer(self, seconds: float) -> Any:
+        """What the process says next; None where it has ended, or is ended for want of an answer."""
+        process = self._process
+        if process is None or process.stdout is None:
+            return None
+        self._deadline = time.monotonic() + seconds
+        try:
+            return pickle.load(process.stdout)  # of our own process
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return None
+        finally:
+            self._deadline = float("inf")
+
+    def _stop(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with suppress(OSError):  # what was to be written has nobody to read it
+                        stream.close()
+            process.wait()
