@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ class Config:
     count: int = field(default=400, metadata={"help": "pictures"})
     captioned: int = field(default=64, metadata={"help": "of them, those that are captioned"})
     rounds: int = field(default=3, metadata={"help": "how often each stage is timed"})
+    compare: bool = field(default=False, metadata={"help": "only compare the captions with those of before"})
 
 
 def main(config: Config) -> None:
@@ -53,6 +54,9 @@ def main(config: Config) -> None:
     paths = [record.id for record in records]
     captioner = Captioner.from_pretrained(config.preset) if config.preset else None
     transform = captioner.transform if captioner else ImageTransform((224, 224), "squash")
+    if config.compare and captioner is not None:
+        compare(captioner, paths)
+        return
     stages: dict[str, Callable[[], object]] = {
         "list": lambda: len(list(Listing((config.pictures,)))),
         "read the bytes": lambda: [Path(path).read_bytes() for path in paths],
@@ -139,6 +143,30 @@ def time_models(captioner: Captioner, prepared: list[PreparedImage], config: Con
         caption()
     of_tower, of_whole = (mode.get_total_flops() / len(prepared) / 1e9 for mode in (tower, whole))
     print(f"a picture: {of_tower:.2f} GFLOP in the image tower, {of_whole:.2f} in all")
+
+
+def compare(captioner: Captioner, paths: Sequence[str]) -> None:
+    """How many captions are others where open_clip's own transform, with Pillow, resizes the pictures."""
+    torch.set_num_threads(torch.multiprocessing.cpu_count())
+    transform = captioner.transform
+    differ, worst, off = 0, 0.0, 0.0
+    for batch in in_batches(paths, BATCH):
+        now = [prepare(path, transform) for path in batch]
+        images = [open_image(path, at_least=transform.at_least) for path in batch]
+        before = [
+            replace(p, pixels=captioner.scorer.preprocess(i).numpy())
+            for p, i in zip(now, images, strict=True)
+        ]
+        levels = torch.stack([torch.from_numpy(picture.pixels) for picture in now])
+        steps = transform.normalise(levels) - torch.stack([torch.from_numpy(p.pixels) for p in before])
+        steps = (steps.abs() * 255 * torch.tensor(transform.std)[:, None, None]).round()
+        worst, off = max(worst, float(steps.max())), off + float((steps > 0).float().mean()) * len(batch)
+        captions = captioner.caption(now), captioner.caption(before)
+        differ += sum(a != b for a, b in zip(*captions, strict=True))
+    print(
+        f"{len(paths)} pictures: {off / len(paths):.2%} of the bytes differ from open_clip's, by {worst:.0f} "
+        f"at most; {differ} captions differ"
+    )
 
 
 def write(records: Sequence[Record], kind: str) -> None:
