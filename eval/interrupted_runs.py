@@ -134,7 +134,7 @@ class Trial:
 
     def require_refusal_of_a_changed_picture(self) -> None:
         """The first picture gets another time of change: the run must refuse to go on. Then its own again."""
-        first = min(self.source.rglob("0*"))
+        first = min(self.source.rglob("*.jpg"))
         before = first.stat().st_mtime_ns
         os.utime(first, ns=(before, before + 10**9))
         process = self.start()
