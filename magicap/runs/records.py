@@ -85,11 +85,16 @@ def stamp_of(path: str | os.PathLike[str]) -> str:
     return f"{info.st_size}-{info.st_mtime_ns}"
 
 
-def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` items, the last of what is left."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def in_batches(items: Iterable[T], size: int, *, first: int | None = None) -> Iterator[list[T]]:
+    """Lists of ``size`` items, the last of what is left.
+
+    Args:
+        first: of the first list; each next one has twice as many, up to ``size``. None: ``size``.
+    """
+    iterator, count = iter(items), first or size
+    while batch := list(islice(iterator, count)):
         yield batch
+        count = min(2 * count, size)
 
 
 class ListingDigest:

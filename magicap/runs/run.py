@@ -162,8 +162,8 @@ class Run:
             writer = new_writer(self._settings, self._state.folder, number, self._made_by)
         try:
             batches = self._ahead(self._batches(records, kept))
-            for count, (items, is_journaled) in enumerate(batches):
-                rows = self._rows(items, start + count * self._settings.batch_size)
+            for items, is_journaled in batches:
+                rows = self._rows(items, start + counts.rows)
                 if not is_journaled:
                     with _writing(journal.path):
                         journal.append([self._line(item, row) for item, row in zip(items, rows, strict=True)])
@@ -189,7 +189,8 @@ class Run:
 
     def _batches(self, records: Iterator[Record], kept: Iterator[Journaled]) -> Iterator[_Batch]:
         """Batches of pictures, with the rows of the first of them, which the journal has."""
-        for batch in in_batches(records, self._settings.batch_size):
+        # small ones first: there is something to see at once
+        for batch in in_batches(records, self._settings.batch_size, first=1):
             done = next(kept, None)
             if done is None:
                 yield _Batch([_Item(record) for record in batch], is_journaled=False)
