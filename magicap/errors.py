@@ -31,7 +31,7 @@ class BadImage(MagicapError, ValueError):
 
 
 class OutputFailed(MagicapError, OSError):
-    """A stdout that results cannot be written to: it is closed, full, or another run's file."""
+    """A stdout or a file that results cannot be written to: it is closed, full, or another run's."""
 
 
 class ModelNotFound(MagicapError, OSError):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
+from magicap.errors import BadImage
 from magicap.runs import reader_process
+from magicap.runs.answers import Answer
+from magicap.runs.records import is_transient
 
-whole = reader_process.prepare
+whole = reader_process.answer
 
 
 def odd(picture, transform):
-    name = os.path.basename(picture)
+    name = os.path.basename(picture) if isinstance(picture, str) else ""
     if name == "crash.png":
         os.abort()
     if name == "hang.png":
@@ -19,9 +23,13 @@ def odd(picture, transform):
     if name == "once.png" and not os.path.exists(f"{picture}.seen"):
         open(f"{picture}.seen", "w").close()
         os.abort()
+    if name == "stale.png":
+        error = BadImage("unreadable", os.strerror(errno.ESTALE))
+        error.__cause__ = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return Answer(error, is_transient(error))
     return whole(picture, transform)
 
 
 if __name__ == "__main__":
-    reader_process.prepare = odd
+    reader_process.answer = odd
     reader_process.serve()

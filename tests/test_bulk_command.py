@@ -52,7 +52,7 @@ def test_exit_codes_and_a_second_run(caption, pictures, tmp_path):
     code, _, err = caption(good, "--out", "o.csv")
     assert (code, "o.csv is there, and whole; give --on-existing" in err) == (2, True)
     code, _, err = caption(good, "--out", "o.csv", "--on-existing", "skip")
-    assert (code, err) == (0, "magicap: o.csv is there, and kept\n")
+    assert (code, err) == (0, "magicap: o.csv is there, and kept; sources were not compared\n")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
+from magicap.checks import require_number
 from magicap.commands.options import About, flag
 from magicap.commands.output import complain, run_bar
 from magicap.commands.shared import SOME_FAILED
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 SHOWN_ERRORS = 10
 """Errors that are said on stderr; all of them stand in the rows."""
 
-_BATCH_SIZE_ON_GPU = 64
+_BATCH_SIZE, _BATCH_SIZE_ON_GPU = 16, 64
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,38 @@ def run(
     options: Options, sources: Sequence[str], batch_size: int | None, load: Callable[[], AnyCaptioner]
 ) -> int:
     """Refuse what cannot be written before a model is loaded; then begin the run, or go on with it."""
-    from magicap.retrieval.parquet import require_parquet
     from magicap.runs.readers import ReaderPool
-    from magicap.runs.sources import Listing
 
-    settings = _settings(options, sources, batch_size or 16)
-    if settings.kind == "parquet":
-        require_parquet()
-    if next(iter(Listing(settings.sources, settings.column, settings.split)), None) is None:
-        raise BadSettings(f"no pictures found in {', '.join(sources[:3])}")
+    settings = _settings(options, sources, batch_size or _BATCH_SIZE)
+    _require_readable(settings)
+    require_number("--image-timeout", options.image_timeout, lambda seconds: seconds > 0, "above 0")
+    if options.workers is not None:
+        require_number("--workers", options.workers, lambda count: count >= 0, "at least 0")
     with open_state(settings) as state:
         if state is None:
-            complain(f"{settings.replaces or settings.output} is there, and kept")
+            complain(f"{settings.replaces or settings.output} is there, and kept; sources were not compared")
             return 0
         workers = options.workers if options.workers is not None else _workers()
         with ReaderPool(workers, options.image_timeout) as readers:
             captioner = load()
-            if batch_size is None and captioner.device.type == "cuda":
-                settings = _settings(options, sources, _BATCH_SIZE_ON_GPU)
+            default = _BATCH_SIZE_ON_GPU if captioner.device.type == "cuda" else _BATCH_SIZE
+            # a run that was begun elsewhere goes on with its own
+            settings = _settings(options, sources, batch_size or state.batch_size or default)
             counts = _finish(settings, state, captioner, readers)
     return SOME_FAILED if counts.errors else 0
+
+
+def _require_readable(settings: RunSettings) -> None:
+    """Refuse what would be refused hours later: a package that is missing, sources without a picture."""
+    from magicap.retrieval.parquet import require_parquet
+    from magicap.runs.sources import Listing
+
+    if settings.kind == "parquet":
+        require_parquet()
+    listing = Listing(settings.sources, settings.column, settings.split)
+    listing.require_tables()
+    if next(iter(listing), None) is None:
+        raise BadSettings(f"no pictures found in {', '.join(settings.sources[:3])}")
 
 
 def _finish(settings: RunSettings, state: RunState, captioner: AnyCaptioner, readers: Any) -> Counts:
@@ -209,13 +223,14 @@ def _count(settings: RunSettings, bar: Any, ended: threading.Event) -> None:
 
     count = 0
     try:
-        for _ in Listing(settings.sources, settings.column, settings.split):
+        listing = Listing(settings.sources, settings.column, settings.split)
+        if listing.is_stream:
+            return
+        for _ in islice(listing, settings.limit):
             count += 1
             if ended.is_set():
                 return
     except (MagicapError, OSError):
         return
     i, shards = settings.shard
-    if settings.limit is not None:
-        count = min(count, settings.limit)
     bar.total = len(range(i, count, shards))

@@ -148,7 +148,11 @@ def _places(path: Path) -> tuple[str | None, Mapping[str, _Place]]:
                 unpacked = f"a tar file that unpacks to at most {MOST_UNPACKED} times its size"
                 raise bad(path, unpacked, f"{end} bytes from {size}", "unpack it yourself, if you trust it")
             name = without_surrogates(str(PurePosixPath(member.name)))
-            if member.isfile() and has_picture_name(name):
+            linked = places.get(without_surrogates(str(PurePosixPath(member.linkname))))
+            if member.islnk() and linked is not None and has_picture_name(name):
+                _require_inside(path, name)
+                places[name] = linked
+            elif member.isfile() and has_picture_name(name):
                 _require_inside(path, name)
                 pieces = cast(Any, member).sparse if member.issparse() else [(0, member.size)]
                 places[name] = _Place(member.offset_data, member.size, tuple(pieces))

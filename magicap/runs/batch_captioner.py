@@ -151,6 +151,8 @@ class BatchCaptioner:
         names = list(batch.column_names if hasattr(batch, "append_column") else batch)
         self._require_columns(names)
         stored = stored_cells(batch, self.column)
+        if stored is None:
+            self._require_rows(batch[self.column])
         rows = self._rows(_cells(batch[self.column]) if stored is None else stored, rank)
         added = {f"{self.prefix}{name}": [_value(row, name) for row in rows] for name in TYPES}
         if hasattr(batch, "append_column"):
@@ -176,6 +178,13 @@ class BatchCaptioner:
     @property
     def _types(self) -> dict[str, str]:
         return {f"{self.prefix}{name}": dtype for name, dtype in TYPES.items()}
+
+    def _require_rows(self, column: Any) -> None:
+        if isinstance(column, str | bytes | Mapping) or not hasattr(column, "__len__"):
+            raise BadSettings(
+                f"expected several rows, found {type(column).__name__} as column {self.column!r}; map with "
+                "batched=True, or put the one row into lists"
+            )
 
     def _require_columns(self, names: Sequence[str]) -> None:
         listed = ", ".join(map(repr, names)) or "none"

@@ -21,7 +21,7 @@ from magicap.data.hf_datasets import (
     saved_splits,
     with_encoded_images,
 )
-from magicap.errors import BadData, BadImage
+from magicap.errors import BadData, BadImage, BadSettings
 from magicap.extras import require
 from magicap.printable import without_surrogates
 from magicap.reading import open_regular
@@ -41,13 +41,14 @@ def parquet_records(place: str, column: str | None) -> Iterator[Record]:
         column: holds encoded bytes, paths, or both as ``datasets`` writes them; None: found by name and type.
 
     Raises:
-        BadData: no table, or no such column.
+        BadData: no table.
+        BadSettings: no such column, or several that could be meant.
         MissingPackage: pyarrow is not installed.
     """
     table = _Table(place, column)
     stamp, name = stamp_of(place), without_surrogates(place)
     for row in range(table.rows):
-        yield Record(f"{name}#{row}", partial(table.cell, row), f"{row:08d}", stamp)
+        yield Record(f"{name}#{row}", partial(table.cell, row), f"{Path(name).stem}/{row:08d}", stamp)
 
 
 def dataset_records(source: str, column: str | None, split: str | None) -> Iterator[Record]:
@@ -66,9 +67,10 @@ def dataset_records(source: str, column: str | None, split: str | None) -> Itera
             yield Record(place, partial(_source, image, place, None), f"{row:08d}")
         return
     encoded = with_encoded_images(dataset, column)
+    stamp = str(getattr(dataset, "_fingerprint", ""))
     for row in range(len(encoded)):
         place = f"{name}#{row}"
-        yield Record(place, partial(_saved, encoded, row, place), f"{row:08d}")
+        yield Record(place, partial(_saved, encoded, row, place), f"{Path(source).name}/{row:08d}", stamp)
 
 
 def _name(source: str, split: str | None) -> str:
@@ -95,15 +97,23 @@ class _Table:
         self._column = _column(place, self._file.schema_arrow, column)
         metadata = self._file.metadata
         groups = range(metadata.num_row_groups)
-        self._ends = list(accumulate(metadata.row_group(group).num_rows for group in groups))
-        self._batches: Iterator[Any] = iter(())
-        self._position = self.rows  # the row behind the last that was read: none is, so the first is sought
-        self._kept: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
+        self.ends = list(accumulate(metadata.row_group(group).num_rows for group in groups))
         self._lock = threading.Lock()
+        self._cursors = [_Cursor(self), _Cursor(self)]  # of who reads ahead, and of who writes behind
 
     @property
     def rows(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self.ends[-1] if self.ends else 0
+
+    def group(self, row: int) -> int:
+        """The number of the row group that a row is in."""
+        return bisect_right(self.ends, row)
+
+    def batches(self, group: int) -> Iterator[Any]:
+        """The cells of the column from a row group on, a few rows at a time."""
+        groups = list(range(group, len(self.ends)))
+        batches = self._file.iter_batches(_ROWS, row_groups=groups, columns=[self._column])
+        return (batch.column(0) for batch in batches)
 
     def cell(self, row: int) -> Any:
         """What one row's reader opens.
@@ -114,32 +124,50 @@ class _Table:
         place = f"{self._place}#{row}"
         try:
             with self._lock:
-                value = self._value(row)
+                # whoever is at the row, else the one with the shortest way to it
+                cursor = min(self._cursors, key=lambda cursor: cursor.distance(row))
+                value = cursor.value(row)
         except require("pyarrow").ArrowException as error:
             message = f"expected a row that can be read, found {error}; write the table again"
             raise BadImage("unreadable", message, source=place) from error
         return _source(cell_source(value), place, self._folder)
 
-    def _value(self, row: int) -> Any:
-        while True:
-            for start, cells in self._kept:
-                if start <= row < start + len(cells):
-                    return cells[row - start].as_py()
-            if row < self._position or self._group(row) > self._group(self._position):
-                self._seek(self._group(row))
-            cells = next(self._batches).column(0)
-            self._kept.append((self._position, cells))
-            self._position += len(cells)
 
-    def _group(self, row: int) -> int:
-        return bisect_right(self._ends, row)
+class _Cursor:
+    """A place in a table, with the rows before it."""
 
-    def _seek(self, group: int) -> None:
-        """Read on from the beginning of a group of rows."""
-        groups = range(group, len(self._ends))
-        self._batches = self._file.iter_batches(_ROWS, row_groups=list(groups), columns=[self._column])
-        self._position = self._ends[group - 1] if group else 0
-        self._kept.clear()
+    def __init__(self, table: _Table) -> None:
+        self._table = table
+        self._batches: Iterator[Any] = iter(())
+        self._position = table.rows  # the row behind the last that was read: none is, so the first is sought
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
+
+    def distance(self, row: int) -> int:
+        """Rows to be read to get to a row."""
+        if self._cells(row) is not None:
+            return 0
+        is_behind = row < self._position or self._table.group(row) > self._table.group(self._position)
+        return self._table.rows + 1 if is_behind else row - self._position + 1
+
+    def value(self, row: int) -> Any:
+        """The cell of a row, read on from the beginning of its group where that is not on the way."""
+        if self.distance(row) > self._table.rows:
+            group = self._table.group(row)
+            self._batches = self._table.batches(group)
+            self._position = self._table.ends[group - 1] if group else 0
+            self._kept.clear()
+        while (cells := self._cells(row)) is None:
+            batch = next(self._batches)
+            self._kept.append((self._position, batch))
+            self._position += len(batch)
+        return cells[row - self._start(row)].as_py()
+
+    def _cells(self, row: int) -> Any:
+        """The cells that are kept and have a row; None: none of them has."""
+        return next((cells for start, cells in self._kept if start <= row < start + len(cells)), None)
+
+    def _start(self, row: int) -> int:
+        return max(start for start, _ in self._kept if start <= row)
 
 
 def _source(source: Any, place: str, folder: Path | None) -> Any:
@@ -162,18 +190,16 @@ def _column(place: str, schema: Any, column: str | None) -> str:
     types: dict[str, Any] = {field.name: field.type for field in schema}
     if column is not None:
         if column not in types:
-            raise BadData(
-                f"{place}: expected a column {column!r}, found {', '.join(types)}; name one of these"
-            )
+            raise BadSettings(f"{place}: expected a column {column!r}, found {', '.join(types)}; name one")
         return column
-    arrow = require("pyarrow")
-    for name in _NAMES:
-        if name in types:
-            return name
-    tests = arrow.types.is_struct, arrow.types.is_binary, arrow.types.is_large_binary
+    arrow = require("pyarrow").types
+    tests = arrow.is_struct, arrow.is_binary, arrow.is_large_binary
     likely = [name for name, kind in types.items() if any(test(kind) for test in tests)]
     if len(likely) == 1:
         return likely[0]
-    raise BadData(
+    for name in _NAMES:
+        if name in (likely or types):
+            return name
+    raise BadSettings(
         f"{place}: expected one column of pictures, found {', '.join(types)}; name it with --column"
     )

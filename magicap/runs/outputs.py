@@ -41,8 +41,8 @@ def _txt(place: _Place) -> Writer:
 
 
 def _imagefolder(place: _Place) -> Writer:
-    in_place = place.settings.out is None
-    return ImageFolder(place.target, place.part, place.settings.columns, place.start, in_place=in_place)
+    settings = place.settings
+    return ImageFolder(place.target, place.part, settings.columns, place.start, in_place=settings.is_in_place)
 
 
 def _webdataset(place: _Place) -> Writer:

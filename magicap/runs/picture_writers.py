@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadImage, BadSettings
-from magicap.images.formats import SUFFIXES
+from magicap.images.formats import SUFFIXES, is_avif
 from magicap.images.reader import ImageLimits
 from magicap.printable import without_surrogates
 from magicap.reading import read_bytes
-from magicap.runs.records import Record, retrying
+from magicap.runs.records import Record, SourceUnavailable, retrying
 from magicap.runs.rows import Row
+from magicap.runs.settings import ERRORS, METADATA
 from magicap.runs.writers import JsonLines, Writer
 
-METADATA, ERRORS = "metadata.jsonl", "_errors.jsonl"
 _MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -130,7 +130,9 @@ def encoded(record: Record) -> bytes:
 
     try:
         return bytes(retrying(read, record.id))
-    except (BadImage, FileNotFoundError) as error:
+    except SourceUnavailable:
+        raise
+    except (BadImage, OSError) as error:
         raise BadSettings(
             f"{record.id}: expected the picture that was captioned, found {error}; put it back, or start "
             "anew with --on-existing overwrite"
@@ -142,4 +144,6 @@ def _suffix(record: Record, data: bytes) -> str:
     own = os.path.splitext(record.name)[1].lower()
     if own in SUFFIXES:
         return own
+    if is_avif(data[:16]):
+        return ".avif"
     return next((suffix for start, suffix in _MAGIC.items() if data.startswith(start)), ".jpg")

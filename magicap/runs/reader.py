@@ -12,8 +12,9 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Protocol
 
-from magicap.errors import BadImage, MagicapError
-from magicap.images.transform import ImageTransform, PreparedImage, prepare
+from magicap.errors import MagicapError
+from magicap.images.transform import ImageTransform
+from magicap.runs.answers import Answer, answer
 from magicap.runs.reader_process import READY
 
 _MODULE = "magicap.runs.reader_process"
@@ -48,14 +49,17 @@ class Reader(Protocol):
             ReaderFailed: it cannot be started.
         """
 
-    def receive(self) -> PreparedImage | BadImage | None:
+    def receive(self) -> Answer | None:
         """What has become of the first picture that it has; None where the process has ended."""
 
     def end_if_overdue(self) -> None:
         """End the process if its picture takes too long."""
 
     def end(self) -> None:
-        """End the process for good."""
+        """End the process for good; whoever waits for its answer gets None."""
+
+    def clear(self) -> None:
+        """Let go of what the process had open."""
 
 
 class InThread:
@@ -71,16 +75,16 @@ class InThread:
     def send(self, image: Any, transform: ImageTransform) -> None:
         self._tasks.append((image, transform))
 
-    def receive(self) -> PreparedImage | BadImage | None:
-        try:
-            return prepare(*self._tasks.popleft())
-        except BadImage as error:
-            return error
+    def receive(self) -> Answer | None:
+        return answer(*self._tasks.popleft())
 
     def end_if_overdue(self) -> None:
         pass
 
     def end(self) -> None:
+        pass
+
+    def clear(self) -> None:
         pass
 
 
@@ -98,7 +102,7 @@ class ReaderProcess:
     def __init__(self, timeout: float) -> None:
         self.timeout, self.was_overdue = timeout, False
         self._process: subprocess.Popen[bytes] | None = None
-        self._deadline = float("inf")
+        self._deadline, self._waiting = float("inf"), 0
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -115,34 +119,43 @@ class ReaderProcess:
             if self._is_closed:
                 raise ReaderFailed("the readers were closed")
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE],
+                [sys.executable, "-P", "-m", _MODULE],  # -P: nothing is imported from the working folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
             )
+        self.was_overdue, self._waiting = False, 0
         for stream in (self._process.stdin, self._process.stdout):
             _widen(stream)
-        if self._answer(_START_SECONDS) != READY:
+        self._deadline = time.monotonic() + _START_SECONDS
+        is_ready = self._answer() == READY
+        self._deadline = float("inf")
+        if not is_ready:
             self._stop()
             raise ReaderFailed(
-                f"expected a reader process to start, found that it ended; try {sys.executable} -m {_MODULE}"
+                "expected a reader process to start, found that it ended; see what it says: "
+                f"{sys.executable} -P -m {_MODULE}"
             )
 
     def send(self, image: Any, transform: ImageTransform) -> None:
         self.start()
         process = self._process
+        self._waiting += 1
+        if self._waiting == 1:  # it is begun at once
+            self._deadline = time.monotonic() + self.timeout
         if process is not None and process.stdin is not None:
             with suppress(OSError):  # it has ended, which is seen when its answer is asked for
                 pickle.dump((image, transform), process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
                 process.stdin.flush()
 
-    def receive(self) -> PreparedImage | BadImage | None:
-        self.was_overdue = False
-        answer = self._answer(self.timeout)
+    def receive(self) -> Answer | None:
+        answer = self._answer()
         if answer is None or self.was_overdue:
             self._stop()
             return None
+        self._waiting -= 1
+        self._deadline = time.monotonic() + self.timeout if self._waiting else float("inf")
         return answer  # type: ignore[no-any-return]
 
     def end_if_overdue(self) -> None:
@@ -157,22 +170,23 @@ class ReaderProcess:
             if self._process is not None:
                 self._process.kill()
 
-    def _answer(self, seconds: float) -> Any:
+    def clear(self) -> None:
+        self._stop()
+
+    def _answer(self) -> Any:
         """What the process says next; None where it has ended, or is ended for want of an answer."""
         process = self._process
         if process is None or process.stdout is None:
             return None
-        self._deadline = time.monotonic() + seconds
         try:
             return pickle.load(process.stdout)  # of our own process
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except Exception:  # an answer that was cut short can raise nearly everything
             return None
-        finally:
-            self._deadline = float("inf")
 
     def _stop(self) -> None:
         with self._lock:
             process, self._process = self._process, None
+            self._deadline, self._waiting = float("inf"), 0
         if process is not None:
             process.kill()
             for stream in (process.stdin, process.stdout):

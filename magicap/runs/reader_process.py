@@ -1,27 +1,28 @@
 """A process that reads pictures for a run: a task on its stdin, an answer on its stdout, until stdin ends.
 
 Run as ``python -m magicap.runs.reader_process``. Tasks are pickled pairs of a picture and a transform,
-answers pickled objects of :class:`PreparedImage` or :class:`BadImage`.
+answers pickled :class:`magicap.runs.answers.Answer` objects.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import queue
 import signal
 import sys
+import threading
+from typing import Any
 
-from magicap.errors import BadImage
-from magicap.images.transform import prepare
+from magicap.runs.answers import answer
 
 READY = "ready"
-"""The first answer, once everything is imported."""
+"""What the process says first, once everything is imported."""
 
 
 def serve() -> None:
     """Answer tasks until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to answer
-    tasks = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what libraries print is no answer
     import torch
@@ -29,18 +30,22 @@ def serve() -> None:
     torch.set_num_threads(1)
     pickle.dump(READY, answers)
     answers.flush()
+    # read as they come: whoever writes a task does not wait for the answer before it
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=[tasks], daemon=True).start()
+    while (task := tasks.get()) is not None:
+        pickle.dump(answer(*task), answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _take(tasks: queue.SimpleQueue[Any]) -> None:
+    """Read tasks until stdin ends."""
     while True:
         try:
-            picture, transform = pickle.load(tasks)
+            tasks.put(pickle.load(sys.stdin.buffer))
         except EOFError:
+            tasks.put(None)
             return
-        answer: object
-        try:
-            answer = prepare(picture, transform)
-        except BadImage as error:
-            answer = error
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
 
 
 if __name__ == "__main__":

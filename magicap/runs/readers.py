@@ -14,7 +14,7 @@ from typing import Self
 from magicap.errors import BadImage
 from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.runs.reader import InThread, Reader, ReaderFailed, ReaderProcess
-from magicap.runs.records import WAITS, Record, SourceUnavailable, is_transient, retrying
+from magicap.runs.records import WAITS, Record, SourceUnavailable, retrying
 
 TIMEOUT, CRASHED = "timeout", "crashed"
 """Codes of errors beside those of the reader: a picture took too long, or ended the process that read it."""
@@ -69,12 +69,18 @@ class ReaderPool:
         return task.future
 
     def close(self) -> None:
-        """End the processes; what is not read yet stays so."""
+        """End the processes; what is not read yet is cancelled."""
         self._is_closed.set()
         for reader in self._readers:
             reader.end()
         for _ in self._threads:
             self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+        for reader in self._readers:
+            reader.clear()
+        while (task := self._next(wait=False)) is not None:
+            task.future.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -90,8 +96,13 @@ class ReaderPool:
         while not self._is_closed.is_set():
             while len(sent) < _SENT and (task := self._next(wait=not sent)) is not None:
                 _send(reader, task, sent)
-            if sent:
-                _receive(reader, sent)
+            if sent and not self._is_closed.is_set():
+                try:
+                    _receive(reader, sent)
+                except Exception as error:  # whoever waits for the picture raises it
+                    sent.popleft().future.set_exception(error)
+        for task in sent:
+            task.future.cancel()
 
     def _next(self, *, wait: bool) -> _Task | None:
         """The next picture; None where there is none now, or the pool was closed."""
@@ -119,26 +130,33 @@ def _send(reader: Reader, task: _Task, sent: deque[_Task]) -> None:
 def _receive(reader: Reader, sent: deque[_Task]) -> None:
     """Take what a reader made of the first of its pictures; give it those again that it lost."""
     answer = reader.receive()
-    task = sent.popleft()
+    task = sent[0]
     if answer is None:
-        task.ended += 1
-        lost = [*([task] if task.ended < _ATTEMPTS else []), *sent]
-        sent.clear()
-        if task.ended == _ATTEMPTS:
-            task.future.set_exception(_ended(task.record, reader))
-        for again in lost:
-            _send(reader, again, sent)
-    elif isinstance(answer, PreparedImage):
-        task.future.set_result(answer)
-    elif is_transient(answer) and task.unreachable < len(WAITS):
+        _send_again(reader, sent)
+        return
+    result, future = answer.result, sent.popleft().future
+    if isinstance(result, PreparedImage):
+        future.set_result(result)
+    elif not answer.is_transient:
+        future.set_exception(BadImage(result.code, result.message, source=task.record.id))
+    elif task.unreachable < len(WAITS):
         time.sleep(WAITS[task.unreachable])
         task.unreachable += 1
         _send(reader, task, sent)
-    elif is_transient(answer):
-        message = f"{answer}; run the same command again once it is back"
-        task.future.set_exception(SourceUnavailable(message))
     else:
-        task.future.set_exception(BadImage(answer.code, answer.message, source=task.record.id))
+        future.set_exception(SourceUnavailable(f"{result}; run the same command again once it is back"))
+
+
+def _send_again(reader: Reader, sent: deque[_Task]) -> None:
+    """Give a reader that ended its pictures again, less the first one if it was tried often enough."""
+    lost = list(sent)
+    sent.clear()
+    lost[0].ended += 1
+    if lost[0].ended == _ATTEMPTS:
+        lost[0].future.set_exception(_ended(lost[0].record, reader))
+        del lost[0]
+    for task in lost:
+        _send(reader, task, sent)
 
 
 def _ended(record: Record, reader: Reader) -> BadImage:

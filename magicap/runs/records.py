@@ -56,6 +56,9 @@ class Record:
     path: str | None = None
     """Its file, where it is one by itself."""
 
+    error: BadImage | None = None
+    """Why it cannot be listed."""
+
     @classmethod
     def of_file(cls, path: str, root: str = "") -> Record:
         """A picture's file, whether it is there or not.
@@ -73,7 +76,7 @@ class Record:
         def fail() -> Any:
             raise error
 
-        return cls(error.source, fail, os.path.basename(error.source))
+        return cls(error.source, fail, os.path.basename(error.source), error=error)
 
 
 def stamp_of(path: str | os.PathLike[str]) -> str:

@@ -7,10 +7,11 @@ batch of the journal: the rows before it are written again from there, without a
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ from magicap.runs.records import ListingDigest, Record, in_batches
 from magicap.runs.rows import Row
 from magicap.runs.settings import RunSettings
 from magicap.runs.sources import Listing
-from magicap.runs.state import Counts, RunState, Shard
+from magicap.runs.state import Counts, RunState, Shard, damaged
 from magicap.runs.tags import HYPOTHESES, tags_of
 from magicap.runs.text_files import ExistingTexts
 
@@ -96,6 +97,7 @@ class Run:
         self._decoding = with_hypotheses(captioner.decoding, settings)
         self._made_by = Provenance.of(captioner).entries
         self._counts = Counts()
+        self._texts = ExistingTexts(settings) if settings.kind == "txt" else None
         state.begin(
             {**{f"captioner_{name}": value for name, value in self._made_by.items()}, **settings.identity}
         )
@@ -122,8 +124,10 @@ class Run:
             number += 1
         if number < len(done):
             raise self._changed("fewer pictures")
-        if not number:
+        if not number and self._settings.shard[1] == 1:
             raise BadSettings(f"no pictures found in {', '.join(self._settings.sources)}")
+        if not number:  # there are more shards than pictures
+            self._write(0, iter(()))
         self._state.complete(self._counts)
         return self._counts
 
@@ -143,6 +147,9 @@ class Run:
         digest = ListingDigest()
         for record in records:
             digest.add(record)
+            if self._texts is not None:
+                with suppress(BadImage):
+                    self._texts.claim(record)
         path = self._state.path_of(shard)
         if not path.exists():
             raise BadSettings(
@@ -150,7 +157,7 @@ class Run:
             )
         if digest.hexdigest() != shard.digest:
             raise self._changed(f"other pictures, or changed ones, than those of {shard.file}")
-        self._count(shard.counts)
+        self._counts += shard.counts
         self._on_rows([], self._counts)
 
     def _write(self, number: int, records: Iterator[Record]) -> None:
@@ -173,10 +180,12 @@ class Run:
                         writer.add(item.record, row, item.earlier)
                 of_batch = Counts(len(rows), sum(row.has_failed for row in rows), sum(map(_is_skipped, rows)))
                 counts += of_batch
-                self._count(of_batch)
+                self._counts += of_batch
                 self._on_rows([] if is_journaled else rows, self._counts)
+                self._require_few_errors()
             with _writing(self._settings.output):
                 writer.finish()
+                os.sync()  # what went beside it too, before the journal goes
         finally:
             writer.abandon()
         with _writing(self._state.folder):
@@ -191,7 +200,7 @@ class Run:
         """Batches of pictures, with the rows of the first of them, which the journal has."""
         # small ones first: there is something to see at once
         for batch in in_batches(records, self._settings.batch_size, first=1):
-            done = next(kept, None)
+            done = self._next(kept)
             if done is None:
                 yield _Batch([_Item(record) for record in batch], is_journaled=False)
                 continue
@@ -207,36 +216,46 @@ class Run:
                 ],
                 is_journaled=True,
             )
-        if next(kept, None) is not None:
+        if self._next(kept) is not None:
             raise self._changed("fewer pictures")
+
+    def _next(self, kept: Iterator[Journaled]) -> Journaled | None:
+        """The next batch of the journal; None where it ends."""
+        try:
+            return next(kept, None)
+        except ValueError as error:
+            raise damaged(self._state.folder / "journal", error) from error
 
     def _ahead(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Batches whose pictures are being read, a few ahead of those that are captioned."""
         begun: deque[_Batch] = deque()
-        texts = ExistingTexts(self._settings) if self._settings.kind == "txt" else None
         for batch in batches:
             for item in batch.items:
-                self._begin(item, texts)
+                self._begin(item)
             begun.append(batch)
             if len(begun) > AHEAD:
                 yield begun.popleft()
         yield from begun
 
-    def _begin(self, item: _Item, texts: ExistingTexts | None) -> None:
+    def _begin(self, item: _Item) -> None:
         """Have a picture read, unless its row is there, or its text file is kept."""
+        record = item.record
         try:
-            if item.row is not None:
-                if texts is not None and not item.row.has_failed:
-                    texts.claim(item.record)
-                return
-            if texts is not None:
-                item.earlier = texts.before(item.record)
-                if texts.is_kept(item.earlier):
+            if self._texts is not None and item.row is None:
+                item.earlier = self._texts.before(record)
+                if self._texts.is_kept(item.earlier):
                     return
+            elif self._texts is not None:
+                self._texts.claim(record)
+            elif self._settings.is_in_place and without_surrogates(record.name) != record.name:
+                message = (
+                    "expected a name of text, which metadata.jsonl can hold, found other bytes; rename it"
+                )
+                raise BadImage("path", message, source=record.id)
         except BadImage as error:
-            item.row = Row.failed(name_of(item.record), error)
-            return
-        item.picture = self._readers.submit(item.record, self._captioner.transform)
+            item.row = item.row or Row.failed(name_of(record), error)
+        if item.row is None:
+            item.picture = self._readers.submit(record, self._captioner.transform)
 
     def _rows(self, items: list[_Item], seed: int) -> list[Row]:
         """The rows of a batch: from the journal, or captioned now."""
@@ -279,13 +298,12 @@ class Run:
         values = row.to_dict(self._settings.columns)
         return {"row": values, "stamp": item.record.stamp, "earlier": item.earlier}
 
-    def _count(self, counts: Counts) -> None:
-        self._counts += counts
+    def _require_few_errors(self) -> None:
         most = self._settings.max_errors
         if most is not None and self._counts.errors > most:
             raise TooManyErrors(
                 f"expected at most {most} pictures to fail, found {self._counts.errors} of "
-                f"{self._counts.rows}; look at the errors, then go on with a higher --max-errors"
+                f"{self._counts.rows}; look at the errors above, then go on with a higher --max-errors"
             )
 
     def _changed(self, what: str) -> BadSettings:

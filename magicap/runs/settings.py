@@ -17,6 +17,9 @@ FORMATS = ("jsonl", "csv", "parquet", "txt", "imagefolder", "webdataset")
 ON_EXISTING = ("fail", "skip", "overwrite", "append", "prepend")
 ROWS_PER_FILE = 10_000
 _NAMED = 20  # sources that a manifest lists by name
+METADATA, ERRORS = "metadata.jsonl", "_errors.jsonl"
+"""Files of an imagefolder: the rows that have captions, and those that have not."""
+
 STATE = "_run"
 """Folder of a run's state in its output folder; beside a file it is that file's name and ``.run``."""
 
@@ -87,6 +90,8 @@ class RunSettings:
             require_int("limit", self.limit)
         if self.max_errors is not None:
             require_number("max_errors", self.max_errors, lambda count: count >= 0, "at least 0")
+        if not all(self.sources):
+            raise BadSettings("expected paths of pictures, found an empty one; leave it out")
         i, count = self.shard
         if not 0 <= i < count:
             raise BadSettings(f"expected --shard I/N with I from 0 to N - 1, found {i}/{count}")
@@ -96,7 +101,13 @@ class RunSettings:
             raise BadSettings(f"--on-existing {self.on_existing} is for --format txt, found {self.kind}")
         if self.out is None and self.kind not in ("txt", "imagefolder"):
             raise BadSettings(f"--format {self.kind} needs --out: a file or a folder to write")
-        if self.out is None and self.kind == "imagefolder":
+        if self.out is not None and self.kind == "imagefolder":
+            for source in self.sources:
+                if self.output.resolve().is_relative_to(Path(source).resolve()):
+                    raise BadSettings(
+                        f"{self.out} lies in {source}, whose pictures it would hold too; move it"
+                    )
+        if self.is_in_place:
             if len(self.sources) != 1 or not os.path.isdir(self.sources[0]):
                 raise BadSettings(
                     "--format imagefolder without --out is for one folder of pictures: give --out"
@@ -114,6 +125,10 @@ class RunSettings:
         if self.format is not None:
             if self.format not in FORMATS:
                 raise BadSettings(f"expected --format of {', '.join(FORMATS)}, found {self.format!r}")
+            if _SUFFIXES.get(Path(self.out or "").suffix.lower(), self.format) != self.format:
+                raise BadSettings(
+                    f"{self.out} is no name for {self.format}; leave out --format, or rename it"
+                )
             return self.format
         suffix = Path(self.out or "").suffix.lower()
         if suffix not in _SUFFIXES:
@@ -133,6 +148,8 @@ class RunSettings:
             first = self.sources[0]
             return Path(first if os.path.isdir(first) else os.path.dirname(first) or ".")
         path = Path(self.out)
+        if not path.name or path.name == "..":
+            path = Path(os.path.abspath(path))
         i, count = self.shard
         if count == 1:
             return path
@@ -144,11 +161,16 @@ class RunSettings:
         return self.on_existing in ("append", "prepend")
 
     @property
+    def is_in_place(self) -> bool:
+        """Whether rows go into a file of the pictures' own folder, which names them."""
+        return self.out is None and self.kind == "imagefolder"
+
+    @property
     def replaces(self) -> Path | None:
         """The one file that the run puts in place; None: it writes several."""
         if self.is_one_file:
             return self.output
-        return self.output / "metadata.jsonl" if self.kind == "imagefolder" and self.out is None else None
+        return self.output / METADATA if self.is_in_place else None
 
     @property
     def state(self) -> Path:
@@ -179,6 +201,7 @@ class RunSettings:
             "limit": self.limit,
             "rows_per_file": None if self.replaces else self.rows_per_file,
             "batch_size": self.batch_size,
+            **({"on_existing": self.on_existing} if self.kind == "txt" else {}),
         }
 
     @property

@@ -8,14 +8,16 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from magicap.data.hf_datasets import is_saved_dataset
 from magicap.data.tars import TarPictures
 from magicap.errors import BadData, BadImage, BadSettings
 from magicap.images.folders import find_images, natural_key
+from magicap.images.formats import has_picture_suffix, is_picture_file
 from magicap.images.reader import describe_source
 from magicap.printable import without_surrogates
 from magicap.retrieval.header import INDEX_FILE, Header
@@ -28,6 +30,8 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 PARQUET = (".parquet", ".pq")
 """Ends of the names of Parquet tables."""
+
+_OPENED = 20  # tables that are looked at before a run
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,32 @@ class Listing:
     """Of data sets."""
 
     def __post_init__(self) -> None:
-        _require_distinct(self.sources)
+        object.__setattr__(self, "_places", [place for source in self.sources for place in places_of(source)])
+        _require_distinct(self._places)
+
+    _places: Sequence[str] = field(init=False, default=(), repr=False)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether a source is read from the hub, so that listing it takes as long as reading it."""
+        return self.column is not None and any(map(_is_name, self._places))
 
     def __iter__(self) -> Iterator[Record]:
-        for source in self.sources:
-            for place in places_of(source):
-                yield from self._records(place)
+        for place in self._places:
+            yield from self._records(place)
+
+    def require_tables(self) -> None:
+        """Open the first tables and data sets, before anything is captioned.
+
+        Raises:
+            BadData, BadSettings: one has no such column or split, or is none.
+            SourceUnavailable: one cannot be reached now.
+        """
+        tables = (
+            place for place in self._places if place.lower().endswith(PARQUET) or is_saved_dataset(place)
+        )
+        for place in islice(tables, _OPENED):
+            next(iter(self._records(place)), None)
 
     def _records(self, place: str) -> Iterator[Record]:
         if os.path.isfile(os.path.join(place, INDEX_FILE)):
@@ -76,15 +100,28 @@ def places_of(source: str) -> Iterator[str]:
     is_recursive = "**" in source
     matches = glob.glob(source, recursive=is_recursive)
     # with ** folders and what lies in them both match
-    places = [match for match in matches if not (is_recursive and os.path.isdir(match))]
+    places = [
+        match
+        for match in matches
+        if (not is_recursive if os.path.isdir(match) else _is_source(match) or is_picture_file(match))
+    ]
+    if not places and not set(source) & set("*?"):  # brackets stand in names too
+        yield source
+        return
     if not places:
         raise BadSettings(f"{source}: expected files of such names, found none; check the pattern")
     yield from sorted(places, key=lambda place: [natural_key(part) for part in Path(place).parts])
 
 
+def _is_source(place: str) -> bool:
+    """Whether it is a file that holds many pictures, by its name."""
+    return place.lower().endswith((*TARS, *PARQUET))
+
+
 def _is_name(place: str) -> bool:
-    """Whether it can be a data set's name: no file or folder, and at most one slash."""
-    return not os.path.lexists(place) and place.count("/") <= 1 and not place.startswith((".", "/"))
+    """Whether it can be a data set's name: no file or folder, no picture's name, and at most one slash."""
+    is_file = os.path.lexists(place) or has_picture_suffix(place) or _is_source(place)
+    return not is_file and place.count("/") <= 1 and not place.startswith((".", "/"))
 
 
 def _file_records(place: str) -> Iterator[Record]:
@@ -101,7 +138,15 @@ def _tar_records(place: str) -> Iterator[Record]:
     pictures = TarPictures(Path(place))
     stamp = stamp_of(place)
     for name in pictures.names:
-        yield Record(f"{without_surrogates(place)}/{name}", partial(pictures.read, name), name, stamp)
+        id = f"{without_surrogates(place)}/{name}"
+        yield Record(id, partial(_member, pictures, name, id), name, stamp)
+
+
+def _member(pictures: TarPictures, name: str, id: str) -> bytes:
+    try:
+        return pictures.read(name)
+    except BadData as error:
+        raise BadImage("unreadable", str(error), source=id) from error
 
 
 def _index_records(folder: str) -> Iterator[Record]:

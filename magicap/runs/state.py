@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from magicap.errors import BadSettings
 from magicap.files import LOCK, only_writer, write_whole
-from magicap.runs.settings import RunSettings
+from magicap.runs.settings import ERRORS, RunSettings
 from magicap.version import __version__
 
 MANIFEST, SUCCESS, SHARDS = "manifest.json", "_SUCCESS", "shards"
@@ -61,8 +61,17 @@ class RunState:
     @property
     def is_complete(self) -> bool:
         """Whether the run has ended, and what it wrote is there still."""
-        file = self.settings.replaces
-        return (self.folder / SUCCESS).exists() and (file is None or file.exists())
+        return self._has_ended and all(self.path_of(shard).exists() for shard in self.shards())
+
+    @property
+    def _has_ended(self) -> bool:
+        return (self.folder / SUCCESS).exists()
+
+    @property
+    def batch_size(self) -> int | None:
+        """Of the run that was begun; None: there is none."""
+        value = _read(self.folder / MANIFEST).get("batch_size") if self.is_begun else None
+        return value if isinstance(value, int) and value > 0 else None
 
     @property
     def is_begun(self) -> bool:
@@ -79,31 +88,57 @@ class RunState:
             BadSettings: the unfinished run is one of other settings, sources or models.
         """
         manifest = {"state": _FORMAT, "version": __version__, **identity}
+        if self.is_begun:
+            before = _read(self.folder / MANIFEST)
+            changed = {
+                name: (before.get(name), value)
+                for name, value in manifest.items()
+                if before.get(name) != value
+            }
+            if not self._is_gone_on_with(changed):
+                self.forget()
         if not self.is_begun:
             write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-            return
-        before = _read(self.folder / MANIFEST)
-        changed = [name for name in manifest if before.get(name) != manifest[name]]
-        if not changed and self.is_complete:  # else it would be added once more where the end was not seen
-            raise RunIsWhole(f"{self.settings.output} is whole; to add once more, remove {self.folder}")
-        if not changed:
-            return
-        if self.settings.on_existing == "overwrite" or self.is_complete:
-            self.forget()
-            self.begin(identity)
-            return
-        what = "; ".join(f"{name}: {before.get(name)!r:.80}, now {manifest[name]!r:.80}" for name in changed)
-        raise BadSettings(
-            f"{self.settings.output}: expected to go on with the run that was begun there, found other "
-            f"settings ({what}); give those of before, --on-existing overwrite, or another --out"
-        )
+
+    def _is_gone_on_with(self, changed: dict[str, tuple[Any, Any]]) -> bool:
+        """Whether the run that was begun is gone on with, not begun anew.
+
+        Args:
+            changed: of its identity, before and now.
+
+        Raises:
+            RunIsWhole: it has ended, and nothing says that it is to be done once more.
+            BadSettings: it has not, and is another.
+        """
+        settings = self.settings
+        if self._has_ended:
+            if not changed and self.is_complete and (settings.adds or settings.on_existing == "fail"):
+                again = f"to do it once more, remove {self.folder}"
+                raise RunIsWhole(f"{settings.output} is there, and whole; {again}")
+            return False
+        # texts that the run wrote itself would be added to
+        may_begin_anew = settings.on_existing == "overwrite" or set(changed) == {"on_existing"}
+        if changed and not (may_begin_anew and not settings.adds):
+            what = "; ".join(f"{name}: {old!r:.80}, now {new!r:.80}" for name, (old, new) in changed.items())
+            raise BadSettings(
+                f"{settings.output}: expected to go on with the run that was begun there, found other "
+                f"settings ({what}); give those of before, another --out, or remove {self.folder}"
+            )
+        return not changed
 
     def shards(self) -> Iterator[Shard]:
-        """The files that are whole, in order."""
+        """The files that are whole, in order.
+
+        Raises:
+            BadSettings: the state is damaged.
+        """
         number = 0
         while (path := self._shard_file(number)).exists():
             values = _read(path)
-            yield Shard(Counts(**values["counts"]), values["digest"], values["file"])
+            try:
+                yield Shard(Counts(**values["counts"]), values["digest"], Path(values["file"]).name)
+            except (KeyError, TypeError) as error:
+                raise damaged(path, error) from error
             number += 1
 
     def path_of(self, shard: Shard) -> Path:
@@ -171,11 +206,9 @@ def open_state(settings: RunSettings) -> Iterator[RunState | None]:
         raise BadSettings(f"{state.folder} cannot be made: {error.strerror}; name another --out") from error
     try:
         with only_writer(state.folder):
-            if state.is_complete and settings.on_existing == "fail":
+            if state.is_complete and settings.on_existing == "fail" and settings.kind != "txt":
                 fix = "give --on-existing overwrite, or another --out"
                 raise RunIsWhole(f"{settings.output} is there, and whole; {fix}")
-            if (state.folder / SUCCESS).exists() and not settings.adds:
-                state.forget()
             state.remove_parts()
             yield state
     finally:
@@ -190,10 +223,9 @@ def _require_free(settings: RunSettings) -> None:
     if file is not None:
         if file.is_dir():
             raise BadSettings(f"{file}: expected a file to write, found a folder; name another --out")
-        if file.exists() and settings.on_existing == "fail":
-            raise BadSettings(
-                f"{file} is there already; give --on-existing overwrite or skip, or another --out"
-            )
+        for path in (file, *([file.with_name(ERRORS)] if settings.out is None else [])):
+            if path.exists() and settings.on_existing == "fail":
+                raise BadSettings(f"{path} is there already; give --on-existing overwrite or skip, or --out")
         return
     if settings.out is None or not output.exists():
         return
@@ -204,8 +236,14 @@ def _require_free(settings: RunSettings) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    if not any(folder.iterdir()):
+    with suppress(OSError):  # it holds something, or is gone
         folder.rmdir()
+
+
+def damaged(path: Path, error: Exception) -> BadSettings:
+    """The error to raise for a file of a state folder that cannot be understood."""
+    reason = f"{type(error).__name__}: {error}"
+    return BadSettings(f"{path}: expected a run's state, found it damaged ({reason:.200}); remove its folder")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -213,6 +251,6 @@ def _read(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict):
             return values
-    except (OSError, ValueError) as error:
-        raise BadSettings(f"{path}: expected a run's state, found {error}; remove its folder") from error
-    raise BadSettings(f"{path}: expected a run's state, found something else; remove its folder")
+        raise TypeError(f"{type(values).__name__}, not an object")
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(path, error) from error

@@ -25,16 +25,22 @@ class ExistingTexts:
     def __init__(self, settings: RunSettings) -> None:
         self._folder = None if settings.out is None else settings.output
         self._on_existing = settings.on_existing
-        self._named: dict[Path, str] = {}
+        self._claimed: dict[str, str] = {}  # names in the folder of the last picture: memory stays flat
+        self._parent: Path | None = None
 
     def claim(self, record: Record) -> Path:
-        """A picture's text file, which is no other picture's.
+        """A picture's text file, which is no other picture's. All pictures are asked about, in order.
 
         Raises:
-            BadImage: the picture is no file by itself, or another picture has a text file of that name.
+            BadImage: the picture could not be listed, or another one has a text file of that name.
+            BadSettings: the picture is no file by itself, and there is no folder for its text.
         """
+        if record.error is not None:
+            raise record.error
         path = _text_path(record, self._folder)
-        other = self._named.setdefault(path, record.id)
+        if path.parent != self._parent:
+            self._claimed, self._parent = {}, path.parent
+        other = self._claimed.setdefault(path.name, record.id)
         if other != record.id:
             message = f"expected a text file of its own, found that {other} has {path.name} too; rename one"
             raise BadImage("path", message, source=record.id)
@@ -45,7 +51,7 @@ class ExistingTexts:
 
         Raises:
             BadImage: as of :meth:`claim`.
-            BadSettings: there is one, and nothing says what is to become of it.
+            BadSettings: so too, or there is one, and nothing says what is to become of it.
         """
         path = self.claim(record)
         text = _read_if_there(path)
@@ -75,7 +81,7 @@ class TextFiles(JsonLines):
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
         super().add(record, row)
-        if row.has_failed or (earlier is not None and self._on_existing == "skip"):
+        if row.has_failed or not row.caption:  # that of a picture whose text is kept
             return
         path = _text_path(record, self._folder)
         words = "\n".join(row.captions or (row.caption,))
@@ -88,7 +94,7 @@ class TextFiles(JsonLines):
         if present != earlier:
             raise BadSettings(
                 f"{path}: expected the text that stood there when the picture was captioned, found another; "
-                "start the run anew with --on-existing overwrite, or take what was changed away"
+                "put that back, or remove the run's state to begin anew"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
@@ -100,14 +106,13 @@ def _text_path(record: Record, folder: Path | None) -> Path:
     """Where a picture's text file is.
 
     Raises:
-        BadImage: the picture is no file by itself, and there is no folder.
+        BadSettings: the picture is no file by itself, and there is no folder.
     """
     if folder is not None:
         name = without_surrogates(record.name)
         return folder / Path(name).with_suffix(".txt")
     if record.path is None:
-        message = "expected a picture's file to write beside, found one in a table or tar file; give --out"
-        raise BadImage("path", message, source=record.id)
+        raise BadSettings(f"{record.id}: expected a picture's file to write beside, found none; give --out")
     return Path(record.path).with_suffix(".txt")
 
 
