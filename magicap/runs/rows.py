@@ -42,15 +42,11 @@ class Row:
     """Words that the captions near the picture agree on, where they were asked for."""
 
     @classmethod
-    def of(cls, name: str, caption: Caption, size: tuple[int, int] = (0, 0), **more: Any) -> Row:
-        """Of a picture of a width and height that was captioned, or could not be.
-
-        Args:
-            more: other fields.
-        """
+    def of(cls, name: str, caption: Caption, size: tuple[int, int] = (0, 0)) -> Row:
+        """Of a picture of a width and height that was captioned, or could not be."""
         score = None if math.isnan(caption.score) else round(caption.score, 4)
         confidence = None if caption.confidence is None else round(caption.confidence, 4)
-        return cls(name, caption.text, confidence, score, error_text(caption.error), *size, **more)
+        return cls(name, caption.text, confidence, score, error_text(caption.error), *size)
 
     @classmethod
     def failed(cls, name: str, error: BadImage) -> Row:

@@ -25,7 +25,7 @@ from magicap.images.folders import find_images
 from magicap.retrieval.header import INDEX_FILE
 from magicap.runs.records import SourceUnavailable, in_batches, retrying
 from magicap.runs.settings import RunSettings
-from magicap.runs.sources import PARQUET, TARS, Listing, places_of
+from magicap.runs.sources import PARQUET, TARS, places_of, require_distinct
 from magicap.version import __version__
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _begun(output: Path) -> Path:
 def _planned(sources: tuple[str, ...], folder: Path, count: int) -> Iterator[SourceShard]:
     """Shards in order: first the files that are one each, then list files of the other pictures."""
     places = [os.path.abspath(place) for source in sources for place in places_of(source)]
-    Listing(tuple(places))  # refuses what would give a picture twice
+    require_distinct(places)
     files = [place for place in places if _is_shard(place)]
     for number, place in enumerate(files):
         yield SourceShard(f"{number:05d}-{_name_of(place)}", place)

@@ -50,7 +50,7 @@ class Listing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_places", [place for source in self.sources for place in places_of(source)])
-        _require_distinct(self._places)
+        require_distinct(self._places)
 
     _places: Sequence[str] = field(init=False, default=(), repr=False)
 
@@ -182,7 +182,7 @@ def _begun(records: Iterator[Record]) -> Iterator[Record]:
     return all_of_them()
 
 
-def _require_distinct(sources: Sequence[str]) -> None:
+def require_distinct(sources: Sequence[str]) -> None:
     """Refuse sources that would give one picture twice.
 
     Raises:
