@@ -105,7 +105,9 @@ class Trial:
         config = self.config
         where = [*self.out, "--format", self.kind, "--rows-per-file", str(config.rows_per_file)]
         options = ["--preset", config.preset, *shlex.split(config.options), *where]
-        return [sys.executable, "-m", "magicap", "caption", *options, str(self.source)]
+        # by its relative path, which is in the rows and the same in both trials
+        source = os.path.relpath(self.source, self.folder)
+        return [sys.executable, "-m", "magicap", "caption", *options, source]
 
     def start(self) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
