@@ -147,6 +147,7 @@ def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
     assert min(Path(name).stat().st_size for name in ("why.png", "looked.png")) > 20_000
 
 
+@pytest.mark.slow
 def test_many_pictures_as_in_the_readme_give_a_row_each(desk):
     for folder in ("training", "huge", "shards"):
         shutil.copytree("holiday", folder)

@@ -215,7 +215,7 @@ def test_shards_and_limit_part_the_pictures(captioner, pictures, tmp_path):
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 10])
 def test_killed_at_any_step_the_same_bytes(captioner, tmp_path, settings, stride, monkeypatch):
     monkeypatch.chdir(tmp_path)
     original = bulk.pictures_in(tmp_path / "original", 14)
