@@ -144,10 +144,10 @@ def _finish(settings: RunSettings, state: RunState, captioner: AnyCaptioner, rea
             complain(f"{progress.counts.rows} rows are kept: the same command goes on with the run")
             raise
     rate = progress.new / max(monotonic() - began, 1e-9)
-    written = counts.rows - counts.errors - counts.skipped
     complain(
-        f"{settings.replaces or settings.output}: {_of(counts.rows, 'row')}, {_of(written, 'caption')}, "
-        f"{_of(counts.errors, 'error')}, {counts.skipped} skipped; {rate:.1f} pictures a second"
+        f"{settings.replaces or settings.output}: {_of(counts.rows, 'row')}, "
+        f"{_of(counts.captions, 'caption')}, {_of(counts.errors, 'error')}, {counts.skipped} skipped; "
+        f"{rate:.1f} pictures a second"
     )
     return counts
 

@@ -24,6 +24,7 @@ from magicap.data.hf_datasets import cell_source, features_with, stored_cells
 from magicap.errors import BadImage, BadSettings, ModelNotFound
 from magicap.extras import require
 from magicap.images.transform import ImageTransform, PreparedImage, prepare
+from magicap.runs.records import no_picture
 from magicap.runs.rows import Row
 from magicap.version import __version__
 
@@ -274,7 +275,7 @@ def _read(transform: ImageTransform, cell: Any) -> PreparedImage | BadImage:
     """One picture as the models read it, or why it cannot be."""
     source = cell_source(cell)
     if source is None:
-        return BadImage("missing", "expected a picture's bytes or path, found none; fill the row in")
+        return no_picture()
     try:
         return prepare(source, transform)
     except BadImage as error:

@@ -26,7 +26,7 @@ from magicap.extras import require
 from magicap.printable import without_surrogates
 from magicap.reading import open_regular
 from magicap.retrieval.parquet import THRIFT_LIMITS, require_parquet
-from magicap.runs.records import Record, retrying, stamp_of
+from magicap.runs.records import Record, no_picture, retrying, stamp_of
 
 _NAMES = ("image", "img", "picture", "jpg", "png", "webp", "bytes", "path", "image_path", "file_name")
 _ROWS = 32  # that are read together
@@ -144,7 +144,7 @@ class _Cursor:
 
     def distance(self, row: int) -> int:
         """Rows to be read to get to a row."""
-        if self._cells(row) is not None:
+        if self._batch(row) is not None:
             return 0
         is_behind = row < self._position or self._table.group(row) > self._table.group(self._position)
         return self._table.rows + 1 if is_behind else row - self._position + 1
@@ -156,18 +156,16 @@ class _Cursor:
             self._batches = self._table.batches(group)
             self._position = self._table.ends[group - 1] if group else 0
             self._kept.clear()
-        while (cells := self._cells(row)) is None:
-            batch = next(self._batches)
-            self._kept.append((self._position, batch))
-            self._position += len(batch)
-        return cells[row - self._start(row)].as_py()
+        while (batch := self._batch(row)) is None:
+            cells = next(self._batches)
+            self._kept.append((self._position, cells))
+            self._position += len(cells)
+        start, cells = batch
+        return cells[row - start].as_py()
 
-    def _cells(self, row: int) -> Any:
-        """The cells that are kept and have a row; None: none of them has."""
-        return next((cells for start, cells in self._kept if start <= row < start + len(cells)), None)
-
-    def _start(self, row: int) -> int:
-        return max(start for start, _ in self._kept if start <= row)
+    def _batch(self, row: int) -> tuple[int, Any] | None:
+        """The first row and the cells of what is kept and has a row; None: nothing has."""
+        return next((kept for kept in self._kept if kept[0] <= row < kept[0] + len(kept[1])), None)
 
 
 def _source(source: Any, place: str, folder: Path | None) -> Any:
@@ -180,8 +178,7 @@ def _source(source: Any, place: str, folder: Path | None) -> Any:
         BadImage: there is nothing.
     """
     if source is None or source == "":
-        message = "expected a picture's bytes or path, found none; fill the row in"
-        raise BadImage("missing", message, source=place)
+        raise no_picture(place)
     return str(folder / source) if isinstance(source, str) and folder is not None else source
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magicap.printable import without_surrogates
+from magicap.runs.state import damaged
 
 Batch = list[dict[str, Any]]
 """What is kept of pictures that were captioned together."""
@@ -32,6 +33,7 @@ class Journal:
 
         Raises:
             OSError: the file cannot be read or cut.
+            BadSettings: from the iterator, it is damaged.
         """
         end = 0
         if self.path.exists():
@@ -61,4 +63,8 @@ class Journal:
         size = self.path.stat().st_size  # what is appended meanwhile is not to be read again
         with open(self.path, "rb") as file:
             while file.tell() < size:
-                yield json.loads(file.readline())
+                try:
+                    batch = json.loads(file.readline())
+                except ValueError as error:
+                    raise damaged(self.path, error) from error
+                yield batch

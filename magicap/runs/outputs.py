@@ -36,8 +36,7 @@ def _parquet(place: _Place) -> Writer:
 
 def _txt(place: _Place) -> Writer:
     settings = place.settings
-    folder = None if settings.out is None else settings.output
-    return TextFiles(place.target, place.part, settings.columns, folder, settings.on_existing)
+    return TextFiles(place.target, place.part, settings.columns, settings.text_folder, settings.on_existing)
 
 
 def _imagefolder(place: _Place) -> Writer:

@@ -18,7 +18,7 @@ from magicap.reading import read_bytes
 from magicap.runs.records import Record, SourceUnavailable, retrying
 from magicap.runs.rows import Row
 from magicap.runs.settings import ERRORS, METADATA
-from magicap.runs.writers import JsonLines, Writer
+from magicap.runs.writers import JsonLines, Writer, close_safely
 
 _MAGIC = {
     b"\xff\xd8\xff": ".jpg",
@@ -105,10 +105,7 @@ class WebDataset(Writer):
         super().finish()
 
     def close(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        close_safely(self._file)
 
     def _put(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)  # no time and no owner: the same rows are the same bytes
@@ -134,8 +131,8 @@ def encoded(record: Record) -> bytes:
         raise
     except (BadImage, OSError) as error:
         raise BadSettings(
-            f"{record.id}: expected the picture that was captioned, found {error}; put it back, or start "
-            "anew with --on-existing overwrite"
+            f"{record.id}: expected the picture that was captioned, found {error}; put it back, or remove "
+            "the run's state to begin anew"
         ) from error
 
 

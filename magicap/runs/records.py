@@ -88,6 +88,12 @@ def stamp_of(path: str | os.PathLike[str]) -> str:
     return f"{info.st_size}-{info.st_mtime_ns}"
 
 
+def no_picture(source: str = "image") -> BadImage:
+    """The error of a row of a table or a data set that has no picture."""
+    message = "expected a picture's bytes or path, found none; fill the row in"
+    return BadImage("missing", message, source=source)
+
+
 def in_batches(items: Iterable[T], size: int, *, first: int | None = None) -> Iterator[list[T]]:
     """Lists of ``size`` items, the last of what is left.
 

@@ -30,7 +30,7 @@ from magicap.runs.records import ListingDigest, Record, in_batches
 from magicap.runs.rows import Row
 from magicap.runs.settings import RunSettings
 from magicap.runs.sources import Listing
-from magicap.runs.state import Counts, RunState, Shard, damaged
+from magicap.runs.state import Counts, RunState, Shard
 from magicap.runs.tags import HYPOTHESES, tags_of
 from magicap.runs.text_files import ExistingTexts
 
@@ -200,7 +200,7 @@ class Run:
         """Batches of pictures, with the rows of the first of them, which the journal has."""
         # small ones first: there is something to see at once
         for batch in in_batches(records, self._settings.batch_size, first=1):
-            done = self._next(kept)
+            done = next(kept, None)
             if done is None:
                 yield _Batch([_Item(record) for record in batch], is_journaled=False)
                 continue
@@ -216,15 +216,8 @@ class Run:
                 ],
                 is_journaled=True,
             )
-        if self._next(kept) is not None:
+        if next(kept, None) is not None:
             raise self._changed("fewer pictures")
-
-    def _next(self, kept: Iterator[Journaled]) -> Journaled | None:
-        """The next batch of the journal; None where it ends."""
-        try:
-            return next(kept, None)
-        except ValueError as error:
-            raise damaged(self._state.folder / "journal", error) from error
 
     def _ahead(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         """Batches whose pictures are being read, a few ahead of those that are captioned."""

@@ -142,6 +142,16 @@ class RunSettings:
         return self.out is not None and _SUFFIXES.get(Path(self.out).suffix.lower()) == self.kind
 
     @property
+    def has_folder(self) -> bool:
+        """Whether it writes into a folder of its own."""
+        return self.out is not None and not self.is_one_file
+
+    @property
+    def text_folder(self) -> Path | None:
+        """Where text files go; None: beside their pictures."""
+        return None if self.out is None else self.output
+
+    @property
     def output(self) -> Path:
         """The file, or the folder; with shards a file has the shard in its name."""
         if self.out is None:

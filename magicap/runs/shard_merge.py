@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ def merge(plan: ShardPlan) -> Counts:
             ids.append(_hashes(plan.output_of(shard)))
             counts += _counts_of(plan, shard, len(ids[-1]))
         _require_distinct(plan, ids)
-        text = {**asdict(counts), "captions": counts.rows - counts.errors, "shards": len(plan.shards)}
+        text = {**counts.to_dict(), "shards": len(plan.shards)}
         write_whole(success, json.dumps(text) + "\n")
         for shard in plan.shards:  # whoever waits for one sees its file then
             (plan.folder / f"{shard.id}.lock").unlink(missing_ok=True)

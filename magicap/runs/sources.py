@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from magicap.data.hf_datasets import is_saved_dataset
@@ -172,14 +172,7 @@ def _or_error(place: str, records: Callable[[str], Iterator[Record]]) -> Iterato
 
 def _begun(records: Iterator[Record]) -> Iterator[Record]:
     """The same records, the first of them listed: what cannot be opened has raised then."""
-    first = next(records, None)
-
-    def all_of_them() -> Iterator[Record]:
-        if first is not None:
-            yield first
-            yield from records
-
-    return all_of_them()
+    return chain(list(islice(records, 1)), records)
 
 
 def require_distinct(sources: Sequence[str]) -> None:

@@ -36,6 +36,15 @@ class Counts:
     skipped: int = 0
     """Those whose text file was there, and was kept."""
 
+    @property
+    def captions(self) -> int:
+        """Pictures that have one of this run."""
+        return self.rows - self.errors - self.skipped
+
+    def to_dict(self) -> dict[str, int]:
+        """As ``_SUCCESS`` has them."""
+        return {**asdict(self), "captions": self.captions}
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.rows + other.rows, self.errors + other.errors, self.skipped + other.skipped)
 
@@ -153,14 +162,14 @@ class RunState:
 
     def complete(self, counts: Counts) -> None:
         """Note that the run has ended, with its counts, in the output folder too."""
-        text = json.dumps({**asdict(counts), "captions": counts.rows - counts.errors - counts.skipped}) + "\n"
-        if not self.settings.is_one_file and self.settings.out is not None:
+        text = json.dumps(counts.to_dict()) + "\n"
+        if self.settings.has_folder:
             write_whole(self.settings.output / SUCCESS, text)
         write_whole(self.folder / SUCCESS, text)
 
     def forget(self) -> None:
         """Remove what the run knows, and the files that it wrote into a folder of its own."""
-        if not self.settings.is_one_file and self.settings.out is not None:
+        if self.settings.has_folder:
             for path in map(self.path_of, self.shards()):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             (self.settings.output / SUCCESS).unlink(missing_ok=True)

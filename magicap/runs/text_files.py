@@ -23,7 +23,7 @@ class ExistingTexts:
     """What pictures' text files hold before a run writes them."""
 
     def __init__(self, settings: RunSettings) -> None:
-        self._folder = None if settings.out is None else settings.output
+        self._folder = settings.text_folder
         self._on_existing = settings.on_existing
         self._claimed: dict[str, str] = {}  # names in the folder of the last picture: memory stays flat
         self._parent: Path | None = None
