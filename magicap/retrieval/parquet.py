@@ -66,10 +66,11 @@ def read_items(header: Header) -> list[Item]:
         ):
             _require_expected(file, header)
             columns = [_cells(file.read([name]).column(name), header.count) for name in _COLUMNS]
+            rows = list(zip(*columns, strict=True))  # a damaged column may be shorter
     except (OSError, ValueError, KeyError, MemoryError, pyarrow.ArrowException) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     parent = _parent(header.folder)
-    items = [_item(parent, *row) for row in zip(*columns, strict=True)]
+    items = [_item(parent, *row) for row in rows]
     if len(items) != header.count or any(item is None or item.kind != header.holds for item in items):
         raise damaged(path, f"it does not hold {header.count} rows of kind {header.holds}")
     return [item for item in items if item is not None]
