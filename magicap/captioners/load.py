@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from magicap.captioners.folder import SUPERVISED, kind_of
+from magicap.captioners.folder import SUPERVISED, as_device, as_dtype, kind_of, require_part
+from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.presets import DEFAULT
+from magicap.captioners.sources import sources_of
 from magicap.errors import BadSettings
 from magicap.images.reader import ImageSource
 from magicap.models.loading import explain_loading_errors
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from magicap.captioners.supervised import SupervisedCaptioner
     from magicap.captioners.zero_shot import Captioner
     from magicap.data.hf_datasets import MapDataset, StreamedDataset
+    from magicap.models.scorer import ImageTextScorer
 
     AnyCaptioner = Captioner | SupervisedCaptioner
 
@@ -51,6 +54,32 @@ def load_captioner(
     from magicap.captioners.zero_shot import Captioner
 
     return Captioner.from_pretrained(source, device=device, dtype=dtype, revision=revision)
+
+
+def load_scorer(
+    source: str | Path = DEFAULT,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = torch.float32,
+    revision: Mapping[str, str] | None = None,
+) -> ImageTextScorer:
+    """The scorer of a captioner alone, for what needs no captions.
+
+    Args:
+        source, device, dtype, revision: as of :meth:`Captioner.from_pretrained`.
+
+    Raises:
+        ModelNotFound, BadModel: as from there.
+    """
+    from magicap.models.scorer import ImageTextScorer
+
+    require_part(source, "scorer")
+    place, precision = as_device(device), as_dtype(dtype)
+    commits = revisions_of(source, revision)
+    with naming_downloads(source, commits):
+        return ImageTextScorer.from_pretrained(
+            *sources_of(source).scorer, device=place, dtype=precision, revision=commits.scorer
+        )
 
 
 @overload

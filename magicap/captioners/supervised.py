@@ -27,7 +27,7 @@ from magicap.captioners.presets import DEFAULT_SUPERVISED
 from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.errors import BadModel
 from magicap.images.reader import ImageSource, open_image
-from magicap.images.transform import ImageTransform
+from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.models.fingerprint import fingerprint
 from magicap.results import Caption, Hypothesis, Step, added_text
 from magicap.settings_io import from_dict, to_dict
@@ -116,7 +116,9 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
         """How pictures become what the network reads."""
         return self.network.encoder.transform
 
-    def explain(self, image: ImageSource, decoding: Any = None, *, seed: int = 0) -> AttentionExplanation:
+    def explain(
+        self, image: ImageSource | PreparedImage, decoding: Any = None, *, seed: int = 0
+    ) -> AttentionExplanation:
         """Caption one picture, and show the decoder's attention at each word.
 
         Raises:
@@ -126,8 +128,8 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
         from magicap.explanations.attention import AttentionExplanation
 
         require_attention(self.network)
-        picture = open_image(image)
-        grid = self._grid(self.network.encoder.pixels(picture)[None])
+        picture = image.picture if isinstance(image, PreparedImage) else open_image(image)
+        grid = self._grid(self._pixels(picture)[None])
         (caption,) = self._captions_of(grid, self.decoding if decoding is None else decoding, [seed])
         maps = attention_maps(self.network, grid, [step.token_id for step in caption.steps])
         gate = None if maps.gate is None else maps.gate.double().numpy()

@@ -22,7 +22,6 @@ from magicap.captioners.folder import (
     as_dtype,
     captioner_folder,
     read_settings,
-    require_part,
     write_settings,
 )
 from magicap.captioners.hub import naming_downloads, revisions_of
@@ -55,13 +54,13 @@ from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
 from magicap.images.transform import ImageTransform
 from magicap.models.class_vector import CLASS_VECTOR_FILE
-from magicap.models.fine_grained.scorer import require_made_for
+from magicap.models.fine_grained.scorer import FineGrainedScorer, require_made_for
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer, text_fingerprint
 from magicap.models.soft_prompt import PROMPT_FILE
-from magicap.results import Caption, Step
+from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
 
@@ -352,39 +351,35 @@ class Captioner(BaseCaptioner[Any]):
         exact.memory = self.memory  # which need not have been encoded by these rounded weights
         return exact
 
+    @cached_property
+    def fine_grained(self) -> FineGrainedScorer | None:
+        """The scorer that matches words with places of a picture, where the captioner's folder has one.
+
+        Raises:
+            BadModel: it is damaged, or this captioner does not compute in float32.
+        """
+        if self._fine_grained is None:
+            return None
+        return FineGrainedScorer.from_pretrained(self._fine_grained, self.scorer)
+
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
-        search, vectors = search_of(decoding), self.scorer.encode_pixels(pixels)
+        search = search_of(decoding)
+        return search.captions(self._context(self._vectors(pixels), decoding, seeds), decoding)
+
+    def _progress(self, pixels: Tensor, decoding: Any, seeds: list[int], candidates: int) -> CaptionProgress:
+        context = self._context(self._vectors(pixels), decoding, seeds)
+        return (yield from search_of(decoding).captions_with_progress(context, decoding, candidates))
+
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        """(B, D) unit vectors of pictures (B, 3, H, W)."""
+        vectors = self.scorer.encode_pixels(pixels)
         if not bool(are_unit(vectors).all()):
             raise BrokenNumbers("the scorer's vector of a picture is not of length one")
-        return search.captions(self._context(vectors, decoding, seeds), decoding)
+        return vectors
 
     def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
         confidence = self.confidence if self.knows_confidence(decoding) else None
         return DecodingContext(self.cache, image_vectors, seeds, self.memory, confidence)
-
-
-def load_scorer(
-    source: str | Path = DEFAULT,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype = torch.float32,
-    revision: Mapping[str, str] | None = None,
-) -> ImageTextScorer:
-    """The scorer of a captioner alone, for what needs no captions.
-
-    Args:
-        source, device, dtype, revision: as of :meth:`Captioner.from_pretrained`.
-
-    Raises:
-        ModelNotFound, BadModel: as from there.
-    """
-    require_part(source, "scorer")
-    place, precision = as_device(device), as_dtype(dtype)
-    commits = revisions_of(source, revision)
-    with naming_downloads(source, commits):
-        return ImageTextScorer.from_pretrained(
-            *sources_of(source).scorer, device=place, dtype=precision, revision=commits.scorer
-        )
 
 
 def _require_own(memory: CaptionMemory, source: str | Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from magicap.captioners.decodings import decoding_with
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.captioners.provenance import Provenance
 from magicap.checks import require_number
 from magicap.commands import bulk
-from magicap.commands.decoding_options import SEARCH_SETTINGS, decoding_options, given_settings
+from magicap.commands.decoding_options import decoding_options, given_settings
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
 from magicap.commands.picture_list import read_list
@@ -141,7 +142,9 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
 
 def _captioner(options: Options, settings: Mapping[str, Any]) -> AnyCaptioner:
     captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
-    captioner.decoding = _with_settings(captioner, options, settings)
+    captioner.decoding = decoding_with(
+        captioner, options.decoding, settings, preset=options.preset, spelled=flag
+    )
     return captioner
 
 
@@ -237,29 +240,6 @@ def _captions(captioner: AnyCaptioner, paths: Sequence[Path], options: Options) 
         return
     explanation.save(options.explain)
     yield explanation.caption
-
-
-def _with_settings(captioner: AnyCaptioner, options: Options, settings: Mapping[str, Any]) -> Any:
-    """The captioner's decoding with the options of the call.
-
-    Raises:
-        BadSettings: an option that the decoding does not have, or a value out of range.
-    """
-    decoding: Any = captioner.decoding
-    if options.decoding is not None:
-        if type(decoding) not in DECODINGS.values():
-            raise BadSettings(
-                f"--decoding: {options.preset} is a supervised captioner, which has one of its own"
-            )
-        decoding = DECODINGS[options.decoding]()
-    known = {setting.name for setting in fields(decoding)}
-    if unknown := [flag(name) for name in settings if name not in known]:
-        accepted = ", ".join(flag(name) for name in SEARCH_SETTINGS if name in known)
-        raise BadSettings(
-            f"{', '.join(unknown)}: this captioner's decoding is {type(decoding).__name__}, which has "
-            f"{accepted}; leave the others out"
-        )
-    return replace(decoding, **settings)
 
 
 def _write(

@@ -6,34 +6,12 @@ import argparse
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from magicap.captioners.decodings import SEARCH_SETTINGS
 from magicap.commands.options import About, Option
 from magicap.decoding.settings import DECODINGS
 from magicap.docstrings import field_docstrings
 from magicap.settings_io import former_names
 from magicap.supervised.settings import SUPERVISED_DECODINGS
-
-SEARCH_SETTINGS = (
-    "top_k",
-    "top_p",
-    "alpha",
-    "beta",
-    "beam_size",
-    "num_finished",
-    "neighbours",
-    "ngram_weight",
-    "image_weight",
-    "rerank_weight",
-    "rerank_top",
-    "temperature",
-    "min_words",
-    "max_words",
-    "length_penalty",
-    "max_new_tokens",
-    "include",
-    "exclude",
-    "soft_prompt",
-)
-"""Settings of decodings, each an option for captioners whose decoding has it."""
 
 _KNOWN = {**DECODINGS, **SUPERVISED_DECODINGS}
 

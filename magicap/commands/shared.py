@@ -33,9 +33,9 @@ def load_scorer(
     """The scorer of a preset's or folder's captioner alone."""
     commits = _commits(revision)
     with _no_garbage_collection():
-        from magicap.captioners import zero_shot
+        from magicap.captioners import load
 
-        return zero_shot.load_scorer(preset, device=device, revision=commits)
+        return load.load_scorer(preset, device=device, revision=commits)
 
 
 def _commits(revision: Sequence[str] | None) -> dict[str, str]:

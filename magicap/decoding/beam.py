@@ -5,7 +5,7 @@ Shapes: B pictures, K candidates, N beams of all pictures, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +42,33 @@ class _Continuation:
     score: float
 
 
-def beam_hypotheses(
+@dataclass(frozen=True)
+class BeamTimeStep:
+    """What the beams of B pictures hold after a token; of pictures that are done, what they held before."""
+
+    cache: PrefixCache
+    rows: tuple[int, ...]
+    """Numbers of the pictures whose captions are still being written."""
+
+    continuations: tuple[tuple[_Continuation, ...], ...]
+    """Of each picture those that ended and those that go on."""
+
+    def best(self, count: int) -> list[tuple[int, tuple[Hypothesis, ...]]]:
+        """The best hypotheses of each picture that is not done, as (row, hypotheses)."""
+        chosen = {row: sorted(self.continuations[row], key=lambda c: -c.score)[:count] for row in self.rows}
+        end_id = self.cache.language_model.end_id
+        ended = [c.token == end_id for row in chosen.values() for c in row]
+        hypotheses = iter(_hypotheses(self.cache, [c for row in chosen.values() for c in row], ended))
+        return [(row, tuple(next(hypotheses) for _ in of_row)) for row, of_row in chosen.items()]
+
+
+def beam_time_steps(
     context: DecodingContext,
     settings: BeamMagicSearch,
     ngram_models: Sequence[RetrievalNgramModel | None],
     cosine_std: Sequence[float],
     image_weight: float,
-) -> list[list[Hypothesis]]:
+) -> Generator[BeamTimeStep, None, list[list[Hypothesis]]]:
     """Captions of each picture, the best first; where none ended of itself, what the beams hold.
 
     The picture's part is the cosine of the whole text so far, in standard deviations, so that along a
@@ -58,6 +78,9 @@ def beam_hypotheses(
         ngram_models: B models of the captions near each picture, interpolated with the language model.
         cosine_std: B standard deviations that each picture's cosines are measured in.
         image_weight: what such a deviation is worth in nats.
+
+    Yields:
+        What the beams hold after each token.
     """
     prefixes = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt)
     partials = [_Partial(row, prefix, 0.0) for row, prefix in enumerate(prefixes)]
@@ -76,6 +99,11 @@ def beam_hypotheses(
             going_on = _prune(continuations, finished[row], context.language_model.end_id, settings)
             unfinished[row] = going_on or unfinished[row]
             kept += going_on
+        yield BeamTimeStep(
+            context.cache,
+            tuple(row for row, continuations in enumerate(best) if continuations),
+            tuple((*ended, *open_ones) for ended, open_ones in zip(finished, unfinished, strict=True)),
+        )
         if not kept:
             break
         prefixes = context.cache.extend([c.partial.prefix for c in kept], [c.column for c in kept], None)
@@ -84,7 +112,7 @@ def beam_hypotheses(
             for c, prefix in zip(kept, prefixes, strict=True)
         ]
     return [
-        _hypotheses(context.cache, ended or open_ones, finished=bool(ended))
+        _hypotheses(context.cache, ended or open_ones, [bool(ended)] * len(ended or open_ones))
         for ended, open_ones in zip(finished, unfinished, strict=True)
     ]
 
@@ -168,10 +196,10 @@ def _allowed(cache: PrefixCache, partials: Sequence[_Partial], constraints: Cons
 
 
 def _hypotheses(
-    cache: PrefixCache, continuations: Sequence[_Continuation], *, finished: bool
+    cache: PrefixCache, continuations: Sequence[_Continuation], finished: Sequence[bool]
 ) -> list[Hypothesis]:
     texts = cache.language_model.texts([(*c.partial.prefix.ids, c.token) for c in continuations])
     return [
-        Hypothesis(text.strip(), log_probability=c.log_probability, finished=finished, score=c.score)
-        for text, c in zip(texts, continuations, strict=True)
+        Hypothesis(text.strip(), log_probability=c.log_probability, finished=ended, score=c.score)
+        for text, c, ended in zip(texts, continuations, finished, strict=True)
     ]

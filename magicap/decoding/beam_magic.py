@@ -9,13 +9,13 @@ Shapes: B pictures, M evidence captions, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from magicap.decoding.beam import beam_hypotheses
+from magicap.decoding.beam import BeamTimeStep, beam_time_steps
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import (
@@ -45,6 +45,19 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     Raises:
         BadSettings: no room for so many tokens, or constraints that no caption meets.
     """
+    time_steps = beam_magic_time_steps(context, settings)
+    while True:
+        try:
+            next(time_steps)
+        except StopIteration as end:
+            competitions: list[Competition] = end.value
+            return competitions
+
+
+def beam_magic_time_steps(
+    context: DecodingContext, settings: BeamMagicSearch
+) -> Generator[BeamTimeStep, None, list[Competition]]:
+    """:func:`beam_magic_search`, with what the beams hold after each token."""
     context.language_model.require_room(settings.max_new_tokens)
     if not len(context):
         return []
@@ -63,7 +76,7 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     image_weight = settings.image_weight
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
-    written = beam_hypotheses(context, settings, ngram_models, cosine_std, image_weight)
+    written = yield from beam_time_steps(context, settings, ngram_models, cosine_std, image_weight)
     lengths = [[len(ids) - _START_AND_END for ids in captions] for captions in evidence_ids]
     return [
         _select(context.scorer, *picture, settings)

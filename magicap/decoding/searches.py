@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from magicap.decoding.beam_magic import beam_magic_search, needs_memory
+from magicap.decoding.beam_magic import beam_magic_search, beam_magic_time_steps, needs_memory
 from magicap.decoding.captions import (
     captions_from_competitions,
     captions_from_hypotheses,
@@ -30,7 +30,7 @@ from magicap.decoding.settings import (
 from magicap.errors import BadSettings
 from magicap.explanations.hypotheses import HypothesisExplanation
 from magicap.explanations.tokens import TokenExplanation
-from magicap.results import Caption, Hypothesis, Step, StepBatches
+from magicap.results import Caption, CaptionProgress, Hypothesis, Step, StepBatches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +56,9 @@ class Search:
 
     compete: Callable[[DecodingContext, Any], list[Competition]] | None = None
     """Compares whole captions, and tells what judged them."""
+
+    progress: Callable[[DecodingContext, Any, int], CaptionProgress] | None = None
+    """Captions pictures and tells after each token the best so many that compete."""
 
     explain: Explain | None = None
     """Captions one picture and shows what competed."""
@@ -84,6 +87,13 @@ class Search:
         assert self.search is not None
         return captions_from_hypotheses(context, self.search(context, settings), kept)
 
+    def captions_with_progress(self, context: DecodingContext, settings: Any, count: int) -> CaptionProgress:
+        """:meth:`captions`, with the best ``count`` that compete after each token, where there are any."""
+        if self.progress is None:
+            return self.captions(context, settings)
+        self.check(context, settings)
+        return (yield from self.progress(context, settings, count))
+
     def check(self, context: DecodingContext, settings: Any) -> None:
         """Refuse to search without a memory where one is needed.
 
@@ -94,6 +104,42 @@ class Search:
             raise BadSettings(
                 "include and min_words choose among remembered captions; this captioner has no memory"
             )
+
+
+def magic_progress(context: DecodingContext, settings: MagicSearch, count: int) -> CaptionProgress:
+    """Magic search, with the ``count`` best candidates of each step."""
+    taken: list[list[tuple[int, Step]]] = []
+    for time_step in magic_time_steps(context, settings, top_n=count):
+        best = time_step.best(context.language_model, count)
+        taken.append([(row, steps[0]) for row, steps in zip(time_step.rows, best, strict=True)])
+        yield [(row, tuple(steps)) for row, steps in zip(time_step.rows, best, strict=True)]
+    return captions_from_steps(context, iter(taken))
+
+
+def beam_magic_progress(context: DecodingContext, settings: BeamMagicSearch, count: int) -> CaptionProgress:
+    """Beam magic search, with the ``count`` best hypotheses after each token."""
+    time_steps = beam_magic_time_steps(context, settings)
+    while True:
+        try:
+            time_step = next(time_steps)
+        except StopIteration as end:
+            return captions_from_competitions(context, end.value, settings.num_hypotheses)
+        yield list(time_step.best(count))
+
+
+def sampling_progress(
+    sample: Callable[[DecodingContext, Any], StepBatches],
+) -> Callable[[DecodingContext, Any, int], CaptionProgress]:
+    """A search that samples, with the tokens that it sampled: nothing else competes."""
+
+    def progress(context: DecodingContext, settings: Any, _: int) -> CaptionProgress:
+        taken = []
+        for batch in sample(context, settings):
+            taken.append(batch)
+            yield [(row, (step,)) for row, step in batch]
+        return captions_from_steps(context, iter(taken))
+
+    return progress
 
 
 def explain_tokens(
@@ -117,21 +163,28 @@ def explain_hypotheses(
 
 
 SEARCHES: dict[type, Search] = {
-    MagicSearch: Search(stream=magic_search, explain=explain_tokens),
+    MagicSearch: Search(stream=magic_search, progress=magic_progress, explain=explain_tokens),
     BeamMagicSearch: Search(
         compete=beam_magic_search,
+        progress=beam_magic_progress,
         explain=explain_hypotheses,
         needs_memory=needs_memory,
         kept=lambda settings: settings.num_hypotheses,
     ),
     ContrastiveSearch: Search(
-        stream=lambda context, settings: magic_search(context, settings.magic), sees_pictures=False
+        stream=lambda context, settings: magic_search(context, settings.magic),
+        progress=lambda context, settings, count: magic_progress(context, settings.magic, count),
+        sees_pictures=False,
     ),
     Greedy: Search(
-        stream=lambda context, settings: magic_search(context, settings.magic), sees_pictures=False
+        stream=lambda context, settings: magic_search(context, settings.magic),
+        progress=lambda context, settings, count: magic_progress(context, settings.magic, count),
+        sees_pictures=False,
     ),
-    TopK: Search(stream=top_k_sampling, sees_pictures=False),
-    Nucleus: Search(stream=nucleus_sampling, sees_pictures=False),
+    TopK: Search(stream=top_k_sampling, progress=sampling_progress(top_k_sampling), sees_pictures=False),
+    Nucleus: Search(
+        stream=nucleus_sampling, progress=sampling_progress(nucleus_sampling), sees_pictures=False
+    ),
 }
 """Settings of :data:`magicap.decoding.settings.DECODINGS` to their searches."""
 

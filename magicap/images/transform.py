@@ -143,6 +143,13 @@ class PreparedImage:
     source: str
     """The picture's name for people."""
 
+    @property
+    def picture(self) -> Image:
+        """What is left of it, as RGB."""
+        from PIL.Image import fromarray
+
+        return fromarray(self.pixels.transpose(1, 2, 0))
+
 
 def _bytes_of(image: Image) -> torch.Tensor:
     """An RGB picture as bytes (3, H, W), channels last in memory."""

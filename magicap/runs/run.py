@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from magicap.captioners.decodings import keeping_hypotheses
 from magicap.captioners.provenance import Provenance
 from magicap.errors import BadImage, BadSettings, MagicapError, OutputFailed
 from magicap.images.transform import PreparedImage
@@ -318,14 +319,7 @@ def with_hypotheses(decoding: Any, settings: RunSettings) -> Any:
         BadSettings: it compares no whole captions.
     """
     wanted = max(settings.n, HYPOTHESES if settings.tags else 1)
-    if wanted == 1:
-        return decoding
-    if not hasattr(decoding, "num_hypotheses"):
-        option = "--tags" if settings.tags else "--n"
-        raise BadSettings(
-            f"{option} needs a decoding that compares whole captions, found {type(decoding).__name__}"
-        )
-    return replace(decoding, num_hypotheses=max(wanted, decoding.num_hypotheses))
+    return keeping_hypotheses(decoding, wanted, spelled="--tags" if settings.tags else "--n")
 
 
 def _is_skipped(row: Row) -> bool:

@@ -239,7 +239,6 @@ class FineGrainedScorer:
             cosines, nearest_texts, local(picture, nearest_texts), nearest_images, local(nearest_images, text)
         )
 
-    @torch.inference_mode()
     def align(self, image: ImageSource, text: str) -> Alignment:
         """How well each word fits each place of a picture; a word of several tokens is their mean.
 
@@ -247,12 +246,22 @@ class FineGrainedScorer:
             BadImage: the picture cannot be read.
         """
         picture = open_image(image)
-        pictures, texts = self.encode_images([picture]), self.encode_texts([text])
+        return self.align_pixels(self.scorer.pixels(picture), picture.size, text)
+
+    @torch.inference_mode()
+    def align_pixels(self, pixels: Tensor, size: tuple[int, int], text: str) -> Alignment:
+        """:meth:`align` of a picture as the scorer's ``pixels`` gives it.
+
+        Args:
+            pixels: (3, H, W) bytes.
+            size: width and height of the picture itself.
+        """
+        pictures, texts = self.encode_pixels(pixels[None]), self.encode_texts([text])
         cosines = texts.words[0] @ pictures.patches[0].T
         words = self.states.tokens_by_word(text)
         rows = [cosines[tokens].mean(dim=0).view(pictures.grid) for _, tokens in words]
         empty = cosines.new_empty(0, *pictures.grid)
-        seen = _seen(self.scorer.config["preprocess_cfg"], picture.size)
+        seen = _seen(self.scorer.config["preprocess_cfg"], size)
         return Alignment(tuple(word for word, _ in words), torch.stack(rows) if rows else empty, seen)
 
     def _fresh_heads(self) -> LocalHeads:

@@ -1,0 +1,155 @@
+"""``magicap serve``: a captioner over HTTP, with a page."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from magicap.captioners.presets import DEFAULT, DEFAULT_SUPERVISED, UNPAIRED
+from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.output import complain
+from magicap.commands.shared import load_captioner
+from magicap.errors import BadSettings
+from magicap.extras import require
+
+if TYPE_CHECKING:
+    from magicap.service.service import Service
+
+TOKEN = "MAGICAP_TOKEN"
+"""Environment variable that holds the token: a command line is seen by all users of a machine."""
+
+PRESETS = (DEFAULT, UNPAIRED, DEFAULT_SUPERVISED)
+"""What is offered where no ``--preset`` is given: all captioners that come with the package."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``magicap serve`` is to do."""
+
+    preset: Annotated[list[str] | None, About("NAME|FOLDER")] = None
+    """Offer this captioner, the first one by default; default: all that come with the package."""
+
+    index: Annotated[str | None, About("INDEX")] = None
+    """Search this index too, which 'magicap index' made with the scorer of the first captioner."""
+
+    host: Annotated[str, About("ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0: at all addresses of this machine."""
+
+    port: int = 8000
+    """Port to listen at; 0: any that is free."""
+
+    token: Annotated[str | None, About("TOKEN")] = None
+    """Answer only requests with this token; default: that of the environment variable MAGICAP_TOKEN, if
+    any."""
+
+    cors_origin: Annotated[list[str] | None, About("ORIGIN")] = None
+    """Let pages of this site ask, for example https://example.org."""
+
+    frame_ancestor: Annotated[list[str] | None, About("ORIGIN")] = None
+    """Let pages of this site show the service's page within theirs."""
+
+    queue: int = 256
+    """Pictures that may wait; requests that find no room are refused (429)."""
+
+    timeout: float = 30.0
+    """Seconds that an answer may take (else 504)."""
+
+    device: Annotated[str | None, About("NAME")] = None
+    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
+
+    dtype: Annotated[str, About("NAME")] = "float32"
+    """Precision of the models: float32, bfloat16 or float16."""
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "serve",
+        help="caption pictures over HTTP, with a page",
+        description="Serve captions over HTTP: a page at /, the API at /v1 (described at /openapi.json).\n"
+        "Ctrl-C or SIGTERM ends it once what it has begun is answered; a second one ends it at once.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser, options_of(Options))
+    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+
+
+def run(options: Options) -> int:
+    """Take the address, load the first captioner, then serve until a signal ends it."""
+    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+        require(package)
+    token = options.token or os.environ.get(TOKEN) or None
+    with _listening(options) as listener:
+        service = _service(options)
+        _log_requests()
+        host, port = listener.getsockname()[:2]
+        address = f"[{host}]" if ":" in host else host
+        if token is None and not ipaddress.ip_address(host).is_loopback:
+            complain(f"anyone who reaches port {port} of this machine may ask: set {TOKEN} to a token")
+        from magicap.service.app import create_app
+        from magicap.service.server import serve
+
+        app = create_app(
+            service,
+            token=token,
+            origins=options.cors_origin or (),
+            frames=options.frame_ancestor or (),
+        )
+        complain(f"serving at http://{address}:{port} (Ctrl-C ends it)")
+        serve(app, service, listener)
+    return 0
+
+
+def _listening(options: Options) -> socket.socket:
+    """A socket at the address, before anything is loaded: a port that is taken is said at once."""
+    if not 0 <= options.port <= 65535:
+        raise BadSettings(f"--port: expected 0 to 65535, found {options.port}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise BadSettings(
+            f"cannot listen at {options.host} port {options.port}: {error.strerror}; choose another --port"
+        ) from error
+    return listener
+
+
+def _service(options: Options) -> Service:
+    from magicap.captioners.zero_shot import Captioner
+    from magicap.service.index import ServedIndex
+    from magicap.service.limits import ServiceLimits
+    from magicap.service.presets import ServedPresets
+    from magicap.service.service import Service
+
+    limits = ServiceLimits(queue=options.queue, timeout=options.timeout)
+    presets = ServedPresets(
+        options.preset or PRESETS, lambda name: load_captioner(name, options.device, options.dtype)
+    )
+    index = None
+    if options.index is not None:
+        captioner = presets.get()
+        if not isinstance(captioner, Captioner):
+            raise BadSettings("--index needs a scorer: name a zero-shot captioner with --preset first")
+        index = ServedIndex.load(options.index, captioner.scorer)
+    return Service(presets, limits, index)
+
+
+def _log_requests() -> None:
+    """A line a request on stderr: id, method, path, status, seconds."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("magicap.service", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.getLogger("magicap.service").setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

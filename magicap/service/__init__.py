@@ -1,0 +1,1 @@
+"""A captioner over HTTP: the application, the queue that batches its requests, its limits, and its page."""

@@ -1,0 +1,156 @@
+"""Concurrent requests searched together: one thread runs the models, and takes what waits as batches."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Protocol
+
+from magicap.errors import MagicapError
+from magicap.images.transform import PreparedImage
+from magicap.service.errors import busy, stopping
+
+_LOG = logging.getLogger(__name__)
+_SMOOTHING = 0.2  # weight of the newest batch in the mean time of a job
+
+
+class Work(Protocol):
+    """What is to be done with pictures. Jobs of equal works are done together."""
+
+    def __hash__(self) -> int: ...
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[Any]:
+        """The results of jobs, one each; an exception instead of a result fails its job alone."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One picture, or another input, and what is to be done with it."""
+
+    work: Work
+    image: PreparedImage | None = None
+    seed: int = 0
+    tell: Callable[[Any], None] = lambda event: None
+    """Called by the worker with what there is to tell before the result."""
+
+    future: Future[Any] = field(default_factory=Future)
+    is_unwanted: bool = False
+    """Whether whoever asked has left: its result goes nowhere."""
+
+
+class BatchingQueue:
+    """Jobs in the order in which they came, done in batches by a thread of its own.
+
+    A batch is the oldest job and those of the same work behind it: as many as wait, so that an idle service
+    answers at once and a busy one computes together.
+
+    Args:
+        most: jobs that may wait.
+        batch_size: jobs that are done together.
+        on_batch: told the number of jobs of each batch and the seconds that it took.
+    """
+
+    def __init__(
+        self, most: int, batch_size: int, on_batch: Callable[[int, float], None] = lambda count, seconds: None
+    ) -> None:
+        self._most, self._batch_size, self._on_batch = most, batch_size, on_batch
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._seconds_a_job = 0.1
+        self._thread = threading.Thread(target=self._work, name="magicap-models", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Jobs that wait."""
+        return len(self._jobs)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Have jobs done: all of them, or none.
+
+        Raises:
+            ServiceError: there is no room for them, or the queue is closed.
+        """
+        with self._changed:
+            if self._is_closed:
+                raise stopping()
+            if len(self._jobs) + len(jobs) > self._most:
+                raise busy(self.wait)
+            self._jobs.extend(jobs)
+            self._changed.notify()
+
+    @property
+    def wait(self) -> int:
+        """Whole seconds until what waits now is done, as far as that can be said."""
+        return max(1, ceil(len(self._jobs) * self._seconds_a_job))
+
+    def require_room(self) -> None:
+        """Refuse early, before a body is read.
+
+        Raises:
+            ServiceError: there is no room for a job.
+        """
+        if len(self._jobs) >= self._most:
+            raise busy(self.wait)
+
+    def withdraw(self, jobs: Sequence[Job]) -> None:
+        """Give up the places of jobs whose results nobody wants any more."""
+        with self._changed:
+            for job in jobs:
+                job.is_unwanted = True
+                if job in self._jobs:
+                    self._jobs.remove(job)
+
+    def close(self) -> None:
+        """Take no more jobs, and end the thread once those that wait are done."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (batch := self._next()) is not None:
+            start = time.monotonic()
+            _run(batch)
+            seconds = time.monotonic() - start
+            self._seconds_a_job += _SMOOTHING * (seconds / len(batch) - self._seconds_a_job)
+            self._on_batch(len(batch), seconds)
+
+    def _next(self) -> list[Job] | None:
+        """The oldest job with those that go with it; None: the queue is closed and empty."""
+        with self._changed:
+            while not self._jobs:
+                if self._is_closed:
+                    return None
+                self._changed.wait()
+            work = self._jobs[0].work
+            batch = [job for job in self._jobs if job.work == work][: self._batch_size]
+            chosen = set(batch)
+            self._jobs = deque(job for job in self._jobs if job not in chosen)
+            return batch
+
+
+def _run(batch: list[Job]) -> None:
+    """Do the jobs of a batch and give each its result or its error."""
+    try:
+        results: Sequence[Any] = batch[0].work.run(batch)
+    except Exception as error:
+        if len(batch) == 1:
+            batch[0].future.set_exception(error)
+            return
+        if not isinstance(error, MagicapError):
+            _LOG.exception("a batch of %d failed; its jobs are tried one by one", len(batch))
+        for job in batch:
+            _run([job])
+        return
+    for job, result in zip(batch, results, strict=True):
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)

@@ -1,0 +1,93 @@
+"""The captioners that a service offers, each loaded when it is first asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from magicap.captioners.folder import SUPERVISED, ZERO_SHOT, kind_of
+from magicap.captioners.load import load_captioner
+from magicap.captioners.presets import PRESETS
+from magicap.decoding.settings import DECODINGS
+from magicap.service.errors import ServiceError
+from magicap.settings_io import to_dict
+from magicap.supervised.settings import SUPERVISED_DECODINGS
+
+if TYPE_CHECKING:
+    from magicap.captioners.load import AnyCaptioner
+
+KNOWN_DECODINGS = {**DECODINGS, **SUPERVISED_DECODINGS}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A captioner that a service offers."""
+
+    name: str
+    kind: str
+    origin: str
+    licence: str
+
+
+class ServedPresets:
+    """Captioners by name.
+
+    Args:
+        names: presets or captioners' folders; the first is the default and loaded at once.
+        load: gives a captioner by its name.
+
+    Raises:
+        ModelNotFound, BadModel: as of :func:`magicap.load_captioner`, of the first.
+    """
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], AnyCaptioner] = load_captioner) -> None:
+        self._load, self._lock = load, threading.Lock()
+        self._folders = {_shown_name(name): name for name in names}
+        self.offers = [_offer(shown, name) for shown, name in self._folders.items()]
+        self.default = self.offers[0].name
+        self._loaded: dict[str, AnyCaptioner] = {}
+        self.get(self.default)
+
+    def get(self, name: str | None = None) -> AnyCaptioner:
+        """The captioner of a name; None: the default. Loading it takes seconds the first time.
+
+        Raises:
+            ServiceError: none of that name is offered.
+        """
+        name = name or self.default
+        if name not in self._folders:
+            raise ServiceError(
+                422, "preset", f"expected one of the presets {', '.join(self._folders)}, found another"
+            )
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._load(self._folders[name])
+            return self._loaded[name]
+
+    def is_loaded(self, name: str) -> bool:
+        return name in self._loaded
+
+    def decoding(self, name: str) -> dict[str, Any] | None:
+        """How a captioner that is loaded searches by default."""
+        captioner = self._loaded.get(name)
+        return None if captioner is None else decoding_settings(captioner.decoding)
+
+
+def decoding_settings(decoding: Any) -> dict[str, Any]:
+    """A decoding's kind and settings."""
+    return to_dict(decoding, KNOWN_DECODINGS)
+
+
+def _shown_name(name: str) -> str:
+    """A preset's name, or the last part of a folder's: the rest is nobody's business."""
+    return name if name in PRESETS else name.rstrip("/").rpartition("/")[2]
+
+
+def _offer(shown: str, name: str) -> Offer:
+    kind = SUPERVISED if kind_of(name) == SUPERVISED else ZERO_SHOT
+    preset = PRESETS.get(name)
+    if preset is None:
+        return Offer(shown, kind, "a captioner's folder", "as its model card says")
+    return Offer(shown, kind, preset.origin, preset.licence)

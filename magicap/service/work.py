@@ -1,0 +1,111 @@
+"""What the worker thread does with a batch of pictures: caption, caption and tell, explain, search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from magicap.captioners.supervised import SupervisedCaptioner
+from magicap.captioners.zero_shot import Captioner
+from magicap.results import Caption
+
+if TYPE_CHECKING:
+    from magicap.captioners.base import BaseCaptioner
+    from magicap.explanations.attention import AttentionExplanation
+    from magicap.images.transform import PreparedImage
+    from magicap.models.fine_grained.scorer import Alignment
+    from magicap.retrieval.index import RetrievalIndex
+    from magicap.retrieval.items import Match
+    from magicap.service.batching import Job
+
+
+@dataclass(frozen=True)
+class CaptionWork:
+    """Caption pictures."""
+
+    captioner: BaseCaptioner[Any] = field(repr=False)
+    decoding: Any
+
+    def run(self, jobs: Sequence[Job]) -> list[Caption]:
+        return self.captioner.caption_batch(_images(jobs), self.decoding, seeds=[job.seed for job in jobs])
+
+
+@dataclass(frozen=True)
+class ProgressWork:
+    """Caption pictures, and tell each job after every token what competes: a position and competitors."""
+
+    captioner: BaseCaptioner[Any] = field(repr=False)
+    decoding: Any
+    candidates: int
+
+    def run(self, jobs: Sequence[Job]) -> list[Caption]:
+        progress = self.captioner.caption_batch_with_progress(
+            _images(jobs), self.decoding, seeds=[job.seed for job in jobs], candidates=max(1, self.candidates)
+        )
+        position = 0
+        while True:
+            try:
+                competing = next(progress)
+            except StopIteration as end:
+                captions: list[Caption] = end.value
+                return captions
+            if all(job.is_unwanted for job in jobs):
+                progress.close()
+                return [Caption("")] * len(jobs)
+            for row, competitors in competing:
+                jobs[row].tell((position, competitors))
+            position += 1
+
+
+@dataclass(frozen=True)
+class AlignWork:
+    """Where in pictures the words of their captions sit; None for a captioner without a fine-grained part."""
+
+    captioner: Captioner = field(repr=False)
+    text: str
+
+    def run(self, jobs: Sequence[Job]) -> list[Alignment | None]:
+        scorer = self.captioner.fine_grained
+        if scorer is None:
+            return [None] * len(jobs)
+        return [
+            scorer.align_pixels(torch.from_numpy(image.pixels), (image.width, image.height), self.text)
+            for image in _images(jobs)
+        ]
+
+
+@dataclass(frozen=True)
+class AttentionWork:
+    """Captions of a supervised captioner with the decoder's attention at each word."""
+
+    captioner: SupervisedCaptioner = field(repr=False)
+    decoding: Any
+
+    def run(self, jobs: Sequence[Job]) -> list[AttentionExplanation]:
+        return [
+            self.captioner.explain(image, self.decoding, seed=job.seed)
+            for image, job in zip(_images(jobs), jobs, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class SearchWork:
+    """What an index holds that is nearest to a sentence, or to pictures."""
+
+    index: RetrievalIndex = field(repr=False)
+    top: int
+    text: str | None = None
+
+    def run(self, jobs: Sequence[Job]) -> list[Sequence[Match]]:
+        if self.text is not None:
+            return [matches for _ in jobs for matches in self.index.search_texts([self.text], self.top)]
+        pixels = torch.stack([torch.from_numpy(image.pixels) for image in _images(jobs)])
+        return list(self.index.search(self.index.scorer.encode_pixels(pixels), self.top))
+
+
+def _images(jobs: Sequence[Job]) -> list[PreparedImage]:
+    """The jobs' pictures; works that need one are given to jobs that have one."""
+    return [job.image for job in jobs if job.image is not None]
