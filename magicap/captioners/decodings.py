@@ -44,7 +44,7 @@ def decoding_with(
     preset: str,
     spelled: Callable[[str], str] = str,
 ) -> Any:
-    """The captioner's decoding, or another at its own defaults, with some settings replaced.
+    """The captioner's own decoding, or one of another kind at its defaults, with some settings replaced.
 
     Args:
         decoding: a name of :data:`magicap.decoding.settings.DECODINGS`; None takes the captioner's own.
@@ -65,7 +65,8 @@ def decoding_with(
             raise BadSettings(
                 f"{spelled('decoding')}: {preset} is a supervised captioner, which has one of its own"
             )
-        chosen = DECODINGS[decoding]()
+        if type(chosen) is not DECODINGS[decoding]:
+            chosen = DECODINGS[decoding]()
     known = {setting.name for setting in fields(chosen)}
     if unknown := [spelled(name) for name in settings if name not in known]:
         accepted = ", ".join(spelled(name) for name in SEARCH_SETTINGS if name in known)

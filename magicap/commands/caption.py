@@ -77,7 +77,7 @@ class Options:
     """Draw why one picture has its caption, what competed or the attention: a .png, .svg or .pdf file."""
 
     decoding: Annotated[str | None, About(choices=sorted(DECODINGS))] = None
-    """How to search, at that search's own defaults; default: the captioner's own."""
+    """How to search; of another kind than the captioner's own, at that search's defaults."""
 
 
 def add(commands: Any) -> None:

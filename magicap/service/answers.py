@@ -139,7 +139,7 @@ class PresetAnswer(BaseModel):
     licence: str
     loaded: bool
     default: bool
-    decoding: dict[str, Any] | None
+    decoding: dict[str, Any]
     decodings: list[str]
 
 

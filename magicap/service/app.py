@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from magicap.service.answers import StateAnswer
 from magicap.service.chat import chat_routes
-from magicap.service.errors import ServiceError, stopping, unexpected
+from magicap.service.errors import ServiceError, stopping
 from magicap.service.middleware import Frontier, Guard, error_response, request_id_of
 from magicap.service.routes import routes
 from magicap.service.search import search_routes
@@ -106,8 +106,3 @@ def _add_error_handlers(app: FastAPI) -> None:
         )
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    async def fault(request: Request, error: Exception) -> JSONResponse:
-        request_id = request_id_of(request)
-        return error_response(unexpected(error, request_id), request_id)

@@ -46,7 +46,7 @@ def chat_routes(service: Service) -> APIRouter:
     """The routes of the OpenAI form."""
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-    @router.post("/chat/completions", **documents.CHAT)
+    @router.post("/chat/completions", **documents.chat(ChatRequest))
     async def chat(request: Request) -> Response:
         """Caption the pictures of a chat's last message that has any, given as data: addresses."""
         service.require_room()

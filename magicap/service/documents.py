@@ -14,10 +14,10 @@ _PICTURE = (  # 4 x 4 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mO0qTjBAANMDEgANwcASrABhBlFiWgAAAAASUVORK5CYII="
 )
 _ERRORS = {
+    400: "The form is damaged",
     401: "The token is missing or wrong",
     403: "A page of another site asks",
     404: "There is no such thing",
-    408: "The body came too slowly",
     413: "The body, or a picture, is too large",
     415: "A body or a picture of a kind that is not read",
     422: "Fields, settings or a picture are not as they should be",
@@ -32,7 +32,7 @@ def _errors(*left_out: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"model": ErrorAnswer, "description": text}
         for status, text in _ERRORS.items()
-        if status not in (408, *left_out)
+        if status not in left_out
     }
 
 
@@ -43,7 +43,13 @@ def _body(
     schema = fields.model_json_schema()
     form, as_json = copy.deepcopy(schema), copy.deepcopy(schema)
     file = {"type": "string", "format": "binary"}
-    encoded = {"type": "string", "format": "byte", "description": "In base64, or as a data: address."}
+    encoded: dict[str, Any] = {
+        "type": "string",
+        "format": "byte",
+        "description": "In base64, or a data: address.",
+    }
+    if not needs_image:
+        encoded["type"] = ["string", "null"]
     form["properties"]["image"] = {"type": "array", "items": file, "maxItems": 16} if many else file
     as_json["properties"]["image"] = encoded
     if many:
@@ -64,7 +70,6 @@ _EVENTS = {
     "description": "Events: start, token or hypotheses, caption, alignment; error ends the stream.",
     "content": {
         "text/event-stream": {
-            "schema": {"type": "string"},
             "example": 'event: token\ndata: {"position": 0, "text": "A", "token": "A"}\n\n',
         }
     },
@@ -89,44 +94,27 @@ SEARCH: dict[str, Any] = {
 PRESETS: dict[str, Any] = {
     "responses": {status: error for status, error in _errors().items() if status == 401}
 }
-CHAT: dict[str, Any] = {
-    "responses": _errors(404),
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["messages"],
-                        "properties": {
-                            "model": {"type": "string", "maxLength": 200},
-                            "n": {"type": "integer", "minimum": 1, "maximum": 20},
-                            "stream": {"type": "boolean"},
-                            "messages": {
-                                "type": "array",
-                                "minItems": 1,
-                                "items": {"type": "object", "properties": {"role": {"type": "string"}}},
-                            },
-                        },
-                    },
-                    "example": {
-                        "model": "embedded",
-                        "messages": [
-                            {
-                                "role": "user",
-                                "content": [
-                                    {"type": "text", "text": "What is in this picture?"},
-                                    {
-                                        "type": "image_url",
-                                        "image_url": {"url": f"data:image/png;base64,{_PICTURE}"},
-                                    },
-                                ],
-                            }
-                        ],
-                    },
-                }
-            },
+_CHAT_EXAMPLE = {
+    "model": "embedded",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is in this picture?"},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_PICTURE}"}},
+            ],
         }
-    },
+    ],
 }
+
+
+def chat(fields: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of the route of the OpenAI form, whose body is JSON alone."""
+    schema = fields.model_json_schema()
+    schema["properties"]["messages"]["items"] = schema.pop("$defs")["ChatMessage"]
+    body = {"schema": schema, "example": _CHAT_EXAMPLE}
+    answers = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}
+    return {
+        "responses": {**_errors(404), 200: {"description": "As OpenAI's API answers", "content": answers}},
+        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": body}}},
+    }

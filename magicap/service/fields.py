@@ -28,8 +28,8 @@ class Asked(BaseModel):
     decoding: str | None = Field(
         None,
         max_length=40,
-        description="How to search, at that search's own defaults: beam-magic, magic, contrastive, greedy, "
-        "top-k or nucleus; default: the captioner's own.",
+        description="How to search: beam-magic, magic, contrastive, greedy, top-k or nucleus, at that "
+        "search's defaults; of the captioner's own kind, and by default, with its own settings.",
     )
     n: int | None = Field(
         None, ge=1, le=MOST_CAPTIONS, description="How many captions of each picture, the best first."

@@ -21,7 +21,7 @@ class Figures:
     """Counts of requests and pictures, times, and the queue's length."""
 
     def __init__(self, waiting: Callable[[], float]) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.requests = Counter(

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magicap.service.answers import ErrorAnswer, ErrorDetail
-from magicap.service.errors import ServiceError, busy, too_large, unauthorized
+from magicap.service.errors import ServiceError, busy, too_large, unauthorized, unexpected
 from magicap.service.figures import Figures
 from magicap.service.limits import ServiceLimits
 
@@ -70,6 +70,10 @@ class Frontier:
 
         try:
             await self._app(scope, receive, with_headers)
+        except Exception as error:
+            response = error_response(unexpected(error, request_id), request_id)
+            if not status:  # else the connection ends where the answer broke off
+                await response(scope, receive, with_headers)
         finally:
             seconds = time.monotonic() - start
             path = _path(scope)
@@ -133,7 +137,7 @@ class Guard:
         is_open = path in _OPEN or path.startswith("/page/")
         if self._token is not None and not is_open:
             kind, _, token = headers.get("authorization", "").partition(" ")
-            is_right = hmac.compare_digest(token.strip().encode(), self._token)
+            is_right = hmac.compare_digest(token.strip().encode("latin-1"), self._token)
             if kind.lower() != "bearer" or not is_right:
                 raise unauthorized()
         origin = headers.get("origin")

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from magicap.captioners.folder import SUPERVISED, ZERO_SHOT, kind_of
+from magicap.captioners.folder import SUPERVISED, captioner_folder, kind_of, read_settings
 from magicap.captioners.load import load_captioner
 from magicap.captioners.presets import PRESETS
-from magicap.decoding.settings import DECODINGS
+from magicap.captioners.sources import sources_of
+from magicap.decoding.settings import DECODINGS, MagicSearch
 from magicap.service.errors import ServiceError
-from magicap.settings_io import to_dict
+from magicap.settings_io import from_dict, to_dict
 from magicap.supervised.settings import SUPERVISED_DECODINGS
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Offer:
     kind: str
     origin: str
     licence: str
+    decoding: dict[str, Any]
+    """How it searches by default."""
 
 
 class ServedPresets:
@@ -69,11 +72,6 @@ class ServedPresets:
     def is_loaded(self, name: str) -> bool:
         return name in self._loaded
 
-    def decoding(self, name: str) -> dict[str, Any] | None:
-        """How a captioner that is loaded searches by default."""
-        captioner = self._loaded.get(name)
-        return None if captioner is None else decoding_settings(captioner.decoding)
-
 
 def decoding_settings(decoding: Any) -> dict[str, Any]:
     """A decoding's kind and settings."""
@@ -86,8 +84,12 @@ def _shown_name(name: str) -> str:
 
 
 def _offer(shown: str, name: str) -> Offer:
-    kind = SUPERVISED if kind_of(name) == SUPERVISED else ZERO_SHOT
-    preset = PRESETS.get(name)
-    if preset is None:
-        return Offer(shown, kind, "a captioner's folder", "as its model card says")
-    return Offer(shown, kind, preset.origin, preset.licence)
+    kind, folder = kind_of(name), captioner_folder(name)
+    if kind == SUPERVISED and folder is not None:
+        decoding = from_dict(read_settings(folder).decoding, SUPERVISED_DECODINGS)
+    else:
+        decoding = sources_of(name).decoding or MagicSearch()
+    origin, licence = "a captioner's folder", "as its model card says"
+    if name in PRESETS:
+        origin, licence = PRESETS[name].origin, PRESETS[name].licence
+    return Offer(shown, kind, origin, licence, decoding_settings(decoding))

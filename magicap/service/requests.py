@@ -87,7 +87,7 @@ async def receive(
         raise ServiceError(
             422, "images", "expected a picture as the file 'image' of a form, or in JSON; found none"
         )
-    return Received(checked(fields, values), images)
+    return Received(checked(fields, values, are_typed=kind == _JSON), images)
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -105,14 +105,17 @@ def parsed(body: bytes) -> dict[str, Any]:
     return value
 
 
-def checked(model: type[FieldsT], values: Mapping[str, Any]) -> FieldsT:
+def checked(model: type[FieldsT], values: Mapping[str, Any], *, are_typed: bool = True) -> FieldsT:
     """Fields as they must be.
+
+    Args:
+        are_typed: whether they have types, as JSON has and forms have not.
 
     Raises:
         ServiceError: they are not; the message names fields, but not what they held.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, strict=are_typed)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])[:_SHOWN] or "body"

@@ -126,7 +126,6 @@ def routes(service: Service) -> APIRouter:
                 **asdict(offer),
                 loaded=served.is_loaded(offer.name),
                 default=offer.name == served.default,
-                decoding=served.decoding(offer.name),
                 decodings=list(DECODINGS) if offer.kind == ZERO_SHOT else [],
             )
             for offer in served.offers

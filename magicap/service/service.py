@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
     from magicap.service.index import ServedIndex
 
-_READERS = 2  # processes: one may be busy with a picture that takes its whole time
+READERS = 2
+"""Processes that read pictures: one may be busy with a picture that takes its whole time."""
+
 _ON_GPU = 64
 
 
@@ -38,6 +39,7 @@ class Service:
         presets: the captioners.
         limits: what requests may cost.
         index: what ``/v1/search`` searches.
+        readers: processes that read pictures; 0: a thread of this process does, without a time limit.
 
     Attributes:
         is_stopping: whether new work is refused.
@@ -48,13 +50,14 @@ class Service:
         presets: ServedPresets,
         limits: ServiceLimits,
         index: ServedIndex | None = None,
+        readers: int = READERS,
     ) -> None:
         self.presets, self.limits, self.index = presets, limits, index
         self.is_stopping = False
         self.figures = Figures(lambda: len(self.queue))
         on_gpu = presets.get().device.type == "cuda"
         self.queue = BatchingQueue(limits.queue, _ON_GPU if on_gpu else ON_CPU, self.figures.on_batch)
-        self._readers = ReaderPool(min(_READERS, os.cpu_count() or 1), limits.image_timeout)
+        self._readers = ReaderPool(readers, limits.image_timeout)
 
     def close(self) -> None:
         """Finish what waits, and end threads and processes."""
