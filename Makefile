@@ -30,7 +30,7 @@ DEV := .venv/.dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help caption test test-slow fuzz golden checksums embedded-dry-run docs lint format types constraints clean distclean
+.PHONY: help caption serve test test-slow fuzz fuzz-service golden checksums embedded-dry-run docs lint format types constraints clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ help: ## show this list
 caption: export MAGICAP_IMAGE = $(value IMAGE)
 caption: $(CORE) ## caption a picture: IMAGE=photo.jpg
 	@.venv/bin/magicap caption $(ARGS) "$$MAGICAP_IMAGE"
+
+serve: $(DEV) ## serve captions over HTTP, with a page: ARGS="--port 8080"
+	@.venv/bin/magicap serve $(ARGS)
 
 test: $(DEV) ## run the tests: offline, on the CPU; those that need data if MAGICAP_DATA (or ../shared/data) is there
 	@data="$${MAGICAP_DATA:-../shared/data}"; \
@@ -51,6 +54,10 @@ test-slow: ## run the tests that take minutes
 fuzz: $(DEV) ## read 5,000 changed pictures and 2,000 other changed files, with limits: SEED=2 ARGS="--others 10000"
 	@HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=tests \
 	.venv/bin/python -m fuzz.run --seed $(SEED) $(ARGS)
+
+fuzz-service: $(DEV) ## 2,000 changed uploads to the service, and as many requests drawn from its OpenAPI: SEED=2
+	@HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= PYTHONPATH=tests \
+	.venv/bin/python -m fuzz.service --seed $(SEED) $(ARGS)
 
 golden: $(DEV) ## write what tests/test_golden.py compares with: ARGS="--only flickr8k" after a change of weights
 	@data="$${MAGICAP_DATA:-../shared/data}"; \

@@ -113,8 +113,8 @@ def request(picture: bytes, decoding: str) -> bytes:
 def is_same(body: bytes, alone: bytes) -> bool:
     """Whether an answer is the one that came when nobody else asked."""
     result, expected = json.loads(body)["results"][0], json.loads(alone)["results"][0]
-    near = [abs((result[name] or 0) - (expected[name] or 0)) < TOLERANCE for name in ("score", "confidence")]
-    return result["captions"] == expected["captions"] and all(near)
+    agree = [abs((result[name] or 0) - (expected[name] or 0)) < TOLERANCE for name in ("score", "confidence")]
+    return result["captions"] == expected["captions"] and all(agree)
 
 
 class Service:
@@ -232,15 +232,19 @@ async def trial(config: Config) -> dict[str, str]:
     say("start to first answer", f"{await service.first_answer(requests[0]):.1f} s")
     client = Client(service.port)
     alone = [(await client.post(one))[1] for one in requests]
-    memory, before = service.memory(), own_rate(captioner, paths, config.decoding)
-    start = time.monotonic()
-    done = await load(service, requests, alone, config.clients, config.seconds)
+    before = own_rate(captioner, paths, config.decoding)
+    start, sizes = time.monotonic(), [service.memory()]
+    asking = asyncio.create_task(load(service, requests, alone, config.clients, config.seconds))
+    while not asking.done():
+        await asyncio.wait({asking}, timeout=config.seconds / 4)
+        sizes.append(service.memory())
+    done = await asking
     rate = done.answers / (time.monotonic() - start)
     after = own_rate(captioner, paths, config.decoding)
     say(f"{config.clients} clients", f"{done}; {done.latency()}")
     share = rate / ((before + after) / 2)
     say("rate", f"{rate:.1f} pictures/s, own batches {before:.1f} and {after:.1f}: {share:.0%}")
-    say("memory", f"{memory:.0f} MiB before, {service.memory():.0f} MiB after")
+    say("memory in MiB, before and in quarters", ", ".join(f"{size:.0f}" for size in sizes))
     waited, left = await leaving(service, requests, 100)
     say("100 clients that leave", f"{waited:.0f} waited, {left:.0f} after they left")
     say("400 clients", f"{await load(service, requests, alone, 400, 10)}; {service.memory():.0f} MiB")

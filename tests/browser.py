@@ -1,4 +1,4 @@
-"""Debian's browser, driven by playwright, for tests of the service's page and for pictures of it in the docs."""
+"""Debian's browser, driven by playwright, for tests of the service's page and pictures of it in the docs."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def decoding_with(
     settings: Mapping[str, Any],
     *,
     preset: str,
-    spelled: Callable[[str], str] = str,
+    option_name: Callable[[str], str] = str,
 ) -> Any:
     """The captioner's own decoding, or one of another kind at its defaults, with some settings replaced.
 
@@ -50,7 +50,7 @@ def decoding_with(
         decoding: a name of :data:`magicap.decoding.settings.DECODINGS`; None takes the captioner's own.
         settings: values by the names of the decoding's fields.
         preset: the captioner's name for people.
-        spelled: how the name of a setting is written where it was given.
+        option_name: how the name of a setting is written where it was given.
 
     Raises:
         BadSettings: a setting that the decoding does not have, or a value out of range.
@@ -59,17 +59,17 @@ def decoding_with(
     if decoding is not None:
         if decoding not in DECODINGS:
             raise BadSettings(
-                f"{spelled('decoding')}: expected one of {', '.join(DECODINGS)}, found another name"
+                f"{option_name('decoding')}: expected one of {', '.join(DECODINGS)}, found another name"
             )
         if type(chosen) not in DECODINGS.values():
             raise BadSettings(
-                f"{spelled('decoding')}: {preset} is a supervised captioner, which has one of its own"
+                f"{option_name('decoding')}: {preset} is a supervised captioner, which has one of its own"
             )
         if type(chosen) is not DECODINGS[decoding]:
             chosen = DECODINGS[decoding]()
     known = {setting.name for setting in fields(chosen)}
-    if unknown := [spelled(name) for name in settings if name not in known]:
-        accepted = ", ".join(spelled(name) for name in SEARCH_SETTINGS if name in known)
+    if unknown := [option_name(name) for name in settings if name not in known]:
+        accepted = ", ".join(option_name(name) for name in SEARCH_SETTINGS if name in known)
         raise BadSettings(
             f"{', '.join(unknown)}: this captioner's decoding is {type(chosen).__name__}, which has "
             f"{accepted}; leave the others out"
@@ -77,11 +77,11 @@ def decoding_with(
     return replace(chosen, **settings)
 
 
-def keeping_hypotheses(decoding: Any, wanted: int, *, spelled: str) -> Any:
+def keeping_hypotheses(decoding: Any, wanted: int, *, option: str) -> Any:
     """A decoding that keeps at least so many hypotheses with a caption.
 
     Args:
-        spelled: the option that asks for them, as it was written.
+        option: the option that asks for them, as it was written.
 
     Raises:
         BadSettings: it compares no whole captions.
@@ -90,6 +90,6 @@ def keeping_hypotheses(decoding: Any, wanted: int, *, spelled: str) -> Any:
         return decoding
     if not hasattr(decoding, "num_hypotheses"):
         raise BadSettings(
-            f"{spelled} needs a decoding that compares whole captions, found {type(decoding).__name__}"
+            f"{option} needs a decoding that compares whole captions, found {type(decoding).__name__}"
         )
     return replace(decoding, num_hypotheses=max(wanted, decoding.num_hypotheses))

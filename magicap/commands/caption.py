@@ -143,7 +143,7 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
 def _captioner(options: Options, settings: Mapping[str, Any]) -> AnyCaptioner:
     captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
     captioner.decoding = decoding_with(
-        captioner, options.decoding, settings, preset=options.preset, spelled=flag
+        captioner, options.decoding, settings, preset=options.preset, option_name=flag
     )
     return captioner
 

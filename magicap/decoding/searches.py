@@ -58,7 +58,7 @@ class Search:
     """Compares whole captions, and tells what judged them."""
 
     progress: Callable[[DecodingContext, Any, int], CaptionProgress] | None = None
-    """Captions pictures and tells after each token the best so many that compete."""
+    """Captions pictures and reports after each token the best so many that compete."""
 
     explain: Explain | None = None
     """Captions one picture and shows what competed."""
@@ -108,12 +108,12 @@ class Search:
 
 def magic_progress(context: DecodingContext, settings: MagicSearch, count: int) -> CaptionProgress:
     """Magic search, with the ``count`` best candidates of each step."""
-    taken: list[list[tuple[int, Step]]] = []
+    chosen: list[list[tuple[int, Step]]] = []
     for time_step in magic_time_steps(context, settings, top_n=count):
         best = time_step.best(context.language_model, count)
-        taken.append([(row, steps[0]) for row, steps in zip(time_step.rows, best, strict=True)])
+        chosen.append([(row, steps[0]) for row, steps in zip(time_step.rows, best, strict=True)])
         yield [(row, tuple(steps)) for row, steps in zip(time_step.rows, best, strict=True)]
-    return captions_from_steps(context, iter(taken))
+    return captions_from_steps(context, iter(chosen))
 
 
 def beam_magic_progress(context: DecodingContext, settings: BeamMagicSearch, count: int) -> CaptionProgress:
@@ -133,11 +133,11 @@ def sampling_progress(
     """A search that samples, with the tokens that it sampled: nothing else competes."""
 
     def progress(context: DecodingContext, settings: Any, _: int) -> CaptionProgress:
-        taken = []
+        chosen = []
         for batch in sample(context, settings):
-            taken.append(batch)
+            chosen.append(batch)
             yield [(row, (step,)) for row, step in batch]
-        return captions_from_steps(context, iter(taken))
+        return captions_from_steps(context, iter(chosen))
 
     return progress
 

@@ -319,7 +319,7 @@ def with_hypotheses(decoding: Any, settings: RunSettings) -> Any:
         BadSettings: it compares no whole captions.
     """
     wanted = max(settings.n, HYPOTHESES if settings.tags else 1)
-    return keeping_hypotheses(decoding, wanted, spelled="--tags" if settings.tags else "--n")
+    return keeping_hypotheses(decoding, wanted, option="--tags" if settings.tags else "--n")
 
 
 def _is_skipped(row: Row) -> bool:

@@ -20,8 +20,8 @@ _LOG = logging.getLogger(__name__)
 _SMOOTHING = 0.2  # weight of the newest batch in the mean time of a job
 
 
-class Work(Protocol):
-    """What is to be done with pictures. Jobs of equal works are done together."""
+class Task(Protocol):
+    """What is to be done with pictures. Jobs of equal tasks are done together."""
 
     def __hash__(self) -> int: ...
 
@@ -33,11 +33,11 @@ class Work(Protocol):
 class Job:
     """One picture, or another input, and what is to be done with it."""
 
-    work: Work
+    task: Task
     image: PreparedImage | None = None
     seed: int = 0
-    tell: Callable[[Any], None] = lambda event: None
-    """Called by the worker with what there is to tell before the result."""
+    report: Callable[[Any], None] = lambda event: None
+    """Called by the worker with what there is to report before the result."""
 
     future: Future[Any] = field(default_factory=Future)
     is_unwanted: bool = False
@@ -47,7 +47,7 @@ class Job:
 class BatchingQueue:
     """Jobs in the order in which they came, done in batches by a thread of its own.
 
-    A batch is the oldest job and those of the same work behind it: as many as wait, so that an idle service
+    A batch is the oldest job and those of the same task behind it: as many as wait, so that an idle service
     answers at once and a busy one computes together.
 
     Args:
@@ -129,8 +129,8 @@ class BatchingQueue:
                 if self._is_closed:
                     return None
                 self._changed.wait()
-            work = self._jobs[0].work
-            batch = [job for job in self._jobs if job.work == work][: self._batch_size]
+            task = self._jobs[0].task
+            batch = [job for job in self._jobs if job.task == task][: self._batch_size]
             chosen = set(batch)
             self._jobs = deque(job for job in self._jobs if job not in chosen)
             return batch
@@ -139,7 +139,7 @@ class BatchingQueue:
 def _run(batch: list[Job]) -> None:
     """Do the jobs of a batch and give each its result or its error."""
     try:
-        results: Sequence[Any] = batch[0].work.run(batch)
+        results: Sequence[Any] = batch[0].task.run(batch)
     except Exception as error:
         if len(batch) == 1:
             batch[0].future.set_exception(error)

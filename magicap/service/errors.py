@@ -70,6 +70,6 @@ def timed_out(seconds: float) -> ServiceError:
 
 
 def unexpected(error: Exception, request_id: str) -> ServiceError:
-    """What the client is told of a fault of ours; the log has the rest."""
+    """What a client gets to know of a fault of ours; the log has the rest."""
     _LOG.error("%s failed", request_id, exc_info=error)
     return ServiceError(500, "internal", "something failed here; the log says what, by the request's id")

@@ -59,17 +59,17 @@ Fields: Any = create_model("Fields", __base__=Asked, **_SETTINGS)
 
 
 class ProgressFields(Fields):  # type: ignore[misc]
-    """What a request to caption a picture and tell of it may say."""
+    """What a request for a caption with its progress may say."""
 
     candidates: int = Field(
         COMPETITORS,
         ge=0,
         le=MOST_CANDIDATES,
-        description="How many candidates of each token are told; of hypotheses at least one is.",
+        description="How many candidates of each token are reported; of hypotheses at least one is.",
     )
     alignment: bool = Field(
         False,
-        description="Tell also where in the picture the words of the caption sit, if the captioner can.",
+        description="Report also where in the picture the words of the caption sit, if the captioner can.",
     )
 
 

@@ -1,4 +1,4 @@
-"""``/v1``: captions, captions with what is told of them on the way, explanations, presets, search."""
+"""``/v1``: captions, captions with their progress, explanations, presets, search."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from magicap.service.presets import decoding_settings
 from magicap.service.requests import receive, unless_left
 from magicap.service.service import Service
 from magicap.service.stream import JobEvents, error_event, event
-from magicap.service.work import AlignWork, AttentionWork, ProgressWork
+from magicap.service.tasks import AlignTask, AttentionTask, ProgressTask
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
@@ -59,8 +59,8 @@ class _Asked:
     fields: Any
 
     @property
-    def progress(self) -> ProgressWork:
-        return ProgressWork(self.captioner, self.decoding, self.fields.candidates)
+    def progress(self) -> ProgressTask:
+        return ProgressTask(self.captioner, self.decoding, self.fields.candidates)
 
     @property
     def start(self) -> StartAnswer:
@@ -99,14 +99,14 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/captions/stream", **documents.STREAM)
     async def stream(request: Request) -> StreamingResponse:
-        """Caption one picture, and tell at once of each token, or of the beam after each token."""
+        """Caption one picture, and report each token at once, or the beam after each token."""
         deadline = asyncio.get_running_loop().time() + limits.timeout
         async with service.time_limit():
             asked = await _one_picture(service, request)
-        told = JobEvents()
-        job = Job(asked.progress, asked.image, asked.fields.seed, told.tell)
+        reports = JobEvents()
+        job = Job(asked.progress, asked.image, asked.fields.seed, reports.report)
         service.queue.submit([job])
-        parts = _events(service, asked, job, told, deadline)
+        parts = _events(service, asked, job, reports, deadline)
         return StreamingResponse(parts, media_type="text/event-stream", headers=_STREAMED)
 
     @router.post("/explain", **documents.EXPLAIN)
@@ -157,13 +157,13 @@ async def _one_picture(service: Service, request: Request) -> _Asked:
 
 
 async def _events(
-    service: Service, asked: _Asked, job: Job, told: JobEvents, deadline: float
+    service: Service, asked: _Asked, job: Job, reports: JobEvents, deadline: float
 ) -> AsyncIterator[bytes]:
     """The events of a stream; its slot is free again once it ends or the client leaves."""
     try:
         async with asyncio.timeout_at(deadline):
             yield event("start", asked.start)
-            async for position, competitors in told.of(job):
+            async for position, competitors in reports.of(job):
                 answer = progress_answer(position, competitors, asked.fields.candidates)
                 yield event("token" if isinstance(answer, TokenAnswer) else "hypotheses", answer)
             (caption,) = await service.results([job])
@@ -184,18 +184,18 @@ async def _events(
 async def _explanation(service: Service, asked: _Asked) -> ExplanationAnswer:
     start = asked.start
     if isinstance(asked.captioner, SupervisedCaptioner):
-        work = AttentionWork(asked.captioner, asked.decoding)
-        shown = await service.one(work, asked.image, asked.fields.seed)
+        task = AttentionTask(asked.captioner, asked.decoding)
+        shown = await service.one(task, asked.image, asked.fields.seed)
         return ExplanationAnswer(
             **start.model_dump(),
             kind="attention",
             caption=caption_answer(shown.caption, asked.fields.n or 1),
             attention=attention_answer(shown),
         )
-    told: list[tuple[int, Any]] = []
-    (caption,) = await service.done([Job(asked.progress, asked.image, asked.fields.seed, told.append)])
+    reported: list[tuple[int, Any]] = []
+    (caption,) = await service.done([Job(asked.progress, asked.image, asked.fields.seed, reported.append)])
     service.count(caption)
-    steps = [progress_answer(*one, asked.fields.candidates) for one in told]
+    steps = [progress_answer(*one, asked.fields.candidates) for one in reported]
     answer = caption_answer(caption, asked.fields.n or 1)
     return ExplanationAnswer(
         **start.model_dump(),
@@ -211,5 +211,5 @@ async def _alignment(service: Service, asked: _Asked, caption: Caption) -> Align
     """Where the caption's words sit in the picture; None where that cannot be said."""
     if not isinstance(asked.captioner, Captioner) or not caption.strip():
         return None
-    aligned = await service.one(AlignWork(asked.captioner, caption.text), asked.image)
+    aligned = await service.one(AlignTask(asked.captioner, caption.text), asked.image)
     return None if aligned is None else alignment_answer(aligned)

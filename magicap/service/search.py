@@ -16,7 +16,7 @@ from magicap.service.index import ServedIndex
 from magicap.service.middleware import request_id_of
 from magicap.service.requests import receive, unless_left
 from magicap.service.service import Service
-from magicap.service.work import SearchWork
+from magicap.service.tasks import SearchTask
 
 
 def search_routes(service: Service) -> APIRouter:
@@ -52,7 +52,7 @@ async def _matches(
         (image,) = await service.read(images, served.index.scorer.transform)
         if isinstance(image, BadImage):
             raise ServiceError.of_image(image)
-    found = await service.one(SearchWork(served.index, asked.top, text), image)
+    matches = await service.one(SearchTask(served.index, asked.top, text), image)
     return [
         MatchAnswer(
             rank=match.rank,
@@ -60,5 +60,5 @@ async def _matches(
             text=match.item.text,
             image=None if match.item.path is None else served.name(match.item.path),
         )
-        for match in found
+        for match in matches
     ]

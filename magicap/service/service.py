@@ -14,13 +14,13 @@ from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.results import Caption
 from magicap.runs.readers import ReaderPool
 from magicap.runs.records import Record
-from magicap.service.batching import BatchingQueue, Job, Work
+from magicap.service.batching import BatchingQueue, Job, Task
 from magicap.service.errors import ServiceError, stopping, timed_out
 from magicap.service.fields import settings_of
 from magicap.service.figures import Figures
 from magicap.service.limits import ServiceLimits
 from magicap.service.presets import ServedPresets
-from magicap.service.work import CaptionWork
+from magicap.service.tasks import CaptionTask
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
@@ -101,7 +101,7 @@ class Service:
         preset = asked.preset or self.presets.default
         try:
             chosen = decoding_with(captioner, asked.decoding, settings_of(asked), preset=preset)
-            return keeping_hypotheses(chosen, asked.n or 1, spelled="n")
+            return keeping_hypotheses(chosen, asked.n or 1, option="n")
         except BadSettings as error:
             raise ServiceError(422, "settings", str(error)) from error
 
@@ -123,9 +123,9 @@ class Service:
         self, images: Sequence[PreparedImage | BadImage], captioner: AnyCaptioner, decoding: Any, seed: int
     ) -> list[Caption]:
         """Captions of pictures; of those that could not be read an empty one with the error."""
-        work = CaptionWork(captioner, decoding)
+        task = CaptionTask(captioner, decoding)
         jobs = {
-            number: Job(work, image, seed + number)
+            number: Job(task, image, seed + number)
             for number, image in enumerate(images)
             if isinstance(image, PreparedImage)
         }
@@ -142,9 +142,9 @@ class Service:
         """Note what became of a picture."""
         self.figures.pictures.labels("captioned" if caption.error is None else caption.error.code).inc()
 
-    async def one(self, work: Work, image: PreparedImage | None = None, seed: int = 0) -> Any:
+    async def one(self, task: Task, image: PreparedImage | None = None, seed: int = 0) -> Any:
         """The result of one job."""
-        (result,) = await self.done([Job(work, image, seed)])
+        (result,) = await self.done([Job(task, image, seed)])
         return result
 
     async def done(self, jobs: Sequence[Job]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Server-sent events: what there is to tell of one picture while it is captioned."""
+"""Server-sent events: the progress of one picture's caption."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def error_event(error: ServiceError, request_id: str) -> bytes:
 
 
 class JobEvents:
-    """What the worker tells of a job, for the event loop to take."""
+    """What the worker reports of a job, for the event loop to take."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
 
-    def tell(self, told: Any) -> None:
+    def report(self, reported: Any) -> None:
         """Called by the worker's thread."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, told)
+        self._loop.call_soon_threadsafe(self._events.put_nowait, reported)
 
     async def of(self, job: Job) -> AsyncIterator[Any]:
-        """What is told of a job until it is done."""
-        job.future.add_done_callback(lambda _: self.tell(DONE))
-        while (told := await self._events.get()) is not DONE:
-            yield told
+        """What is reported of a job until it is done."""
+        job.future.add_done_callback(lambda _: self.report(DONE))
+        while (reported := await self._events.get()) is not DONE:
+            yield reported

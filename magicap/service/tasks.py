@@ -1,4 +1,4 @@
-"""What the worker thread does with a batch of pictures: caption, caption and tell, explain, search."""
+"""What the worker thread does with a batch of pictures: caption with or without progress, explain, search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CaptionWork:
+class CaptionTask:
     """Caption pictures."""
 
     captioner: BaseCaptioner[Any] = field(repr=False)
@@ -34,8 +34,8 @@ class CaptionWork:
 
 
 @dataclass(frozen=True)
-class ProgressWork:
-    """Caption pictures, and tell each job after every token what competes: a position and competitors."""
+class ProgressTask:
+    """Caption pictures, and report to each job after every token a position and what competes there."""
 
     captioner: BaseCaptioner[Any] = field(repr=False)
     decoding: Any
@@ -56,12 +56,12 @@ class ProgressWork:
                 progress.close()
                 return [Caption("")] * len(jobs)
             for row, competitors in competing:
-                jobs[row].tell((position, competitors))
+                jobs[row].report((position, competitors))
             position += 1
 
 
 @dataclass(frozen=True)
-class AlignWork:
+class AlignTask:
     """Where in pictures the words of their captions sit; None for a captioner without a fine-grained part."""
 
     captioner: Captioner = field(repr=False)
@@ -78,7 +78,7 @@ class AlignWork:
 
 
 @dataclass(frozen=True)
-class AttentionWork:
+class AttentionTask:
     """Captions of a supervised captioner with the decoder's attention at each word."""
 
     captioner: SupervisedCaptioner = field(repr=False)
@@ -92,7 +92,7 @@ class AttentionWork:
 
 
 @dataclass(frozen=True)
-class SearchWork:
+class SearchTask:
     """What an index holds that is nearest to a sentence, or to pictures."""
 
     index: RetrievalIndex = field(repr=False)
