@@ -153,6 +153,14 @@ def test_captions_are_as_they_must_be(captioner, memory, images, control):
         assert all(constraints.hold(choice.text) for choice in choices)
 
 
+@given(
+    st.text(st.sampled_from("aA bB.cNn'tKİ-\u212a"), max_size=20),
+    st.sampled_from(["a", "cannot", "not", "n", "b", "k"]),
+)
+def test_words_that_must_be_there_are_those_of_the_tokenizer(text, word):
+    assert Constraints(include=(word,)).hold(text) == (word in words(PTB(text)))
+
+
 def test_without_a_memory_words_are_banned_while_they_are_written(captioner, images):
     usual = hypotheses_of(captioner, images, small(), None)
     banned = words(PTB(usual[0][0].text))[0]

@@ -66,6 +66,7 @@ def until(holds: Callable[[], bool]) -> None:
         ({"n": "2"}, 422, "settings"),
         ({"colour": "red"}, 422, "fields"),
         ({"seed": "-1"}, 422, "fields"),
+        ({"decoding": "beam-magic", "beam_size": "50", "image_weight": "1"}, 422, "settings"),
     ],
 )
 def test_wrong_fields(preset: str, data: dict[str, str], status: int, code: str) -> None:
@@ -239,6 +240,7 @@ def test_jobs_of_one_work_are_done_together() -> None:
     assert [job.future.result(5) for job in [*jobs, *more] if job is not gone] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert first.batches == [[0], [1, 5, 7, 9]]
     assert second.batches == [[2, 4, 6, 8]]
+    until(lambda: len(sizes) == 3)
     queue.close()
     assert sizes == [1, 4, 4]
     assert not gone.future.done()

@@ -46,6 +46,9 @@ class Constraints:
 
     def hold(self, caption: str) -> bool:
         """Whether a whole caption is as it must be."""
+        lower = caption.lower()
+        if any(word not in lower for word in self._plain_included):
+            return False  # without tokenising, for memories of half a million captions
         words = _words(caption)
         return (
             self.min_words <= len(words)
@@ -83,6 +86,11 @@ class Constraints:
     @cached_property
     def _included(self) -> frozenset[str]:
         return frozenset(word for text in self.include for word in _words(text))
+
+    @cached_property
+    def _plain_included(self) -> list[str]:
+        """Included words of letters alone, which stand in a text as they are if they are among its words."""
+        return [word for word in self._included if word.isascii() and word.isalpha()]
 
     @cached_property
     def _excluded(self) -> frozenset[str]:

@@ -108,9 +108,10 @@ class BatchingQueue:
                     self._jobs.remove(job)
 
     def close(self) -> None:
-        """Take no more jobs, and end the thread once those that wait are done."""
+        """Take no more jobs, give up those that wait, and end the thread once its batch is done."""
         with self._changed:
             self._is_closed = True
+            self._jobs.clear()
             self._changed.notify()
         self._thread.join()
 

@@ -9,6 +9,10 @@ from magicap.checks import require_int, require_number
 MOST = {"top_k": 200, "beam_size": 50, "num_finished": 100, "neighbours": 2000, "max_new_tokens": 60}
 """The largest values of settings that a request may give: the library's own would take a minute."""
 
+MOST_SCORED = 20_000
+"""Partial captions that the picture may score while one caption is written (``image_weight``): beams times
+candidates times tokens. They take most of a second."""
+
 MOST_WORDS = 100
 """Words of ``include`` and of ``exclude``."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.batching import ON_CPU
 from magicap.captioners.decodings import decoding_with, keeping_hypotheses
+from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadImage, BadSettings
 from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.results import Caption
@@ -18,7 +19,7 @@ from magicap.service.batching import BatchingQueue, Job, Task
 from magicap.service.errors import ServiceError, stopping, timed_out
 from magicap.service.fields import settings_of
 from magicap.service.figures import Figures
-from magicap.service.limits import ServiceLimits
+from magicap.service.limits import MOST_SCORED, ServiceLimits
 from magicap.service.presets import ServedPresets
 from magicap.service.tasks import CaptionTask
 
@@ -101,9 +102,11 @@ class Service:
         preset = asked.preset or self.presets.default
         try:
             chosen = decoding_with(captioner, asked.decoding, settings_of(asked), preset=preset)
-            return keeping_hypotheses(chosen, asked.n or 1, option="n")
+            chosen = keeping_hypotheses(chosen, asked.n or 1, option="n")
         except BadSettings as error:
             raise ServiceError(422, "settings", str(error)) from error
+        _require_affordable(chosen, has_memory=getattr(captioner, "memory", None) is not None)
+        return chosen
 
     async def read(
         self, images: Sequence[bytes], transform: ImageTransform
@@ -170,6 +173,23 @@ class Service:
             if isinstance(result, BaseException):
                 raise result
         return list(results)
+
+
+def _require_affordable(decoding: Any, *, has_memory: bool) -> None:
+    """Refuse a beam that would have the picture score too many partial captions.
+
+    Raises:
+        ServiceError: 422.
+    """
+    if not isinstance(decoding, BeamMagicSearch):
+        return
+    sees_picture = decoding.image_weight or (decoding.image_weight is None and not has_memory)
+    scored = decoding.beam_size * decoding.top_k * decoding.max_new_tokens
+    if sees_picture and scored > MOST_SCORED:
+        expected = (
+            f"beam_size * top_k * max_new_tokens of at most {MOST_SCORED} where the picture steers the beam"
+        )
+        raise ServiceError(422, "settings", f"expected {expected}, found {scored}; lower one of them")
 
 
 def _giving(data: bytes) -> Callable[[], bytes]:
