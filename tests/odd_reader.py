@@ -14,7 +14,7 @@ from magicap.runs.records import is_transient
 whole = reader_process.answer
 
 
-def odd(picture, transform):
+def odd(picture, transform, limits):
     name = os.path.basename(picture) if isinstance(picture, str) else ""
     if name == "crash.png":
         os.abort()
@@ -27,7 +27,7 @@ def odd(picture, transform):
         error = BadImage("unreadable", os.strerror(errno.ESTALE))
         error.__cause__ = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return Answer(error, is_transient(error))
-    return whole(picture, transform)
+    return whole(picture, transform, limits)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import tiny
 from magicap import BadSettings, BeamMagicSearch, Captioner, CaptionMemory, Nucleus
 from magicap.decoding.settings import DECODINGS
 from magicap.errors import BrokenNumbers
+from magicap.generators import Returning
 from magicap.images.transform import PreparedImage, prepare
 from magicap.results import Caption, Competitors, Step
 
@@ -31,14 +32,10 @@ def images(captioner: Captioner) -> list[PreparedImage]:
     return [prepare(picture, captioner.transform) for picture in tiny.pictures(3)]
 
 
-def followed(progress: Iterator[Any]) -> tuple[Progress, list[Caption]]:
+def followed(progress: Any) -> tuple[Progress, list[Caption]]:
     """What a generator yields and returns."""
-    yielded: Progress = []
-    while True:
-        try:
-            yielded.append(next(progress))
-        except StopIteration as end:
-            return yielded, end.value
+    returning: Returning[Any, list[Caption]] = Returning(progress)
+    return list(returning), returning.value
 
 
 @pytest.mark.parametrize("kind", sorted(DECODINGS))

@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from served import base64_of, png, served
 
+from magicap.errors import BadImage, BadSettings
 from magicap.results import Caption
 from magicap.service.batching import BatchingQueue, Job
 from magicap.service.errors import ServiceError
 from magicap.service.limits import ServiceLimits
+from magicap.service.presets import ServedPresets
+from magicap.service.tasks import CaptionTask
 
 FORM = [("image", ("private name.png", png()))]
 
@@ -155,9 +159,35 @@ def test_other_sites_may_not_ask(preset: str) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
 
 
+def test_other_names_of_a_loopback_address_are_refused(preset: str) -> None:
+    with served([preset], hosts=["localhost", "[::1]"]) as (_, client):
+        refused(client.get("/v1/presets", headers={"Host": "evil.example:8000"}), 403, "host")
+        for host in ("localhost", "localhost:8000", "[::1]:8000", "LOCALHOST"):
+            assert client.get("/v1/presets", headers={"Host": host}).status_code == 200
+
+
+def test_odd_headers_are_no_faults_of_ours(preset: str) -> None:
+    with served([preset]) as (_, client):
+        refused(client.post("/v1/caption", files=FORM, headers={"Origin": "http://[::1"}), 403, "origin")
+        body = b'--x\r\nContent-Disposition: form-data; name="seed"\r\n\r\n\xff\r\n--x--\r\n'
+        for charset in ("undefined", "utf-8"):
+            kind = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+            assert client.post("/v1/caption", content=body, headers=kind).status_code in (400, 422)
+        assert client.head("/healthz").status_code == client.head("/readyz").status_code == 200
+        assert client.get("/healthz/", follow_redirects=False).status_code == 404
+
+
+def test_json_of_many_values_is_not_made(preset: str) -> None:
+    bomb = b'{"images": [' + b"[]," * 200_000 + b"[]]}"
+    with served([preset]) as (_, client):
+        for path in ("/v1/caption", "/v1/chat/completions"):
+            answer = client.post(path, content=bomb, headers={"Content-Type": "application/json"})
+            assert "values" in refused(answer, 422, "json")
+
+
 def test_a_full_queue_says_when_to_come_again(preset: str) -> None:
     held = Held()
-    with served([preset], ServiceLimits(queue=2)) as (service, client):
+    with served([preset], ServiceLimits(queue=2, images=2)) as (service, client):
         service.queue.submit([Job(held)])
         until(lambda: len(held.batches) == 1)
         service.queue.submit([Job(held, seed=1), Job(held, seed=2)])
@@ -167,8 +197,41 @@ def test_a_full_queue_says_when_to_come_again(preset: str) -> None:
         held.go.set()
         until(lambda: len(service.queue) == 0)
         assert client.post("/v1/caption", files=FORM).status_code == 200
+        assert len(service.queue) == 0
+
+
+def test_a_queue_holds_the_pictures_of_a_request() -> None:
+    with pytest.raises(BadSettings, match="queue must hold the 16 pictures"):
+        ServiceLimits(queue=15)
+
+
+def test_presets_of_one_name_are_refused(preset: str) -> None:
+    with pytest.raises(BadSettings, match="different names"):
+        ServedPresets([preset, f"/elsewhere/{Path(preset).name}"])
+
+
+def test_pictures_that_are_being_read_have_places_and_are_withdrawn(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        reading.set()
+        assert go.wait(20)
+        raise BadImage("damaged", "cut short")
+
+    monkeypatch.setattr("magicap.runs.answers.prepare", slow)
+    limits = ServiceLimits(queue=3, images=3, timeout=0.5)
+    with served([preset], limits) as (service, client), ThreadPoolExecutor(2) as threads:
         three = [("image", ("x", png(size=(8, 8))))] * 3
-        refused(client.post("/v1/caption", files=three), 429, "busy")
+        first = threads.submit(lambda: client.post("/v1/caption", files=three))
+        assert reading.wait(20)
+        refused(client.post("/v1/caption", files=FORM), 429, "busy")
+        refused(first.result(), 504, "timeout")
+        assert len(service.queue) == 0
+        go.set()
+        monkeypatch.undo()
+        until(lambda: client.post("/v1/caption", files=FORM).status_code == 200)
 
 
 def test_what_takes_too_long_is_given_up(preset: str) -> None:
@@ -206,7 +269,7 @@ def test_a_fault_of_ours_is_not_told(preset: str, caplog: pytest.LogCaptureFixtu
         def fails(*_: Any, **__: Any) -> list[Caption]:
             raise RuntimeError("private detail")
 
-        service.presets.get().caption_batch = fails  # type: ignore[method-assign]
+        service.presets.get().caption_batch_with_progress = fails  # type: ignore[method-assign]
         refused(client.post("/v1/caption", files=FORM), 500, "internal")
     assert "private detail" in caplog.text
 
@@ -246,6 +309,69 @@ def test_jobs_of_one_work_are_done_together() -> None:
     assert not gone.future.done()
     with pytest.raises(ServiceError, match="stopped"):
         queue.submit([Job(first)])
+
+
+def test_settings_that_do_not_fit_fail_a_batch_at_once() -> None:
+    class Refusing:
+        def __init__(self) -> None:
+            self.runs = 0
+
+        def run(self, jobs: Sequence[Job]) -> list[int]:
+            self.runs += 1
+            raise BadSettings("none of the captions has 50 words")
+
+    held, refusing = Held(), Refusing()
+    queue = BatchingQueue(20, 16)
+    queue.submit([Job(held)])
+    jobs = [Job(refusing) for _ in range(16)]
+    queue.submit(jobs)
+    held.go.set()
+    for job in jobs:
+        with pytest.raises(BadSettings):
+            job.future.result(5)
+    assert refusing.runs == 1
+    queue.close()
+
+
+def test_the_thread_outlives_what_it_is_given() -> None:
+    class Short:
+        def run(self, jobs: Sequence[Job]) -> list[int]:
+            return []
+
+    held = Held()
+    queue = BatchingQueue(10, 4, lambda count, seconds: 1 / 0)  # type: ignore[arg-type,return-value]
+    job = Job(Short())
+    queue.submit([job])
+    with pytest.raises(RuntimeError, match="a result a job"):
+        job.future.result(5)
+    held.go.set()
+    last = Job(held, seed=4)
+    queue.submit([last])
+    assert last.future.result(5) == 4
+    assert queue.is_alive
+    queue.close()
+    assert not queue.is_alive
+
+
+def test_a_search_that_nobody_waits_for_is_given_up(preset: str) -> None:
+    steps: list[int] = []
+
+    class Long:
+        def caption_batch_with_progress(self, *_: Any, **__: Any) -> Any:
+            for step in range(10_000):
+                steps.append(step)
+                time.sleep(0.005)
+                yield []
+            return [Caption("")]
+
+    queue = BatchingQueue(10, 4)
+    job = Job(CaptionTask(Long(), None))  # type: ignore[arg-type]
+    queue.submit([job])
+    until(lambda: len(steps) > 3)
+    queue.withdraw([job])
+    job.future.result(5)
+    assert len(steps) < 1000
+    queue.close()
 
 
 def test_a_job_that_fails_fails_alone() -> None:

@@ -191,7 +191,8 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             return []
         search, own_seeds = self.decoding if decoding is None else decoding, _seeds(images, seeds)
         pixels = self._stacked(images)
-        with suppress(BrokenNumbers):  # then the batch is searched once more, in halves and in float32
+        # after either the batch is searched once more, in halves and in float32
+        with suppress(BrokenNumbers, torch.OutOfMemoryError):
             captions = yield from self._progress(pixels, search, own_seeds, candidates)
             return _checked(captions, images)
         return self._search(pixels, search, own_seeds, images)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TOKEN = "MAGICAP_TOKEN"
 """Environment variable that holds the token: a command line is seen by all users of a machine."""
 
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
 PRESETS = (DEFAULT, UNPAIRED, DEFAULT_SUPERVISED)
 """What is offered where no ``--preset`` is given: all captioners that come with the package."""
 
@@ -52,6 +54,9 @@ class Options:
 
     frame_ancestor: Annotated[list[str] | None, About("ORIGIN")] = None
     """Let pages of this site show the service's page within theirs."""
+
+    allowed_host: Annotated[list[str] | None, About("NAME")] = None
+    """Answer under this name too, where only this machine can reach the service and there is no token."""
 
     queue: int = 256
     """Pictures that may wait; requests that find no room are refused (429)."""
@@ -83,13 +88,14 @@ def run(options: Options) -> int:
     """Take the address, load the first captioner, then serve until a signal ends it."""
     for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         require(package)
-    token = options.token or os.environ.get(TOKEN) or None
+    token = (options.token or os.environ.pop(TOKEN, "")).strip() or None  # readers need not know it
     with _listening(options) as listener:
         service = _service(options)
         _log_requests()
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
-        if token is None and not ipaddress.ip_address(host).is_loopback:
+        is_open = token is None and not ipaddress.ip_address(host).is_loopback
+        if is_open:
             complain(f"anyone who reaches port {port} of this machine may ask: set {TOKEN} to a token")
         from magicap.service.app import create_app
         from magicap.service.server import serve
@@ -99,6 +105,7 @@ def run(options: Options) -> int:
             token=token,
             origins=options.cors_origin or (),
             frames=options.frame_ancestor or (),
+            hosts=() if token or is_open else [*LOOPBACK, options.host, *(options.allowed_host or ())],
         )
         complain(f"serving at http://{address}:{port} (Ctrl-C ends it)")
         serve(app, service, listener)
@@ -116,9 +123,11 @@ def _listening(options: Options) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+        listener.listen()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise BadSettings(
-            f"cannot listen at {options.host} port {options.port}: {error.strerror}; choose another --port"
+            f"cannot listen at {options.host} port {options.port}: {reason}; choose another --host or --port"
         ) from error
     return listener
 
@@ -130,7 +139,8 @@ def _service(options: Options) -> Service:
     from magicap.service.presets import ServedPresets
     from magicap.service.service import Service
 
-    limits = ServiceLimits(queue=options.queue, timeout=options.timeout)
+    images = min(ServiceLimits.images, options.queue)
+    limits = ServiceLimits(queue=options.queue, images=images, timeout=options.timeout)
     presets = ServedPresets(
         options.preset or PRESETS, lambda name: load_captioner(name, options.device, options.dtype)
     )

@@ -29,6 +29,7 @@ from magicap.decoding.minimum_bayes_risk import (
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadSettings
+from magicap.generators import Returning
 from magicap.models.scorer import ImageTextScorer
 from magicap.results import Hypothesis
 from magicap.retrieval.caption_memory import MIN_STD
@@ -45,13 +46,7 @@ def beam_magic_search(context: DecodingContext, settings: BeamMagicSearch) -> li
     Raises:
         BadSettings: no room for so many tokens, or constraints that no caption meets.
     """
-    time_steps = beam_magic_time_steps(context, settings)
-    while True:
-        try:
-            next(time_steps)
-        except StopIteration as end:
-            competitions: list[Competition] = end.value
-            return competitions
+    return Returning(beam_magic_time_steps(context, settings)).exhausted()
 
 
 def beam_magic_time_steps(

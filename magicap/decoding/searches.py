@@ -30,6 +30,7 @@ from magicap.decoding.settings import (
 from magicap.errors import BadSettings
 from magicap.explanations.hypotheses import HypothesisExplanation
 from magicap.explanations.tokens import TokenExplanation
+from magicap.generators import Returning
 from magicap.results import Caption, CaptionProgress, Hypothesis, Step, StepBatches
 
 if TYPE_CHECKING:
@@ -118,13 +119,10 @@ def magic_progress(context: DecodingContext, settings: MagicSearch, count: int) 
 
 def beam_magic_progress(context: DecodingContext, settings: BeamMagicSearch, count: int) -> CaptionProgress:
     """Beam magic search, with the ``count`` best hypotheses after each token."""
-    time_steps = beam_magic_time_steps(context, settings)
-    while True:
-        try:
-            time_step = next(time_steps)
-        except StopIteration as end:
-            return captions_from_competitions(context, end.value, settings.num_hypotheses)
+    time_steps = Returning(beam_magic_time_steps(context, settings))
+    for time_step in time_steps:
         yield list(time_step.best(count))
+    return captions_from_competitions(context, time_steps.value, settings.num_hypotheses)
 
 
 def sampling_progress(

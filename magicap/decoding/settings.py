@@ -19,6 +19,9 @@ MOST_NEIGHBOURS = 2000
 MOST_BEAMS, MOST_FINISHED = 500, 1000
 """More partial captions would take gigabytes of states; more whole ones, seconds to compare."""
 
+SMALLEST = 1e-30
+"""Of a temperature and a nucleus, well above what float32 takes for zero."""
+
 _EXPECTED_WEIGHT = "between 0 and a million"
 
 
@@ -192,7 +195,7 @@ class TopK:
 
     def __post_init__(self) -> None:
         require_int("top_k", self.top_k)
-        require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        require_number("temperature", self.temperature, lambda t: t >= SMALLEST, f"at least {SMALLEST}")
         require_int("max_new_tokens", self.max_new_tokens)
 
 
@@ -210,8 +213,8 @@ class Nucleus:
     """A caption is cut after this many tokens."""
 
     def __post_init__(self) -> None:
-        require_number("top_p", self.top_p, lambda p: 0 < p <= 1, "above 0 and at most 1")
-        require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        require_number("top_p", self.top_p, lambda p: SMALLEST <= p <= 1, f"between {SMALLEST} and 1")
+        require_number("temperature", self.temperature, lambda t: t >= SMALLEST, f"at least {SMALLEST}")
         require_int("max_new_tokens", self.max_new_tokens)
 
 

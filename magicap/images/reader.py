@@ -105,8 +105,12 @@ class ImageLimits:
         require_number("ImageLimits.aspect", self.aspect, lambda ratio: ratio >= 1, "finite and at least 1")
 
 
+LIMITS = ImageLimits()
+"""What a picture may cost where nothing else is said."""
+
+
 def open_image(
-    source: ImageSource, *, limits: ImageLimits = ImageLimits(), at_least: AtLeast | None = None
+    source: ImageSource, *, limits: ImageLimits = LIMITS, at_least: AtLeast | None = None
 ) -> Image.Image:
     """Turn one picture into RGB: decoded, first frame, upright by its EXIF, transparency over white.
 
@@ -132,7 +136,7 @@ def open_image(
 
 
 def open_sized(
-    source: ImageSource, *, limits: ImageLimits = ImageLimits(), at_least: AtLeast | None = None
+    source: ImageSource, *, limits: ImageLimits = LIMITS, at_least: AtLeast | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """:func:`open_image`, and width and height of the whole picture, upright, however small it is decoded."""
     return _Reader(describe_source(source), limits).open(source, at_least)

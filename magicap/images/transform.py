@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image, Resampling
 
-from magicap.images.reader import ImageSource, describe_source, open_sized
+from magicap.images.reader import LIMITS, ImageLimits, ImageSource, describe_source, open_sized
 
 if TYPE_CHECKING:
     import torch
@@ -159,17 +159,18 @@ def _bytes_of(image: Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def prepare(source: ImageSource, transform: ImageTransform) -> PreparedImage:
+def prepare(source: ImageSource, transform: ImageTransform, limits: ImageLimits = LIMITS) -> PreparedImage:
     """Read and resize one picture.
 
     Args:
         source: anything that :func:`magicap.images.reader.open_image` takes.
+        limits: what it may cost.
 
     Raises:
         BadImage: it cannot be read.
     """
     import numpy as np
 
-    image, (width, height) = open_sized(source, at_least=transform.at_least)
+    image, (width, height) = open_sized(source, limits=limits, at_least=transform.at_least)
     pixels = np.ascontiguousarray(transform.resize(image).numpy())
     return PreparedImage(pixels, width, height, describe_source(source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from magicap.errors import BadImage
+from magicap.images.reader import ImageLimits
 from magicap.images.transform import ImageTransform, PreparedImage, prepare
 from magicap.runs.records import is_transient
 
@@ -17,9 +18,9 @@ class Answer(NamedTuple):
     """Whether a network or a busy machine is what failed it: causes of errors are lost between processes."""
 
 
-def answer(picture: Any, transform: ImageTransform) -> Answer:
+def answer(picture: Any, transform: ImageTransform, limits: ImageLimits) -> Answer:
     """Read and resize a picture, given as a path or as bytes."""
     try:
-        return Answer(prepare(picture, transform))
+        return Answer(prepare(picture, transform, limits))
     except BadImage as error:
         return Answer(error, is_transient(error))

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from magicap.errors import MagicapError
+from magicap.images.reader import ImageLimits
 from magicap.images.transform import ImageTransform
 from magicap.runs.answers import Answer, answer
 from magicap.runs.reader_process import READY
@@ -42,7 +43,7 @@ class Reader(Protocol):
             ReaderFailed: it cannot be.
         """
 
-    def send(self, image: Any, transform: ImageTransform) -> None:
+    def send(self, image: Any, transform: ImageTransform, limits: ImageLimits) -> None:
         """Give it a picture's path or bytes. It starts where it has ended.
 
         Raises:
@@ -67,13 +68,13 @@ class InThread:
 
     def __init__(self) -> None:
         self.timeout, self.was_overdue = float("inf"), False
-        self._tasks: deque[tuple[Any, ImageTransform]] = deque()
+        self._tasks: deque[tuple[Any, ImageTransform, ImageLimits]] = deque()
 
     def start(self) -> None:
         pass
 
-    def send(self, image: Any, transform: ImageTransform) -> None:
-        self._tasks.append((image, transform))
+    def send(self, image: Any, transform: ImageTransform, limits: ImageLimits) -> None:
+        self._tasks.append((image, transform, limits))
 
     def receive(self) -> Answer | None:
         return answer(*self._tasks.popleft())
@@ -138,7 +139,7 @@ class ReaderProcess:
                 f"{sys.executable} -P -m {_MODULE}"
             )
 
-    def send(self, image: Any, transform: ImageTransform) -> None:
+    def send(self, image: Any, transform: ImageTransform, limits: ImageLimits) -> None:
         self.start()
         process = self._process
         self._waiting += 1
@@ -146,7 +147,7 @@ class ReaderProcess:
             self._deadline = time.monotonic() + self.timeout
         if process is not None and process.stdin is not None:
             with suppress(OSError):  # it has ended, which is seen when its answer is asked for
-                pickle.dump((image, transform), process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+                pickle.dump((image, transform, limits), process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
                 process.stdin.flush()
 
     def receive(self) -> Answer | None:

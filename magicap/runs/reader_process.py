@@ -1,7 +1,7 @@
 """A process that reads pictures for a run: a task on its stdin, an answer on its stdout, until stdin ends.
 
-Run as ``python -m magicap.runs.reader_process``. Tasks are pickled pairs of a picture and a transform,
-answers pickled :class:`magicap.runs.answers.Answer` objects.
+Run as ``python -m magicap.runs.reader_process``. Tasks are pickled triples of a picture, a transform and
+limits, answers pickled :class:`magicap.runs.answers.Answer` objects.
 """
 
 from __future__ import annotations

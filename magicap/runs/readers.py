@@ -6,12 +6,13 @@ import queue
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
 from magicap.errors import BadImage
+from magicap.images.reader import LIMITS, ImageLimits
 from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.runs.reader import InThread, Reader, ReaderFailed, ReaderProcess
 from magicap.runs.records import WAITS, Record, SourceUnavailable, retrying
@@ -30,6 +31,7 @@ class _Task:
 
     record: Record
     transform: ImageTransform
+    limits: ImageLimits
     future: Future[PreparedImage] = field(default_factory=Future)
     ended: int = 0
     """How many processes it was the first of when they ended."""
@@ -44,9 +46,11 @@ class ReaderPool:
     Args:
         workers: how many processes; 0: a thread of this process reads, for which there is no time limit.
         timeout: seconds that reading one picture may take.
+        limits: what a picture may cost.
     """
 
-    def __init__(self, workers: int, timeout: float = 60.0) -> None:
+    def __init__(self, workers: int, timeout: float = 60.0, limits: ImageLimits = LIMITS) -> None:
+        self._limits = limits
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._readers: list[Reader] = [ReaderProcess(timeout) for _ in range(workers)] or [InThread()]
         self._is_closed = threading.Event()
@@ -61,10 +65,11 @@ class ReaderPool:
     def submit(self, record: Record, transform: ImageTransform) -> Future[PreparedImage]:
         """Have a picture read, in turn.
 
-        The future's errors: BadImage, the picture cannot be read; SourceUnavailable, its source is gone for
-        the moment; ReaderFailed, no process can be started.
+        The future may be cancelled until a reader begins with the picture. Its errors: BadImage, the picture
+        cannot be read; SourceUnavailable, its source is gone for the moment; ReaderFailed, no process can be
+        started.
         """
-        task = _Task(record, transform)
+        task = _Task(record, transform, self._limits)
         self._tasks.put(task)
         return task.future
 
@@ -80,7 +85,7 @@ class ReaderPool:
         for reader in self._readers:
             reader.clear()
         while (task := self._next(wait=False)) is not None:
-            task.future.cancel()
+            task.future.set_exception(CancelledError())
 
     def __enter__(self) -> Self:
         return self
@@ -102,14 +107,17 @@ class ReaderPool:
                 except Exception as error:  # whoever waits for the picture raises it
                     sent.popleft().future.set_exception(error)
         for task in sent:
-            task.future.cancel()
+            task.future.set_exception(CancelledError())
 
     def _next(self, *, wait: bool) -> _Task | None:
-        """The next picture; None where there is none now, or the pool was closed."""
+        """The next picture that is still wanted; None where there is none now, or the pool was closed."""
         try:
-            return self._tasks.get(block=wait)
+            while (task := self._tasks.get(block=wait)) is not None:
+                if task.future.set_running_or_notify_cancel():
+                    return task
         except queue.Empty:
-            return None
+            pass
+        return None
 
     def _end_overdue(self) -> None:
         while not self._is_closed.wait(1 / _CHECKS_A_SECOND):
@@ -120,7 +128,7 @@ class ReaderPool:
 def _send(reader: Reader, task: _Task, sent: deque[_Task]) -> None:
     """Give a picture to a reader."""
     try:
-        reader.send(retrying(task.record.load, task.record.id), task.transform)
+        reader.send(retrying(task.record.load, task.record.id), task.transform, task.limits)
     except Exception as error:  # whoever waits for the picture raises it
         task.future.set_exception(error)
     else:

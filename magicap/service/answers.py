@@ -180,6 +180,11 @@ class StateAnswer(BaseModel):
     status: str
 
 
+def error_detail(error: ServiceError, request_id: str) -> ErrorDetail:
+    kind = "server_error" if error.status >= 500 else "invalid_request_error"
+    return ErrorDetail(code=error.code, message=error.message, type=kind, request_id=request_id)
+
+
 def caption_answer(caption: Caption, count: int = 1) -> CaptionAnswer:
     """A caption with the best ``count`` of those that competed."""
     error = None

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -14,8 +13,8 @@ from starlette.staticfiles import StaticFiles
 
 from magicap.service.answers import StateAnswer
 from magicap.service.chat import chat_routes
-from magicap.service.errors import ServiceError, stopping
-from magicap.service.middleware import Frontier, Guard, error_response, request_id_of
+from magicap.service.errors import ServiceError
+from magicap.service.middleware import AccessMiddleware, RequestMiddleware, error_response, request_id_of
 from magicap.service.routes import routes
 from magicap.service.search import search_routes
 from magicap.service.service import Service
@@ -32,6 +31,7 @@ def create_app(
     token: str | None = None,
     origins: Sequence[str] = (),
     frames: Sequence[str] = (),
+    hosts: Sequence[str] = (),
 ) -> FastAPI:
     """The application of a service.
 
@@ -39,6 +39,7 @@ def create_app(
         token: what ``Authorization: Bearer TOKEN`` must say, but for the page and the state.
         origins: other sites whose pages may ask (CORS).
         frames: sites that may show the page within theirs.
+        hosts: names by which the service may be asked for; none: by any.
     """
     app = FastAPI(
         title="magicap",
@@ -46,6 +47,7 @@ def create_app(
         summary="Captions of pictures, without training on captioned pictures.",
         docs_url=None,  # both fetch their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name whatever host was asked for
     )
     app.include_router(routes(service))
     app.include_router(search_routes(service))
@@ -56,7 +58,7 @@ def create_app(
         "/", lambda: FileResponse(PAGE / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
     )
     _add_error_handlers(app)
-    app.add_middleware(Guard, limits=service.limits, token=token, origins=origins)
+    app.add_middleware(AccessMiddleware, limits=service.limits, token=token, origins=origins, hosts=hosts)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -64,7 +66,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
         )
-    app.add_middleware(Frontier, figures=service.figures, frames=frames)
+    app.add_middleware(RequestMiddleware, metrics=service.metrics, frames=frames)
     return app
 
 
@@ -77,26 +79,22 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", tags=["state"], responses={503: {"description": "It is being stopped"}})
     async def readyz() -> StateAnswer:
         """Whether it takes requests: not once it is being stopped."""
-        if service.is_stopping:
-            raise stopping()
+        service.require_ready()
         return StateAnswer(status="ready")
+
+    for path, state in (("/healthz", healthz), ("/readyz", readyz)):
+        app.add_api_route(path, state, methods=["HEAD"], include_in_schema=False)
 
     @app.get("/metrics", tags=["state"], response_class=Response)
     async def metrics() -> Response:
         """Counts and times in Prometheus' text format."""
-        return Response(service.figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> JSONResponse:
         return error_response(error, request_id_of(request))
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        name = ".".join(str(part) for part in error.errors()[0]["loc"])[:100]
-        refused = ServiceError(422, "fields", f"{name}: not as it should be")
-        return error_response(refused, request_id_of(request))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

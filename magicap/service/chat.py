@@ -18,8 +18,9 @@ from magicap.service import documents
 from magicap.service.errors import ServiceError
 from magicap.service.fields import Fields
 from magicap.service.middleware import request_id_of
-from magicap.service.requests import checked, decoded, parsed, unless_left
+from magicap.service.requests import checked, decoded, json_body, unless_left
 from magicap.service.service import Service
+from magicap.service.stream import UNBUFFERED
 
 
 class ChatMessage(BaseModel):
@@ -36,10 +37,13 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str | None = Field(None, max_length=200, description="A preset; an unknown name is the default.")
+    model: str | None = Field(None, description="A preset; an unknown name is the default.")
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    n: int | None = Field(None, ge=1, le=20, description="How many captions.")
+    n: int | None = Field(
+        None, ge=1, le=20, description="How many captions of one picture; not read with several."
+    )
     stream: bool | None = Field(False, description="Whether to answer as events.")
+    stream_options: dict[str, Any] | None = Field(None, description="include_usage: end with the usage.")
 
 
 def chat_routes(service: Service) -> APIRouter:
@@ -51,7 +55,7 @@ def chat_routes(service: Service) -> APIRouter:
         """Caption the pictures of a chat's last message that has any, given as data: addresses."""
         service.require_room()
         async with service.time_limit():
-            asked = checked(ChatRequest, parsed(await request.body()))
+            asked = checked(ChatRequest, await json_body(request), are_typed=False)
             images = _images(asked, service.limits.images)
             names = {offer.name for offer in service.presets.offers}
             preset = asked.model if asked.model in names else service.presets.default
@@ -62,7 +66,9 @@ def chat_routes(service: Service) -> APIRouter:
             "model": preset,
         }
         if asked.stream:
-            return StreamingResponse(_chunks(head, texts), media_type="text/event-stream")
+            with_usage = bool((asked.stream_options or {}).get("include_usage"))
+            chunks = _chunks(head, texts, with_usage=with_usage)
+            return StreamingResponse(chunks, media_type="text/event-stream", headers=UNBUFFERED)
         choices = [
             {
                 "index": number,
@@ -72,9 +78,8 @@ def chat_routes(service: Service) -> APIRouter:
             }
             for number, text in enumerate(texts)
         ]
-        count = sum(len(text.split()) for text in texts)
-        usage = {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count}
-        return JSONResponse({**head, "object": "chat.completion", "choices": choices, "usage": usage})
+        answer = {**head, "object": "chat.completion", "choices": choices, "usage": _usage(texts)}
+        return JSONResponse(answer)
 
     @router.get("/models", **documents.PRESETS)
     async def models() -> dict[str, Any]:
@@ -110,8 +115,7 @@ async def _captions(service: Service, images: list[bytes], preset: str, n: int) 
     """One text a choice: the n best captions of one picture, or a line a picture of several."""
     captioner = await service.captioner(preset)
     decoding = service.decoding(captioner, Fields(n=n if len(images) == 1 else None))
-    prepared = await service.read(images, captioner.transform)
-    captions = await service.captions(prepared, captioner, decoding, seed=0)
+    captions = await service.captions(images, captioner, decoding, seed=0)
     for caption in captions:
         if caption.error is not None:
             raise ServiceError.of_image(caption.error)
@@ -121,11 +125,20 @@ async def _captions(service: Service, images: list[bytes], preset: str, n: int) 
     return [captions[0].text, *others]
 
 
-def _chunks(head: dict[str, Any], texts: list[str]) -> Iterator[bytes]:
+def _usage(texts: list[str]) -> dict[str, int]:
+    """Words, which programs that count tokens are content with."""
+    count = sum(len(text.split()) for text in texts)
+    return {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count}
+
+
+def _chunks(head: dict[str, Any], texts: list[str], *, with_usage: bool) -> Iterator[bytes]:
     """The answer as events of the OpenAI form."""
     for number, text in enumerate(texts):
         for delta, reason in (({"role": "assistant", "content": text}, None), ({}, "stop")):
             choice = {"index": number, "delta": delta, "finish_reason": reason}
             chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
             yield f"data: {json.dumps(chunk)}\n\n".encode()
+    if with_usage:
+        last = {**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(texts)}
+        yield f"data: {json.dumps(last)}\n\n".encode()
     yield b"data: [DONE]\n\n"

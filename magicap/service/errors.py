@@ -1,4 +1,4 @@
-"""Why a request has no answer: one form for all errors, which names no path and repeats no payload."""
+"""Why a request has no answer: one form for all errors, which names no path and quotes no picture or file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 
 from magicap.errors import BadImage
 from magicap.images.reader import REASONS
+from magicap.runs.readers import TIMEOUT
 
 _LOG = logging.getLogger("magicap.service")
 LONGEST = 400
@@ -40,7 +41,8 @@ class ServiceError(Exception):
         message = error.message
         if error.code in REASONS and error.code not in _SIZES:  # the reader's own message may quote the file
             message = f"expected a picture, found {REASONS[error.code]}"
-        return cls(_STATUS_OF_IMAGE.get(error.code, 422), error.code, message)
+        code = "image_timeout" if error.code == TIMEOUT else error.code
+        return cls(_STATUS_OF_IMAGE.get(error.code, 422), code, message)
 
 
 def unauthorized() -> ServiceError:

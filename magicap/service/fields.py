@@ -10,14 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from magicap.captioners.decodings import SEARCH_SETTINGS
 from magicap.docstrings import field_docstrings
 from magicap.drawing import COMPETITORS
-from magicap.service.limits import MOST, MOST_CANDIDATES, MOST_CAPTIONS, MOST_WORDS
+from magicap.service.limits import MOST, MOST_CANDIDATES, MOST_CAPTIONS, MOST_MATCHES, MOST_WORDS
 from magicap.service.presets import KNOWN_DECODINGS
 
-_LISTS = ("include", "exclude")
+WORD_LISTS = ("include", "exclude")
+"""Fields that are lists of words."""
+
 _Word = Annotated[str, Field(max_length=100)]
 
 
-class Asked(BaseModel):
+class CaptionFields(BaseModel):
     """What all requests that caption a picture may say, beside how to search."""
 
     model_config = ConfigDict(extra="forbid")
@@ -47,14 +49,14 @@ def _description(setting: str) -> str:
 def _setting(name: str) -> tuple[Any, Any]:
     """A decoding's setting as a field of a request."""
     text = _description(name)
-    if name in _LISTS:
+    if name in WORD_LISTS:
         return list[_Word] | None, Field(None, max_length=MOST_WORDS, description=text)
     having = next(kind for kind in KNOWN_DECODINGS.values() if name in {one.name for one in fields(kind)})
     return get_type_hints(having)[name] | None, Field(None, description=text, le=MOST.get(name))
 
 
 _SETTINGS: dict[str, Any] = {name: _setting(name) for name in SEARCH_SETTINGS}
-Fields: Any = create_model("Fields", __base__=Asked, **_SETTINGS)
+Fields: Any = create_model("Fields", __base__=CaptionFields, **_SETTINGS)
 """What a request to caption pictures may say, but for the pictures."""
 
 
@@ -79,11 +81,11 @@ class SearchFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = Field(None, min_length=1, max_length=2000, description="A sentence to search with.")
-    top: int = Field(10, ge=1, le=100, description="How many matches.")
+    top: int = Field(10, ge=1, le=MOST_MATCHES, description="How many matches.")
 
 
 def settings_of(asked: Any) -> dict[str, Any]:
     """The decoding's settings that a request gives, by name."""
     values = {name: getattr(asked, name) for name in SEARCH_SETTINGS}
     settings = {name: value for name, value in values.items() if value is not None}
-    return {name: tuple(value) if name in _LISTS else value for name, value in settings.items()}
+    return {name: tuple(value) if name in WORD_LISTS else value for name, value in settings.items()}

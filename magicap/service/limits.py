@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from magicap.checks import require_int, require_number
+from magicap.errors import BadSettings
+from magicap.images.reader import ImageLimits
 
 MOST = {"top_k": 200, "beam_size": 50, "num_finished": 100, "neighbours": 2000, "max_new_tokens": 60}
 """The largest values of settings that a request may give: the library's own would take a minute."""
@@ -18,6 +20,10 @@ MOST_WORDS = 100
 
 MOST_CAPTIONS, MOST_CANDIDATES, MOST_MATCHES = 20, 10, 100
 """Captions of a picture; candidates of a step; matches of a search."""
+
+
+IMAGE_LIMITS = ImageLimits(bytes=32 << 20, pixels=64_000_000)
+"""What a picture of a request may cost."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,21 @@ class ServiceLimits:
     """Pictures of one request."""
 
     queue: int = 256
-    """Pictures that wait for the models; a request that finds no room is refused."""
+    """Pictures that are read or wait for the models; a request that finds no room is refused."""
 
     timeout: float = 30.0
-    """Seconds from a request's first byte to its answer."""
+    """Seconds from the end of a request's headers to its answer."""
 
-    image_timeout: float = 10.0
-    """Seconds that reading one picture may take."""
+    image_timeout: float = 5.0
+    """Seconds that reading one picture may take; one that takes longer is tried once more."""
+
+    image: ImageLimits = IMAGE_LIMITS
+    """What one picture may cost."""
 
     def __post_init__(self) -> None:
         for name in ("body_bytes", "received_bytes", "images", "queue"):
             require_int(name, getattr(self, name))
         for name in ("timeout", "image_timeout"):
             require_number(name, getattr(self, name), lambda seconds: seconds > 0, "greater than 0")
+        if self.images > self.queue:
+            raise BadSettings(f"queue must hold the {self.images} pictures of a request, found {self.queue}")

@@ -8,20 +8,21 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from magicap.service.answers import ErrorAnswer, ErrorDetail
+from magicap.service.answers import ErrorAnswer, error_detail
 from magicap.service.errors import ServiceError, busy, too_large, unauthorized, unexpected
-from magicap.service.figures import Figures
 from magicap.service.limits import ServiceLimits
+from magicap.service.prometheus import ServiceMetrics
 
 _LOG = logging.getLogger("magicap.service")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
+_LEFT = 499  # the status of a request whose client left, as nginx logs it
 _OPEN = ("/", "/page/", "/healthz", "/readyz")  # what needs no token
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -31,8 +32,7 @@ _POLICY = (
 
 def error_response(error: ServiceError, request_id: str) -> JSONResponse:
     """An error in the one form that all have."""
-    kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    detail = ErrorDetail(code=error.code, message=error.message, type=kind, request_id=request_id)
+    detail = error_detail(error, request_id)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -44,11 +44,11 @@ def request_id_of(request: Request) -> str:
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
-class Frontier:
+class RequestMiddleware:
     """Names requests, adds headers to answers, counts and logs them: no content, no query, no address."""
 
-    def __init__(self, app: ASGIApp, figures: Figures, frames: Sequence[str] = ()) -> None:
-        self._app, self._figures = app, figures
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, frames: Sequence[str] = ()) -> None:
+        self._app, self._metrics = app, metrics
         self._policy = _POLICY.format(frames=" ".join(frames) or "'none'")
         self._is_framed = bool(frames)
 
@@ -70,6 +70,8 @@ class Frontier:
 
         try:
             await self._app(scope, receive, with_headers)
+        except ClientDisconnect:  # in the middle of its body
+            pass
         except Exception as error:
             response = error_response(unexpected(error, request_id), request_id)
             if not status:  # else the connection ends where the answer broke off
@@ -77,9 +79,10 @@ class Frontier:
         finally:
             seconds = time.monotonic() - start
             path = _path(scope)
-            self._figures.requests.labels(path, str(status or 499)).inc()
-            self._figures.seconds.labels(path).observe(seconds)
-            _LOG.info("%s %s %s %d %.3f s", request_id, scope["method"], path, status or 499, seconds)
+            self._metrics.requests.labels(path, str(status or _LEFT)).inc()
+            self._metrics.seconds.labels(path).observe(seconds)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            _LOG.info("%s %s %s %d %.3f s", request_id, method, path, status or _LEFT, seconds)
 
     def _add(self, headers: MutableHeaders, request_id: str) -> None:
         headers["X-Request-ID"] = request_id
@@ -92,17 +95,28 @@ class Frontier:
 
 
 def _path(scope: Scope) -> str:
-    """The route's own path, so that figures and logs hold no text of strangers."""
+    """The route's own path, so that metrics and logs hold no text of strangers."""
     return str(getattr(scope.get("route"), "path", "other"))
 
 
-class Guard:
-    """Refuses requests without the token, from other sites' pages, and with bodies that are too large."""
+class AccessMiddleware:
+    """Refuses requests without the token, from other sites' pages, and with bodies that are too large.
+
+    Args:
+        hosts: names by which the service may be asked for, without ports; none: by any. Another site's name
+            that leads to a loopback address (DNS rebinding) would make its page one of the service's own.
+    """
 
     def __init__(
-        self, app: ASGIApp, limits: ServiceLimits, token: str | None, origins: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        limits: ServiceLimits,
+        token: str | None,
+        origins: Sequence[str] = (),
+        hosts: Sequence[str] = (),
     ) -> None:
         self._app, self._limits, self._origins = app, limits, frozenset(origins)
+        self._hosts = frozenset(hosts)
         self._token = None if token is None else token.encode()
         self._received = 0  # bytes of all bodies that are held
 
@@ -140,6 +154,12 @@ class Guard:
             is_right = hmac.compare_digest(token.strip().encode("latin-1"), self._token)
             if kind.lower() != "bearer" or not is_right:
                 raise unauthorized()
+        if self._hosts and _hostname(headers.get("host", "")) not in self._hosts:
+            raise ServiceError(
+                403,
+                "host",
+                "expected a name of the service as host; allow others with --allowed-host, or set a token",
+            )
         origin = headers.get("origin")
         if origin and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._require_own_page(origin, headers.get("host", ""))
@@ -149,17 +169,22 @@ class Guard:
 
     def _require_own_page(self, origin: str, host: str) -> None:
         """Browsers send forms of any page anywhere: one of another site may not use this service."""
-        if origin in self._origins or urlsplit(origin).netloc == host:
+        if origin in self._origins or origin.partition("://")[2] == host:
             return
         raise ServiceError(
             403, "origin", "expected a request from the service's own page; allow others with --cors-origin"
         )
 
 
+def _hostname(host: str) -> str:
+    """A Host header without its port."""
+    return re.sub(r":\d*$", "", host).lower()
+
+
 class _Body:
     """Counts a request's body as it comes."""
 
-    def __init__(self, guard: Guard, receive: Receive) -> None:
+    def __init__(self, guard: AccessMiddleware, receive: Receive) -> None:
         self._guard, self._receive = guard, receive
         self.count = 0
 

@@ -12,6 +12,7 @@ from magicap.captioners.load import load_captioner
 from magicap.captioners.presets import PRESETS
 from magicap.captioners.sources import sources_of
 from magicap.decoding.settings import DECODINGS, MagicSearch
+from magicap.errors import BadSettings
 from magicap.service.errors import ServiceError
 from magicap.settings_io import from_dict, to_dict
 from magicap.supervised.settings import SUPERVISED_DECODINGS
@@ -43,11 +44,15 @@ class ServedPresets:
 
     Raises:
         ModelNotFound, BadModel: as of :func:`magicap.load_captioner`, of the first.
+        BadSettings: two have one name.
     """
 
     def __init__(self, names: Sequence[str], load: Callable[[str], AnyCaptioner] = load_captioner) -> None:
         self._load, self._lock = load, threading.Lock()
         self._folders = {_shown_name(name): name for name in names}
+        if len(self._folders) < len(names):
+            shown = ", ".join(map(_shown_name, names))
+            raise BadSettings(f"expected captioners of different names, found {shown}; rename a folder")
         self.offers = [_offer(shown, name) for shown, name in self._folders.items()]
         self.default = self.offers[0].name
         self._loaded: dict[str, AnyCaptioner] = {}
@@ -64,6 +69,8 @@ class ServedPresets:
             raise ServiceError(
                 422, "preset", f"expected one of the presets {', '.join(self._folders)}, found another"
             )
+        if name in self._loaded:
+            return self._loaded[name]
         with self._lock:
             if name not in self._loaded:
                 self._loaded[name] = self._load(self._folders[name])

@@ -17,14 +17,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from magicap.service.errors import ServiceError
+from magicap.service.fields import WORD_LISTS
 from magicap.service.limits import ServiceLimits
 
 T = TypeVar("T")
 FieldsT = TypeVar("FieldsT", bound=BaseModel)
 
-MOST_FIELDS = 300
+MOST_FIELDS, MOST_VALUES = 300, 100_000
+"""Fields of a form; values of JSON."""
+
 _FORM, _JSON = "multipart/form-data", "application/json"
-_DATA_ADDRESS = re.compile(r"data:[\w.+/-]{0,100}(;[\w.+=-]{1,100})*;base64,", re.ASCII)
+_DATA_ADDRESS = re.compile(r"data:[^,]{0,500};base64,", re.ASCII | re.IGNORECASE)
 _SHOWN = 40  # characters of a name that is quoted
 
 
@@ -58,7 +61,7 @@ async def unless_left(request: Request, work: Awaitable[T]) -> T:
         left.cancel()
 
 
-async def receive(
+async def read_request(
     request: Request, fields: type[FieldsT], limits: ServiceLimits, *, needs_image: bool = True
 ) -> Received[FieldsT]:
     """Read a request's body.
@@ -67,16 +70,12 @@ async def receive(
         ServiceError: 415 another type of body, 422 fields that are not as they should be, no picture or too
             many of them.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == _FORM:
-        async with request.form(max_files=limits.images + 1, max_fields=MOST_FIELDS) as form:
-            images = [await file.read() for file in form.getlist("image") if isinstance(file, UploadFile)]
-            values = _form_values(form, fields)
-    elif kind == _JSON:
-        values = parsed(await request.body())
-        images = await run_in_threadpool(_json_images, values)
+    is_form = _kind(request) == _FORM
+    if is_form:
+        images, values = await _form(request, limits)
     else:
-        raise ServiceError(415, "body_type", f"expected a body of type {_FORM} or {_JSON}")
+        values = await json_body(request)
+        images = await run_in_threadpool(_json_images, values)
     if len(images) > limits.images:
         raise ServiceError(
             422,
@@ -87,15 +86,26 @@ async def receive(
         raise ServiceError(
             422, "images", "expected a picture as the file 'image' of a form, or in JSON; found none"
         )
-    return Received(checked(fields, values, are_typed=kind == _JSON), images)
+    return Received(checked(fields, values, are_typed=not is_form), images)
 
 
-def parsed(body: bytes) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, Any]:
     """A body as a JSON object.
 
     Raises:
-        ServiceError: it is none.
+        ServiceError: it is none, or holds too many values.
     """
+    if _kind(request) != _JSON:
+        raise ServiceError(
+            415, "body_type", f"expected a body of type {_JSON}, or {_FORM} where a form is read"
+        )
+    return await run_in_threadpool(_parsed, await request.body())
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    # before they are made: every value is an object of Python's, which takes fifty times its text
+    if sum(map(body.count, (b"[", b"{", b","))) > MOST_VALUES:
+        raise ServiceError(422, "json", f"expected at most {MOST_VALUES} values in JSON, found more")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -103,6 +113,24 @@ def parsed(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ServiceError(422, "json", "expected a JSON object, found another JSON value")
     return value
+
+
+async def _form(request: Request, limits: ServiceLimits) -> tuple[list[bytes], dict[str, Any]]:
+    """The pictures and the fields of a form.
+
+    Raises:
+        ServiceError: 400, it is damaged.
+    """
+    try:
+        async with request.form(max_files=limits.images + 1, max_fields=MOST_FIELDS) as form:
+            images = [await file.read() for file in form.getlist("image") if isinstance(file, UploadFile)]
+            return images, _form_values(form)
+    except (LookupError, ValueError) as error:  # an unknown character set, bytes that are not of it
+        raise ServiceError(400, "body", "expected a form, found a damaged one") from error
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def checked(model: type[FieldsT], values: Mapping[str, Any], *, are_typed: bool = True) -> FieldsT:
@@ -136,7 +164,8 @@ def decoded(text: object) -> bytes:
             422, "url", "expected a data: address in base64; other addresses are never fetched"
         )
     try:
-        return base64.b64decode(text[head.end() if head else 0 :], validate=True)
+        encoded = "".join(text[head.end() if head else 0 :].split())  # as base64 tools break lines
+        return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ServiceError(422, "base64", "expected a picture in base64, found text that is none") from error
 
@@ -150,8 +179,8 @@ def _json_images(values: dict[str, Any]) -> list[bytes]:
     return [decoded(text) for text in [*([] if one is None else [one]), *(texts or [])]]
 
 
-def _form_values(form: FormData, fields: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a form: lists where the model has lists, of others the last one."""
+def _form_values(form: FormData) -> dict[str, Any]:
+    """The fields of a form: of lists of words all, of others the last one."""
     values: dict[str, Any] = {}
     for name in form:
         sent = [value for value in form.getlist(name) if not isinstance(value, UploadFile)]
@@ -159,9 +188,7 @@ def _form_values(form: FormData, fields: type[BaseModel]) -> dict[str, Any]:
             continue
         if not sent:
             raise ServiceError(422, "fields", f"{name[:_SHOWN]}: expected a field of a form, found a file")
-        known = fields.model_fields.get(name)
-        is_list = known is not None and "list" in str(known.annotation)
-        values[name] = _words(sent) if is_list else sent[-1]
+        values[name] = _words(sent) if name in WORD_LISTS else sent[-1]
     return {name: value for name, value in values.items() if value != ""}
 
 

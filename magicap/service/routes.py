@@ -36,19 +36,17 @@ from magicap.service.errors import ServiceError, timed_out, unexpected
 from magicap.service.fields import Fields, ProgressFields
 from magicap.service.middleware import request_id_of
 from magicap.service.presets import decoding_settings
-from magicap.service.requests import receive, unless_left
+from magicap.service.requests import read_request, unless_left
 from magicap.service.service import Service
-from magicap.service.stream import JobEvents, error_event, event
-from magicap.service.tasks import AlignTask, AttentionTask, ProgressTask
+from magicap.service.stream import UNBUFFERED, JobEvents, error_event, event
+from magicap.service.tasks import AlignTask, AttentionTask, CaptionTask
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
 
-_STREAMED = {"X-Accel-Buffering": "no"}  # nginx passes events on as they come
-
 
 @dataclass(frozen=True)
-class _Asked:
+class _CaptionRequest:
     """One picture, and how it is to be captioned."""
 
     request_id: str
@@ -59,8 +57,8 @@ class _Asked:
     fields: Any
 
     @property
-    def progress(self) -> ProgressTask:
-        return ProgressTask(self.captioner, self.decoding, self.fields.candidates)
+    def task(self) -> CaptionTask:
+        return CaptionTask(self.captioner, self.decoding, max(1, self.fields.candidates))
 
     @property
     def start(self) -> StartAnswer:
@@ -81,12 +79,11 @@ def routes(service: Service) -> APIRouter:
         """
         service.require_room()
         async with service.time_limit():
-            received = await receive(request, Fields, limits)
+            received = await read_request(request, Fields, limits)
             asked, images = received.fields, received.images
             captioner = await service.captioner(asked.preset)
             decoding = service.decoding(captioner, asked)
-            prepared = await service.read(images, captioner.transform)
-            work = service.captions(prepared, captioner, decoding, asked.seed)
+            work = service.captions(images, captioner, decoding, asked.seed)
             captions = await unless_left(request, work)
         if len(captions) == 1 and captions[0].error is not None:
             raise ServiceError.of_image(captions[0].error)
@@ -104,10 +101,10 @@ def routes(service: Service) -> APIRouter:
         async with service.time_limit():
             asked = await _one_picture(service, request)
         reports = JobEvents()
-        job = Job(asked.progress, asked.image, asked.fields.seed, reports.report)
+        job = Job(asked.task, asked.image, asked.fields.seed, reports.report)
         service.queue.submit([job])
         parts = _events(service, asked, job, reports, deadline)
-        return StreamingResponse(parts, media_type="text/event-stream", headers=_STREAMED)
+        return StreamingResponse(parts, media_type="text/event-stream", headers=UNBUFFERED)
 
     @router.post("/explain", **documents.EXPLAIN)
     async def explain(request: Request) -> ExplanationAnswer:
@@ -135,29 +132,30 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def _one_picture(service: Service, request: Request) -> _Asked:
+async def _one_picture(service: Service, request: Request) -> _CaptionRequest:
     """What a request that has one picture asks for.
 
     Raises:
         ServiceError: it is not as it should be, or the picture cannot be read.
     """
     service.require_room()
-    received = await receive(request, ProgressFields, service.limits)
+    received = await read_request(request, ProgressFields, service.limits)
     fields = received.fields
     if len(received.images) != 1:
         raise ServiceError(422, "images", "expected one picture, found several; ask for each by itself")
     captioner = await service.captioner(fields.preset)
     decoding = service.decoding(captioner, fields)
-    (image,) = await service.read(received.images, captioner.transform)
+    reading = service.read(received.images, captioner.transform)
+    (image,) = await unless_left(request, reading)
     if isinstance(image, BadImage):
         service.count(Caption("", error=image))
         raise ServiceError.of_image(image)
     preset = fields.preset or service.presets.default
-    return _Asked(request_id_of(request), preset, captioner, decoding, image, fields)
+    return _CaptionRequest(request_id_of(request), preset, captioner, decoding, image, fields)
 
 
 async def _events(
-    service: Service, asked: _Asked, job: Job, reports: JobEvents, deadline: float
+    service: Service, asked: _CaptionRequest, job: Job, reports: JobEvents, deadline: float
 ) -> AsyncIterator[bytes]:
     """The events of a stream; its slot is free again once it ends or the client leaves."""
     try:
@@ -181,11 +179,12 @@ async def _events(
         service.queue.withdraw([job])
 
 
-async def _explanation(service: Service, asked: _Asked) -> ExplanationAnswer:
+async def _explanation(service: Service, asked: _CaptionRequest) -> ExplanationAnswer:
     start = asked.start
     if isinstance(asked.captioner, SupervisedCaptioner):
         task = AttentionTask(asked.captioner, asked.decoding)
         shown = await service.one(task, asked.image, asked.fields.seed)
+        service.count(shown.caption)
         return ExplanationAnswer(
             **start.model_dump(),
             kind="attention",
@@ -193,7 +192,7 @@ async def _explanation(service: Service, asked: _Asked) -> ExplanationAnswer:
             attention=attention_answer(shown),
         )
     reported: list[tuple[int, Any]] = []
-    (caption,) = await service.done([Job(asked.progress, asked.image, asked.fields.seed, reported.append)])
+    (caption,) = await service.done([Job(asked.task, asked.image, asked.fields.seed, reported.append)])
     service.count(caption)
     steps = [progress_answer(*one, asked.fields.candidates) for one in reported]
     answer = caption_answer(caption, asked.fields.n or 1)
@@ -207,7 +206,7 @@ async def _explanation(service: Service, asked: _Asked) -> ExplanationAnswer:
     )
 
 
-async def _alignment(service: Service, asked: _Asked, caption: Caption) -> AlignmentAnswer | None:
+async def _alignment(service: Service, asked: _CaptionRequest, caption: Caption) -> AlignmentAnswer | None:
     """Where the caption's words sit in the picture; None where that cannot be said."""
     if not isinstance(asked.captioner, Captioner) or not caption.strip():
         return None

@@ -14,7 +14,7 @@ from magicap.service.errors import ServiceError
 from magicap.service.fields import SearchFields
 from magicap.service.index import ServedIndex
 from magicap.service.middleware import request_id_of
-from magicap.service.requests import receive, unless_left
+from magicap.service.requests import read_request, unless_left
 from magicap.service.service import Service
 from magicap.service.tasks import SearchTask
 
@@ -30,7 +30,7 @@ def search_routes(service: Service) -> APIRouter:
         if service.index is None:
             raise ServiceError(404, "no_index", "the service has no index; start it with --index INDEX")
         async with service.time_limit():
-            received = await receive(request, SearchFields, service.limits, needs_image=False)
+            received = await read_request(request, SearchFields, service.limits, needs_image=False)
             work = _matches(service, service.index, received.fields, received.images)
             matches = await unless_left(request, work)
         return MatchesAnswer(request_id=request_id_of(request), matches=matches)

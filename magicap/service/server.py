@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from types import FrameType
@@ -29,8 +30,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal ends it in order, the second at once."""
         if self._service.is_stopping:
-            self.should_exit = self.force_exit = True
-            return
+            os._exit(128 + sig)  # nothing is kept, so nothing has to be mended
         self._service.is_stopping = True
         self._ends_at = time.monotonic() + self._service.limits.timeout
 
@@ -44,6 +44,7 @@ class Server(uvicorn.Server):
                 self._quiet_since = min(self._quiet_since, now)
             if now - self._quiet_since > _QUIET_SECONDS or now > self._ends_at:
                 self.should_exit = True
+                self.config.timeout_graceful_shutdown = max(1, int(self._ends_at - now))
         return await super().on_tick(counter)
 
 
@@ -55,7 +56,6 @@ def serve(app: FastAPI, service: Service, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(service.limits.timeout),
     )
     server = Server(config, service)
     try:

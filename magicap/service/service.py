@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.batching import ON_CPU
@@ -18,9 +19,9 @@ from magicap.runs.records import Record
 from magicap.service.batching import BatchingQueue, Job, Task
 from magicap.service.errors import ServiceError, stopping, timed_out
 from magicap.service.fields import settings_of
-from magicap.service.figures import Figures
 from magicap.service.limits import MOST_SCORED, ServiceLimits
 from magicap.service.presets import ServedPresets
+from magicap.service.prometheus import ServiceMetrics
 from magicap.service.tasks import CaptionTask
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ class Service:
     ) -> None:
         self.presets, self.limits, self.index = presets, limits, index
         self.is_stopping = False
-        self.figures = Figures(lambda: len(self.queue))
+        self.metrics = ServiceMetrics(lambda: len(self.queue))
         on_gpu = presets.get().device.type == "cuda"
-        self.queue = BatchingQueue(limits.queue, _ON_GPU if on_gpu else ON_CPU, self.figures.on_batch)
-        self._readers = ReaderPool(readers, limits.image_timeout)
+        self.queue = BatchingQueue(limits.queue, _ON_GPU if on_gpu else ON_CPU, self.metrics.on_batch)
+        self._readers = ReaderPool(readers, limits.image_timeout, limits.image)
 
     def close(self) -> None:
         """Finish what waits, and end threads and processes."""
@@ -75,6 +76,15 @@ class Service:
         if self.is_stopping:
             raise stopping()
         self.queue.require_room()
+
+    def require_ready(self) -> None:
+        """What ``/readyz`` asks.
+
+        Raises:
+            ServiceError: the service is being stopped, or the thread that runs the models has ended.
+        """
+        if self.is_stopping or not self.queue.is_alive:
+            raise stopping()
 
     @asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:
@@ -111,21 +121,33 @@ class Service:
     async def read(
         self, images: Sequence[bytes], transform: ImageTransform
     ) -> list[PreparedImage | BadImage]:
-        """Pictures as a captioner or scorer of this transform takes them, or why they cannot be read."""
-        records = [Record(f"picture {number}", _giving(data)) for number, data in enumerate(images, start=1)]
+        """Pictures as a captioner or scorer of this transform takes them, or why they cannot be read.
+
+        They have places in the queue meanwhile; who stops waiting gives up those that are not begun.
+
+        Raises:
+            ServiceError: there is no room for them.
+        """
+        self.queue.reserve(len(images))
+        uploads = [_Upload(data) for data in images]
+        records = [Record(f"picture {number}", upload) for number, upload in enumerate(uploads, start=1)]
         futures = [self._readers.submit(record, transform) for record in records]
-        # shielded: a future of the readers must not be cancelled
-        waiting = [asyncio.shield(asyncio.wrap_future(future)) for future in futures]
-        results = await asyncio.gather(*waiting, return_exceptions=True)
+        try:
+            results = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        finally:
+            self.queue.release(len(images))
+            for upload in uploads:
+                upload.data = b""  # a reader may keep what was withdrawn for a while
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, BadImage):
                 raise result
         return [result for result in results if isinstance(result, PreparedImage | BadImage)]
 
     async def captions(
-        self, images: Sequence[PreparedImage | BadImage], captioner: AnyCaptioner, decoding: Any, seed: int
+        self, data: Sequence[bytes], captioner: AnyCaptioner, decoding: Any, seed: int
     ) -> list[Caption]:
-        """Captions of pictures; of those that could not be read an empty one with the error."""
+        """Captions of encoded pictures; of those that cannot be read an empty one with the error."""
+        images = await self.read(data, captioner.transform)
         task = CaptionTask(captioner, decoding)
         jobs = {
             number: Job(task, image, seed + number)
@@ -143,7 +165,7 @@ class Service:
 
     def count(self, caption: Caption) -> None:
         """Note what became of a picture."""
-        self.figures.pictures.labels("captioned" if caption.error is None else caption.error.code).inc()
+        self.metrics.pictures.labels("captioned" if caption.error is None else caption.error.code).inc()
 
     async def one(self, task: Task, image: PreparedImage | None = None, seed: int = 0) -> Any:
         """The result of one job."""
@@ -192,5 +214,11 @@ def _require_affordable(decoding: Any, *, has_memory: bool) -> None:
         raise ServiceError(422, "settings", f"expected {expected}, found {scored}; lower one of them")
 
 
-def _giving(data: bytes) -> Callable[[], bytes]:
-    return lambda: data
+@dataclass
+class _Upload:
+    """The bytes of a picture, for a reader."""
+
+    data: bytes
+
+    def __call__(self) -> bytes:
+        return self.data

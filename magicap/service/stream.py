@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from magicap.service.answers import ErrorDetail
+from magicap.service.answers import error_detail
 from magicap.service.batching import Job
 from magicap.service.errors import ServiceError
 
-DONE = object()
-"""What a job's events end with."""
+UNBUFFERED = {"X-Accel-Buffering": "no"}
+"""Headers of a stream: nginx passes events on as they come."""
+
+_DONE = object()  # what a job's reports end with
 
 
 def event(name: str, data: BaseModel) -> bytes:
@@ -23,9 +25,7 @@ def event(name: str, data: BaseModel) -> bytes:
 
 def error_event(error: ServiceError, request_id: str) -> bytes:
     """The event that ends a stream whose status went out as 200 before it failed."""
-    kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    detail = ErrorDetail(code=error.code, message=error.message, type=kind, request_id=request_id)
-    return event("error", detail)
+    return event("error", error_detail(error, request_id))
 
 
 class JobEvents:
@@ -41,6 +41,6 @@ class JobEvents:
 
     async def of(self, job: Job) -> AsyncIterator[Any]:
         """What is reported of a job until it is done."""
-        job.future.add_done_callback(lambda _: self.report(DONE))
-        while (reported := await self._events.get()) is not DONE:
+        job.future.add_done_callback(lambda _: self.report(_DONE))
+        while (reported := await self._events.get()) is not _DONE:
             yield reported

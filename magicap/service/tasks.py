@@ -1,4 +1,4 @@
-"""What the worker thread does with a batch of pictures: caption with or without progress, explain, search."""
+"""What the worker thread does with a batch of pictures: caption, explain, search."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 
 from magicap.captioners.supervised import SupervisedCaptioner
 from magicap.captioners.zero_shot import Captioner
+from magicap.errors import BadModel
+from magicap.generators import Returning
 from magicap.results import Caption
 
 if TYPE_CHECKING:
@@ -24,51 +26,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaptionTask:
-    """Caption pictures."""
-
-    captioner: BaseCaptioner[Any] = field(repr=False)
-    decoding: Any
-
-    def run(self, jobs: Sequence[Job]) -> list[Caption]:
-        return self.captioner.caption_batch(_images(jobs), self.decoding, seeds=[job.seed for job in jobs])
-
-
-@dataclass(frozen=True)
-class ProgressTask:
     """Caption pictures, and report to each job after every token a position and what competes there."""
 
     captioner: BaseCaptioner[Any] = field(repr=False)
     decoding: Any
-    candidates: int
+    candidates: int = 1
 
     def run(self, jobs: Sequence[Job]) -> list[Caption]:
-        progress = self.captioner.caption_batch_with_progress(
-            _images(jobs), self.decoding, seeds=[job.seed for job in jobs], candidates=max(1, self.candidates)
+        progress = Returning(
+            self.captioner.caption_batch_with_progress(
+                _images(jobs), self.decoding, seeds=[job.seed for job in jobs], candidates=self.candidates
+            )
         )
-        position = 0
-        while True:
-            try:
-                competing = next(progress)
-            except StopIteration as end:
-                captions: list[Caption] = end.value
-                return captions
+        for position, competing in enumerate(progress):
             if all(job.is_unwanted for job in jobs):
-                progress.close()
                 return [Caption("")] * len(jobs)
             for row, competitors in competing:
                 jobs[row].report((position, competitors))
-            position += 1
+        return progress.value
 
 
 @dataclass(frozen=True)
 class AlignTask:
-    """Where in pictures the words of their captions sit; None for a captioner without a fine-grained part."""
+    """Where in pictures the words of their caption sit; None for a captioner that cannot tell."""
 
     captioner: Captioner = field(repr=False)
     text: str
 
     def run(self, jobs: Sequence[Job]) -> list[Alignment | None]:
-        scorer = self.captioner.fine_grained
+        try:
+            scorer = self.captioner.fine_grained
+        except BadModel:  # it was trained on this scorer in float32, and the service computes in fewer bits
+            scorer = None
         if scorer is None:
             return [None] * len(jobs)
         return [
@@ -107,5 +96,5 @@ class SearchTask:
 
 
 def _images(jobs: Sequence[Job]) -> list[PreparedImage]:
-    """The jobs' pictures; works that need one are given to jobs that have one."""
+    """The jobs' pictures; tasks that need one are given to jobs that have one."""
     return [job.image for job in jobs if job.image is not None]

@@ -64,7 +64,7 @@ class Sampling:
         require_int("captions", self.captions, most=MOST_SAMPLES)
         require_int("max_new_tokens", self.max_new_tokens, most=MOST_TOKENS)
         require_int("num_hypotheses", self.num_hypotheses)
-        require_number("temperature", self.temperature, lambda t: t > 0, "above 0")
+        require_number("temperature", self.temperature, lambda t: t >= 1e-30, "at least 1e-30")
         require_number("length_penalty", self.length_penalty, lambda p: 0 <= p <= 10, "between 0 and 10")
 
 

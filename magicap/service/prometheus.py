@@ -17,7 +17,7 @@ from prometheus_client import (
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 
 
-class Figures:
+class ServiceMetrics:
     """Counts of requests and pictures, times, and the queue's length."""
 
     def __init__(self, waiting: Callable[[], float]) -> None:
