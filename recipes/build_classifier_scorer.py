@@ -36,7 +36,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from magicap.captioners.presets import DEFAULT, PRESETS
-from magicap.captioners.zero_shot import load_scorer
+from magicap.captioners.load import load_scorer
 from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.errors import BadData, BadModel, BadSettings

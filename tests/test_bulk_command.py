@@ -122,6 +122,7 @@ def test_what_is_written_can_be_evaluated(caption, pictures, tmp_path, capsys):
     assert "100.0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_interrupted_a_run_says_that_it_goes_on(pictures, preset, tmp_path):
     for number in range(200):
         os.link(pictures / "picture 0.png", pictures / f"copy {number}.png")

@@ -132,6 +132,7 @@ def test_a_classifier_becomes_a_captioner_as_in_the_readme(desk):
     assert Captioner.from_pretrained("plant-captioner").caption("photo.jpg")
 
 
+@pytest.mark.slow
 def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
     Captioner.from_pretrained().save_pretrained("my-domain")
     for words in commands("magicap caption"):

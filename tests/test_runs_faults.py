@@ -152,6 +152,7 @@ def test_a_network_that_fails_a_reader_process_is_no_row(tmp_path, monkeypatch):
     assert os.strerror(errno.ESTALE) in str(error)
 
 
+@pytest.mark.slow
 def test_a_full_pipe_behind_a_picture_that_hangs_holds_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("magicap.runs.reader._MODULE", "odd_reader")
     Image.new("RGB", (9, 9)).save(tmp_path / "hang.png")

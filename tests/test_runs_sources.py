@@ -165,6 +165,7 @@ def test_processes_read_what_this_one_reads(pictures):
     assert error.code == "missing"
 
 
+@pytest.mark.slow
 def test_a_picture_that_crashes_or_hangs_its_reader_costs_a_row(tmp_path, odd_readers):
     names = ["a.png", "crash.png", "b.png", "hang.png", "once.png", "c.png"]
     for name in names:
