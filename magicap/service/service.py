@@ -62,7 +62,7 @@ class Service:
         self._readers = ReaderPool(readers, limits.image_timeout, limits.image)
 
     def close(self) -> None:
-        """Finish what waits, and end threads and processes."""
+        """Give up what waits, and end threads and processes."""
         self.is_stopping = True
         self.queue.close()
         self._readers.close()

@@ -116,7 +116,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--uploads", type=int, default=2000)
-    parser.add_argument("--drawn", type=int, default=250, help="requests an operation")
+    parser.add_argument("--drawn", type=int, default=1000, help="requests an operation")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         captioner, index = Path(folder, "captioner"), Path(folder, "texts.magicap-index")
