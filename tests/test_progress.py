@@ -79,6 +79,17 @@ def test_a_beam_is_reported_best_first(captioner: Captioner, images: Any) -> Non
     assert any(ended.values())
 
 
+def test_without_candidates_only_the_steps_that_were_taken_are_reported(
+    captioner: Captioner, images: Any
+) -> None:
+    for decoding in (captioner.decoding, DECODINGS["magic"](max_new_tokens=4)):
+        progress, captions = followed(captioner.caption_batch_with_progress(images, decoding, candidates=0))
+        assert captions == captioner.caption_batch(images, decoding)
+        reported = [len(competitors) for step in progress for _, competitors in step]
+        assert set(reported) <= {1}
+        assert len(reported) == sum(len(caption.steps) for caption in captions)
+
+
 def test_a_supervised_captioner_reports_nothing(images: Any) -> None:
     captioner = tiny.supervised()
     prepared = [prepare(picture, captioner.transform) for picture in tiny.pictures(2)]
@@ -104,4 +115,4 @@ def test_seeds_and_candidates_are_checked(captioner: Captioner, images: Any) -> 
     with pytest.raises(BadSettings, match="a seed a picture, found 2 for 3"):
         captioner.caption_batch(images, Nucleus(), seeds=[1, 2])
     with pytest.raises(BadSettings, match="candidates"):
-        next(captioner.caption_batch_with_progress(images, candidates=0))
+        next(captioner.caption_batch_with_progress(images, candidates=-1))

@@ -177,7 +177,8 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         """:meth:`caption_batch`, and after each token what competes, where the search can tell.
 
         Args:
-            candidates: how many candidates of a step, or hypotheses, at most.
+            candidates: how many candidates of a step, or hypotheses, at most; 0: no hypotheses, and only the
+                step that was taken.
 
         Returns:
             A generator: it yields for each token position ``(number of the picture, competitors)`` of all
@@ -186,7 +187,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         Raises:
             BadSettings: the decoding does not fit the models.
         """
-        require_int("candidates", candidates)
+        require_int("candidates", candidates, least=0)
         if not images:
             return []
         search, own_seeds = self.decoding if decoding is None else decoding, _seeds(images, seeds)

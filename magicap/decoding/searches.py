@@ -110,8 +110,8 @@ class Search:
 def magic_progress(context: DecodingContext, settings: MagicSearch, count: int) -> CaptionProgress:
     """Magic search, with the ``count`` best candidates of each step."""
     chosen: list[list[tuple[int, Step]]] = []
-    for time_step in magic_time_steps(context, settings, top_n=count):
-        best = time_step.best(context.language_model, count)
+    for time_step in magic_time_steps(context, settings, top_n=max(1, count)):
+        best = time_step.best(context.language_model, max(1, count))
         chosen.append([(row, steps[0]) for row, steps in zip(time_step.rows, best, strict=True)])
         yield [(row, tuple(steps)) for row, steps in zip(time_step.rows, best, strict=True)]
     return captions_from_steps(context, iter(chosen))
@@ -121,7 +121,7 @@ def beam_magic_progress(context: DecodingContext, settings: BeamMagicSearch, cou
     """Beam magic search, with the ``count`` best hypotheses after each token."""
     time_steps = Returning(beam_magic_time_steps(context, settings))
     for time_step in time_steps:
-        yield list(time_step.best(count))
+        yield [*time_step.best(count)] if count else []
     return captions_from_competitions(context, time_steps.value, settings.num_hypotheses)
 
 

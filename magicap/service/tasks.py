@@ -30,7 +30,7 @@ class CaptionTask:
 
     captioner: BaseCaptioner[Any] = field(repr=False)
     decoding: Any
-    candidates: int = 1
+    candidates: int = 0
 
     def run(self, jobs: Sequence[Job]) -> list[Caption]:
         progress = Returning(
