@@ -1,6 +1,6 @@
 """Published figures as data, to be read beside ours. They are of other models, trained on other data.
 
-Rows marked "rescored" were confirmed by scoring the authors' own output files (tests/test_published.py); the
+Rows marked "rescored" were confirmed by scoring the authors' own output files (tests/parity/test_published.py); the
 others were entered by hand from the papers and can be confirmed by reading those only.
 
 python eval/published.py --dataset flickr8k                            # the rows of a data set

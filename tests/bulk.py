@@ -11,6 +11,7 @@ from typing import Any
 
 import tiny
 from PIL import Image
+from pyarrow import parquet
 
 from magicap.runs.readers import ReaderPool
 from magicap.runs.run import Run
@@ -91,3 +92,15 @@ def _kill_at(call: int) -> None:
             return result
 
         setattr(os, name, around)
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number, pixels in enumerate(tiny.pictures(count)):
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    """The rows of all output files of a run."""
+    return [row for path in sorted(folder.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]

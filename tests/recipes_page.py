@@ -8,7 +8,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from unittest import mock
 
-from test_recipes import RECIPES, recipe
+from repository import RECIPES, recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 WIDTH = "100"

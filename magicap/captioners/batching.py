@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 ON_CPU = 16
-"""Pictures together on a processor: more gain nothing (docs/results.md), fewer cost time."""
+"""Pictures together on a processor: more gain nothing (docs/experiments.md), fewer cost time."""
 
 FIRST_ON_GPU = 8
 """Pictures of the first batch on a GPU, by which the need of memory is measured."""

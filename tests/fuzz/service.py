@@ -98,7 +98,7 @@ def uploads(address: str, seed: int, count: int) -> list[str]:
     return [found for _, found in outcomes if found]
 
 
-def drawn(address: str, seed: int, count: int) -> list[str]:
+def drawn(address: str, seed: int, count: int, folder: str) -> list[str]:
     """Requests that schemathesis draws from the OpenAPI, so many an operation; what was found."""
     program = str(Path(sys.executable).with_name("schemathesis"))
     command = [program, "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
@@ -126,7 +126,7 @@ def main() -> int:
             sizes = [memory(process)]
             found = uploads(address, options.seed, options.uploads)
             sizes.append(memory(process))
-            found += drawn(address, options.seed, options.drawn)
+            found += drawn(address, options.seed, options.drawn, folder)
             sizes.append(memory(process))
     print("MiB before, after the uploads, at the end:", *map(round, sizes))
     print(*found, sep="\n")

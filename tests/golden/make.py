@@ -1,4 +1,4 @@
-"""Write what ``tests/test_golden.py`` holds the package to: captions of photographs, and files of format 1.
+"""Write what ``tests/parity/test_golden.py`` compares with: captions of photographs, and files of format 1.
 
     make golden                          # both, in two minutes on one core
     make golden ARGS="--only flickr8k"

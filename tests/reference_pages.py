@@ -1,0 +1,77 @@
+"""docs/cli.md and docs/api.md: the commands' help and the public names; ``make docs`` writes them."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+from contextlib import redirect_stdout, suppress
+from unittest import mock
+
+from repository import DOCS, ROOT
+
+from magicap.cli import main
+
+COMMANDS = ("caption", "eval", "index", "search", "serve", "doctor")
+WIDTH = "100"
+"""Columns of a terminal."""
+
+CLI_TOP = """# Command line
+
+What each command does and every option of it, as `magicap COMMAND --help` prints it.
+`make docs` writes this page.
+"""
+API_TOP = """# Python reference
+
+The public names of `magicap`, from their docstrings; deeper paths may change without notice.
+`make docs` writes this page.
+"""
+GROUPS = {
+    "Captioning": (
+        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis"
+    ).split(),
+    "Decodings": (
+        "BeamMagicSearch MagicSearch Greedy ContrastiveSearch TopK Nucleus NearestCaption ConsensusCaption "
+        "BeamSearch Sampling DecodingContext"
+    ).split(),
+    "Models and memories": "LanguageModel ImageTextScorer CaptionMemory".split(),
+    "Search": "RetrievalIndex Item Match".split(),
+    "Errors": (
+        "MagicapError BadImage BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
+        "MissingPackage MetricUnavailable"
+    ).split(),
+}
+
+
+def help_of(command: str) -> str:
+    """What a command prints with --help, on a terminal of fixed width."""
+    shown = io.StringIO()
+    with mock.patch.dict(os.environ, COLUMNS=WIDTH), redirect_stdout(shown), suppress(SystemExit):
+        main([command, "--help"])
+    return shown.getvalue()
+
+
+def cli_page() -> str:
+    return "\n".join([CLI_TOP, *(f"## {name}\n\n```text\n{help_of(name)}```\n" for name in COMMANDS)])
+
+
+def public_names() -> dict[str, str]:
+    """Public names with the modules that have them."""
+    stub = ast.parse((ROOT / "magicap" / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [statement for statement in stub.body if isinstance(statement, ast.ImportFrom)]
+    return {alias.name: str(one.module) for one in imports for alias in one.names}
+
+
+def api_page() -> str:
+    modules, parts = public_names(), [API_TOP]
+    for title, names in GROUPS.items():
+        parts += [f"## {title}\n", *(f"::: {modules[name]}.{name}\n" for name in names)]
+    parts += ["## Metrics\n", "::: magicap.metrics\n"]
+    return "\n".join(parts)
+
+
+PAGES = {DOCS / "cli.md": cli_page, DOCS / "api.md": api_page}
+
+if __name__ == "__main__":
+    for path, made in PAGES.items():
+        path.write_text(made(), encoding="utf-8")
