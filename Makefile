@@ -40,7 +40,7 @@ checksums: $(DEV) ## write magicap/SHA256SUMS anew, after a change of weights
 	@$(PY) -c "from magicap.captioners.checksums import write_checksums; write_checksums()"
 embedded-dry-run: $(DEV) ## every recipe that makes what ships, with its own file of recipes/configs, on tiny stand-ins: under a minute
 	@$(OFFLINE) $(PY) recipes/make_captioners.py --dry_run
-lint: $(DEV) ## ruff: rules and format; import-linter: which room may import which; codespell: words
+lint: $(DEV) ## ruff: rules and format; import-linter: which package may import which; codespell: words
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports && .venv/bin/codespell
 format: $(DEV) ## mend what ruff can mend
 	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
