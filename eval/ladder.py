@@ -5,10 +5,10 @@
 The file's figures are those of docs/results.md; each names the section of that page that it stands in. This
 script only draws. Alternative text where the drawing is shown:
 
-    CIDEr-D of the captioners, with 95 % intervals. COCO val, 140 pictures: plain magic search 44.5, the release
-    before 46.3, MAGIC's published captions 49.3 (on other pictures), greedy with soft prompt 60.8, unpaired
-    66.7, the default 104.9. Flickr8k test, 1,000 pictures: cnn-lstm 54.6, the release before 64.1, the default
-    68.7.
+    CIDEr-D of the captioners, with 95 % intervals. COCO val, 140 pictures: embedded with plain magic search
+    44.5, the release before 46.3, MAGIC's published captions 49.3 (on other pictures), embedded with greedy
+    search and soft prompt 60.8, unpaired 66.7, embedded, the default, 104.9. Flickr8k test, 1,000 pictures:
+    cnn-lstm 54.6, the release before 64.1, embedded, the default, 68.7.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEARNS = {
-    "nothing": ("no captioned pictures", "#44aa99"),
-    "scorer": ("captioned pictures for the scorer alone", "#4477aa"),
-    "captioner": ("captioned pictures for the whole captioner", "#ee8833"),
+    "nothing": ("none", "#ddaa33", INK),
+    "scorer": ("the scorer alone", "#4477aa", "white"),
+    "captioner": ("the whole captioner", "#bb5566", "white"),
 }
-"""What learned from captioned pictures: its name in the legend, and a colour that colour-blind readers can
-tell from the others."""
+"""What learned from captioned pictures: its name in the legend, a colour that colour-blind readers can tell
+from the others, in grey too, and that of letters on it."""
 
-_WIDTH, _ROW = 7.3, 0.42  # inches, so that the drawing is 700 pixels wide at 96 a inch
-_ABOVE, _BELOW = 0.75, 1.15  # inches of titles, and of the axis, the legend and the note
-_NOTE_LETTERS = 104
+_WIDTH, _ROW = 7.3, 0.42  # inches: 700 pixels, at 96 an inch
+_ABOVE, _BELOW = 0.75, 1.2  # inches of titles, and of the legend and the note
+_NOTE_LETTERS = 100
 
 
 @dataclass(frozen=True)
@@ -107,42 +107,45 @@ def drawing(figures: Mapping[str, Any]) -> Figure:
     height = _ROW * sum(counts) + _ABOVE * len(counts) + _BELOW
     figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
     share = _BELOW / height
-    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share), hspace=0.06)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share), h_pad=0.1)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(len(counts), 1, sharex=True, squeeze=False, height_ratios=counts).flatten()
     for axis, panel in zip(axes, figures["panels"], strict=True):
         draw_panel(axis, panel["title"], panel["rows"])
     axes[-1].set_xlabel(figures["metric"], fontsize=11, color=INK)
-    handles = [Patch(color=colour, label=label) for label, colour in LEARNS.values()]
-    figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.01, 0.62 * share), ncols=3, frameon=False,
-        fontsize=9, labelcolor=INK, handlelength=1.1, columnspacing=1.2,
+    handles = [Patch(color=colour, label=label) for label, colour, _ in LEARNS.values()]
+    legend = figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0.01, 0.46 * share), ncols=3, frameon=False,
+        fontsize=10, labelcolor=INK, handlelength=1.1, columnspacing=1.6, alignment="left",
+        title="What part learned from captioned pictures (their number is in the bar):",
     )  # fmt: skip
+    legend.get_title().set(fontsize=10, color=INK)
     note = textwrap.fill(figures["note"], _NOTE_LETTERS)
-    figure.text(0.018, 0.5 * share, note, fontsize=9, color=FAINT, va="top", parse_math=False)
+    figure.text(0.018, 0.4 * share, note, fontsize=9, color=FAINT, va="top", parse_math=False)
     return figure
 
 
 def draw_panel(axis: Axes, title: str, rows: Sequence[Rung]) -> None:
     """A bar a row, the first at the top, with its interval and its value."""
     for y, row in enumerate(rows):
-        colour = LEARNS[row.learns][1]
-        face = "white" if row.other_pictures else colour
-        axis.barh(y, row.value, height=0.62, facecolor=face, edgecolor=colour, linewidth=1.4,
-                  hatch="////" if row.other_pictures else None)  # fmt: skip
+        _, colour, letters = LEARNS[row.learns]
+        bar: dict[str, Any] = {"facecolor": colour}
+        box = None
+        if row.other_pictures:
+            bar, letters = {"facecolor": "white", "hatch": "////"}, INK
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axis.barh(y, row.value, height=0.64, edgecolor=colour, linewidth=1.4, **bar)
         end = row.value
         if row.low is not None and row.high is not None:
-            error = [[row.value - row.low], [row.high - row.value]]
-            axis.errorbar(row.value, y, xerr=error, color=INK, capsize=4, linewidth=1.3)
+            ends = [[row.value - row.low], [row.high - row.value]]
+            axis.errorbar(row.value, y, xerr=ends, color=INK, capsize=4, linewidth=1.3)
             end = row.high
-        axis.annotate(f"{row.value:.1f}", (end, y), (6, 0), textcoords="offset points", va="center",
-                      fontsize=11, color=INK, fontweight="bold")  # fmt: skip
-        axis.annotate(row.pictures, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=9,
-                      color=INK if row.other_pictures else "white",
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5} if row.other_pictures else None)  # fmt: skip
+        beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(row.pictures, (0, y), fontsize=9.5, color=letters, bbox=box, **beside)
+        axis.annotate(f"{row.value:.1f}", (end, y), fontsize=11, color=INK, fontweight="bold", **beside)
     axis.set_yticks(range(len(rows)), [row.captioner for row in rows], fontsize=11, color=INK)
     axis.invert_yaxis()
     axis.set_title(title, fontsize=12, color=INK, fontweight="bold", loc="left", pad=6)
-    axis.set_xlim(0, 132)
+    axis.set_xlim(0, 136)
     axis.grid(axis="x", color=LINE, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[:].set_visible(False)
