@@ -78,6 +78,7 @@ def read_points(path: Path, metric: str) -> list[Point]:
 def drawing(lines: Mapping[str, list[Point]], metric: str) -> Figure:
     """A new drawing: one line a data set, with error bars."""
     plt = require("matplotlib.pyplot")
+    figure: Figure
     figure, panel = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for name, points in lines.items():
         below = [point.value - point.low for point in points]

@@ -104,6 +104,7 @@ def print_row(
 ) -> None:
     changed = sum(new != old for new, old in zip(texts, chosen, strict=True))
     score = cider_d(texts, [row.captions for row in rows])["CIDEr-D"]
+    assert score.per_image is not None
     right = are_right(score.per_image).mean()
     length = sum(len(words(PTB(text))) for text in texts) / len(texts)
     print(

@@ -1,7 +1,8 @@
 """Published figures as data, to be read beside ours. They are of other models, trained on other data.
 
-Rows marked "rescored" were confirmed by scoring the authors' own output files (tests/parity/test_published.py); the
-others were entered by hand from the papers and can be confirmed by reading those only.
+Rows marked "rescored" were confirmed by scoring the authors' own output files
+(tests/parity/test_published.py); the others were entered by hand from the papers and can be confirmed by
+reading those only.
 
 python eval/published.py --dataset flickr8k                            # the rows of a data set
 python eval/published.py --dataset flickr8k --ours figures.csv   # below them ours, from eval/compare.py --csv
@@ -45,7 +46,7 @@ class Published:
     """Whether the authors' output file gave these figures here."""
 
 
-_ = None
+_: None = None
 PUBLISHED = (
     Published("top-k sampling", "coco", "text-only search", MAGIC, (33.6, 2.4, 8.3, 25.6, 3.8, 1.7)),
     Published("nucleus sampling", "coco", "text-only search", MAGIC, (32.6, 2.3, 7.8, 24.8, 3.1, 1.4)),

@@ -35,7 +35,7 @@ class Config:
     images: list[str] = field(metadata={"help": "tar files or folders with the pictures"})
     split: str | None = field(default=None, metadata={"help": "its split, where it has several"})
     tag: str | None = field(default=None, metadata={"help": "open_clip's tag, where --scorer is a name"})
-    device: str | None = field(default=None, metadata={"help": "where the scorer runs"})
+    device: str = field(default="cpu", metadata={"help": "where the scorer runs"})
 
 
 def main(config: Config) -> None:

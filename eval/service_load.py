@@ -85,8 +85,9 @@ class Client:
         writer.write(request)
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
-        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
-        body = await reader.readexactly(length)
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        assert length is not None, head
+        body = await reader.readexactly(int(length[1]))
         if b"connection: close" in head.lower():
             self.close()
         return int(head.split(b" ", 2)[1]), body
@@ -144,7 +145,7 @@ class Service:
 
     def memory(self) -> float:
         """Resident MiB of the process and its readers."""
-        pids = [self.process.pid]
+        pids = [str(self.process.pid)]
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             pids += (task / "children").read_text().split()
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
@@ -156,7 +157,9 @@ class Service:
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         text = (await reader.read()).decode()
         writer.close()
-        return float(re.search(r"\nmagicap_queue_jobs ([\d.]+)", text)[1])
+        jobs = re.search(r"\nmagicap_queue_jobs ([\d.]+)", text)
+        assert jobs is not None, text
+        return float(jobs[1])
 
 
 async def load(

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, HfArgumentParser
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, HfArgumentParser
 
 from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
 from magicap.captioners.presets import DEFAULT
@@ -192,7 +192,7 @@ def long_run(
             )
     print(aligned(header, rows))
     if config.plot is not None:
-        draw(config, seconds)
+        draw(config.plot, config, seconds)
 
 
 class Clock:
@@ -288,7 +288,7 @@ def load(config: Config) -> Captioner:
         raise SystemExit("random weights need --bpe, the folder of GPT-2's vocab.json and merges.txt")
     torch.manual_seed(0)
     bpe = Path(config.bpe)
-    tokenizer = GPT2TokenizerFast(vocab=str(bpe / "vocab.json"), merges=str(bpe / "merges.txt"))
+    tokenizer = GPT2Tokenizer(vocab=str(bpe / "vocab.json"), merges=str(bpe / "merges.txt"))
     language_model = LanguageModel(GPT2LMHeadModel(GPT2Config(vocab_size=50259)), tokenizer)
     clip = open_clip.create_model(config.shape).eval()
     preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
@@ -332,7 +332,7 @@ def resident() -> float:
     return pages * resource.getpagesize() / 1e9
 
 
-def draw(config: Config, seconds: Sequence[float]) -> None:
+def draw(path: str, config: Config, seconds: Sequence[float]) -> None:
     require("matplotlib").use("svg")
     pyplot = require("matplotlib.pyplot")
     numbers = range(config.batch_size, len(seconds))
@@ -346,7 +346,7 @@ def draw(config: Config, seconds: Sequence[float]) -> None:
         title=config.shape,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(config.plot, metadata={"Date": None} if config.plot.endswith(".svg") else None)
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,8 @@ class StyleClassifier:
         ).coalesce()
 
     def _logits(self, table: Tensor) -> Tensor:
-        return torch.sparse.mm(table, self._weights[:, None]).squeeze(1) + self._bias
+        products: Tensor = torch.sparse.mm(table, self._weights[:, None])
+        return products.squeeze(1) + self._bias
 
 
 def features(text: str) -> set[str]:
@@ -108,12 +110,12 @@ def main(config: Config) -> None:
         print(f"{name}: {share:.1f} % of {len(texts)} read as {config.key}")
 
 
-def json_lines(path: str) -> list[dict[str, str | list[str]]]:
+def json_lines(path: str) -> list[dict[str, Any]]:
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line.strip()]
 
 
-def sentences(rows: Sequence[dict[str, str | list[str]]], key: str) -> list[str]:
+def sentences(rows: Sequence[dict[str, Any]], key: str) -> list[str]:
     return [text for row in rows for text in ([row[key]] if isinstance(row[key], str) else row[key])]
 
 

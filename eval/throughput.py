@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ def main(config: Config) -> None:
     for workers in config.workers:
         with ReaderPool(workers) as pool:
             read(pool, records[:BATCH], transform)  # the processes are up
-            seconds = measured(lambda pool=pool: read(pool, records, transform), config.rounds)
+            seconds = measured(partial(read, pool, records, transform), config.rounds)
         table_row(f"decode and resize, {workers} processes", seconds, len(records))
     prepared = [prepare(path, transform) for path in paths[: config.captioned]]
     if captioner is not None:
@@ -81,7 +82,7 @@ def main(config: Config) -> None:
     for kind in ("jsonl", "parquet"):
         table_row(
             f"journal and {kind}",
-            measured(lambda kind=kind: write(records, kind), config.rounds),
+            measured(partial(write, records, kind), config.rounds),
             len(records),
         )
     print(aligned(("stage", "pictures/s", "ms/picture", "spread"), ROWS))
@@ -172,7 +173,7 @@ def compare(captioner: Captioner, paths: Sequence[str]) -> None:
 def write(records: Sequence[Record], kind: str) -> None:
     """Rows into the journal, batch by batch and each batch onto the disk, and into a file."""
     settings = RunSettings(("source",), f"out.{kind}")
-    row = {"row": {}, "stamp": "1-2", "earlier": None}
+    row: dict[str, object] = {"row": {}, "stamp": "1-2", "earlier": None}
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")
         writer = new_writer(settings, Path(folder), 0, {})

@@ -31,12 +31,12 @@ import torch
 import torch.nn.functional as F
 from cli import run
 from safetensors.torch import load_file
-from timm.data import infer_imagenet_subset
-from timm.data.imagenet_info import ImageNetInfo
+from timm.data.config import resolve_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.captioners.load import load_scorer
+from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.checks import require_int
 from magicap.data import read_sentences
 from magicap.errors import BadData, BadModel, BadSettings
@@ -137,7 +137,7 @@ def base_scorer(source: str) -> ImageTextScorer:
 
 def classifier(config: Config) -> Any:
     """The timm classifier; one whose last layer is not linear is refused."""
-    network = timm.create_model(config.classifier, pretrained=config.weights is None)
+    network: Any = timm.create_model(config.classifier, pretrained=config.weights is None)
     if config.weights is not None:
         weights = load_file(config.weights)
         last = weights.get(f"{network.default_cfg['classifier']}.weight")
@@ -156,21 +156,20 @@ def class_names(config: Config, network: Any) -> list[str]:
     """Names of the classes, from the file or from the classifier's own metadata."""
     if config.class_names is not None:
         return [line.strip() for line in read_text(config.class_names).splitlines() if line.strip()]
-    labels = network.pretrained_cfg.get("label_names")
-    subset = infer_imagenet_subset(network)
-    if labels is None and subset is None:
-        raise BadModel(
-            f"{config.classifier} has no names for its {network.num_classes} classes: give --class_names"
-        )
-    described = labels or [
-        ImageNetInfo(subset).index_to_description(number) for number in range(network.num_classes)
-    ]
+    described = network.pretrained_cfg.get("label_names")
+    if not described:
+        subset = infer_imagenet_subset(network)
+        if subset is None:
+            raise BadModel(
+                f"{config.classifier} has no names for its {network.num_classes} classes: give --class_names"
+            )
+        described = map(ImageNetInfo(subset).index_to_description, range(network.num_classes))
     return [name.split(",")[0].strip() for name in described]  # synonyms stand behind commas
 
 
 def with_classifier(base: ImageTextScorer, network: Any, name: str) -> ImageTextScorer:
     """The base's text tower beside the classifier's trunk, under a projection that is zero."""
-    settings = timm.data.resolve_data_config({}, model=network)
+    settings = resolve_data_config({}, model=network)
     size = settings["input_size"][-1]
     vision = {
         "timm_model_name": name,

@@ -165,7 +165,9 @@ def caption_sets(
                 features += [list(features_of(one).values()) for one in competitions]
                 texts += [one.hypotheses[0].text.strip() for one in competitions]
                 bar.update(len(batch))
-            cider.append(cider_d(texts, [row.captions for row in rows])["CIDEr-D"].per_image)
+            score = cider_d(texts, [row.captions for row in rows])["CIDEr-D"]
+            assert score.per_image is not None
+            cider.append(score.per_image)
     numbers = np.repeat(np.arange(len(sets)), [len(rows) for rows in sets])
     return Captioned(np.array(features), np.concatenate(cider), numbers)
 
@@ -222,8 +224,7 @@ def print_figures(config: Config, captioned: Captioned, probabilities: FloatArra
     """A table of cross-validated figures, of all pictures and of every data set."""
     rows = {"all": np.arange(len(probabilities))}
     if len(config.captions) > 1:
-        numbers = range(len(config.captions))
-        rows |= {config.captions[number]: np.flatnonzero(captioned.data_set == number) for number in numbers}
+        rows |= {path: np.flatnonzero(captioned.data_set == n) for n, path in enumerate(config.captions)}
     print("| pictures | n | right | " + " | ".join(FIGURES) + " |")
     print("|---" + "|--:" * (len(FIGURES) + 2) + "|")
     for name, numbers in rows.items():

@@ -84,14 +84,15 @@ def expected(kind: Any) -> str:
     return EXPECTED[kind]
 
 
-class _TextLoader(yaml.BaseLoader):
+class _TextLoader(yaml.BaseLoader):  # type: ignore[misc]  # PyYAML ships no types
     """Reads all as text, and refuses a key that stands twice, of which YAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
             raise yaml.YAMLError(f"{twice[0]} twice")
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_yaml(file: str | Path) -> dict[Any, Any]:

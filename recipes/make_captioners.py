@@ -27,7 +27,14 @@ from model_card import write_card
 from running import folder_of, in_child, note, run_steps
 from shipped import PACKAGE, SHIPPED
 
-from magicap import Captioner, CaptionMemory, ImageTextScorer, LanguageModel, load_captioner
+from magicap import (
+    Captioner,
+    CaptionMemory,
+    ImageTextScorer,
+    LanguageModel,
+    SupervisedCaptioner,
+    load_captioner,
+)
 from magicap.captioners.checksums import write_checksums
 from magicap.captioners.presets import PRESETS, UNPAIRED
 from magicap.captioners.saving import put_folder_in_place
@@ -125,10 +132,11 @@ def dry_run() -> None:
             os.chdir(before)
 
 
-def finished(package: Path) -> dict[str, Captioner | object]:
+def finished(package: Path) -> dict[str, Captioner | SupervisedCaptioner]:
     """The three captioners of a package's folders, by the names of their presets' folders."""
     embedded, unpaired = package / "embedded", package / "unpaired"
     decoding = PRESETS[UNPAIRED].decoding
+    assert decoding is not None
     without_pairs = Captioner(
         LanguageModel.from_pretrained(embedded / LANGUAGE_MODEL),
         ImageTextScorer.from_pretrained(unpaired / SCORER),

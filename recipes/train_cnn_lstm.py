@@ -414,7 +414,7 @@ def word_by_word(config: Config, network: CaptionNetwork, *, on_grids: bool) -> 
 
 def one_of(views: Sequence[Tensor]) -> Callable[[int, CaptionedImage], Tensor]:
     """From a picture's number to its grid (L, D) in a random view."""
-    return lambda number, _: views[torch.randint(len(views), ())][number]
+    return lambda number, _: views[int(torch.randint(len(views), ()))][number]
 
 
 def save(config: Config, network: CaptionNetwork, folder: Path, dtype: str = "float32") -> None:

@@ -147,7 +147,8 @@ class Pictures:
     def local(self, heads: LocalHeads) -> LocalImages:
         device = heads.logit_scale.device
         patches = heads.patches(self.states.to(device).flatten(2).transpose(1, 2))
-        return LocalImages(self.vectors.to(device), patches, tuple(self.states.shape[2:]))
+        rows, columns = self.states.shape[2:]
+        return LocalImages(self.vectors.to(device), patches, (rows, columns))
 
 
 @dataclass(frozen=True)

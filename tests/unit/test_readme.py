@@ -27,7 +27,7 @@ from magicap import Captioner
 from magicap.captioners.presets import PRESETS
 
 NAMES = (
-    "README.md docs/index.md docs/decoding.md docs/unpaired.md docs/adaptation.md docs/baseline.md "
+    "README.md docs/index.md docs/decoding.md docs/adaptation.md docs/unpaired.md docs/baseline.md "
     "docs/scale.md docs/search.md docs/evaluation.md docs/training.md docs/coming_from.md docs/faq.md"
 ).split()
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
@@ -156,7 +156,7 @@ def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
 
 @pytest.mark.slow
 def test_many_pictures_as_in_the_readme_give_a_row_each(desk):
-    for folder in ("training", "huge", "shards"):
+    for folder in ("training", "huge", "pictures", "shards"):
         shutil.copytree("holiday", folder)
     with tarfile.open("shards/0.tar", "w") as tar:
         tar.add("a.jpg")
@@ -165,7 +165,7 @@ def test_many_pictures_as_in_the_readme_give_a_row_each(desk):
     parquet.write_table(pyarrow.table({"image": [Path("a.jpg").read_bytes()]}), "photos.parquet")
     Path("training", "b.txt").write_text("mine")
     runs = [words for words in commands("magicap caption") if {"--out", "--format"} & set(words)]
-    assert len(runs) == 7
+    assert len(runs) == 8
     for words in runs:
         if "captions.jsonl" in words and "holiday/" not in words:
             words = ["other.jsonl" if word == "captions.jsonl" else word for word in words]
