@@ -80,8 +80,10 @@ def main(config: Config) -> None:
         captioner.memory = None
     print(f"{config.preset}, {config.split}, n = {len(rows)}, seed {config.seed}")
     print(table_line(("decoding", *COLUMNS)) + "\n" + table_line(["---"] * (len(COLUMNS) + 1)))
-    is_supervised = isinstance(captioner, SupervisedCaptioner)
-    decodings = beams(config, captioner) if is_supervised else zero_shot_decodings(config, captioner)
+    if isinstance(captioner, SupervisedCaptioner):
+        decodings = beams(config, captioner)
+    else:
+        decodings = zero_shot_decodings(config, captioner)
     for name, decoding in decodings.items():
         started = time.monotonic()
         pictures = (images.read(row.image) for row in rows)

@@ -20,7 +20,6 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from cli import run
@@ -38,7 +37,8 @@ class Config(ShardOptions):
     """Stay on the CPU even where a GPU is at hand."""
 
 
-class Worker(NamedTuple):
+@dataclass(frozen=True)
+class Worker:
     """What torchrun or accelerate launch tells a process that it started.
 
     It joins no process group: workers exchange nothing, and with torch 2.15 a group cannot be joined again
