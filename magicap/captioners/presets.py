@@ -61,7 +61,7 @@ PRESETS = {
     DEFAULT: Preset(
         folder=EMBEDDED,
         origin="trained by this project's recipes; see magicap/embedded/README.md",
-        licence="Apache-2.0; the Flickr8k pictures it learned from are for research use",
+        licence="Apache-2.0; learned from Flickr8k (research use) and COCO pictures (terms of their owners)",
     ),
     UNPAIRED: Preset(
         language_model=EMBEDDED / "language_model",
