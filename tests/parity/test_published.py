@@ -53,10 +53,9 @@ def test_the_path_without_java_gives_the_official_figures(outputs, name):
             assert 100 * scores[metric].value == pytest.approx(value, abs=0.05), metric
 
 
+@pytest.mark.slow
 @pytest.mark.java
-@pytest.mark.parametrize(
-    "names", [["flickr30k_magic_result"], pytest.param(list(OFFICIAL), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("names", [["flickr30k_magic_result"], list(OFFICIAL)])
 def test_meteor_gives_the_official_figures(outputs, names):
     """Several files in one Java run; each file's score pools its own images' statistics."""
     pairs = [pairs_of(outputs, name) for name in names]

@@ -136,6 +136,7 @@ running.run_steps(["text_tower"], tinydata.overrides())
 """
 
 
+@pytest.mark.slow
 def test_steps_run_once_and_the_first_error_ends_the_chain_with_its_line_alone(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{RECIPES}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TWICE]

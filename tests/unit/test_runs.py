@@ -262,6 +262,7 @@ def test_a_run_of_other_settings_sources_or_models_is_refused(captioner, picture
     assert all(row["caption"].startswith("x") for row in rows_of(out) if row["caption"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["gone", "new", "changed"])
 def test_sources_that_change_behind_a_whole_file_are_refused(captioner, pictures, tmp_path, change):
     settings = {"out": tmp_path / "o", "format": "jsonl", "rows_per_file": 4}
