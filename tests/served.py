@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +20,30 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from magicap.service.app import create_app
+from magicap.service.batching import Job
 from magicap.service.limits import ServiceLimits
 from magicap.service.presets import ServedPresets
 from magicap.service.service import Service
+
+
+class Held:
+    """Work that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.go, self.batches = threading.Event(), []  # type: ignore[var-annotated]
+
+    def run(self, jobs: Sequence[Job]) -> list[int]:
+        self.batches.append([job.seed for job in jobs])
+        assert self.go.wait(20)
+        return [job.seed for job in jobs]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if holds():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to be")
 
 
 @contextmanager

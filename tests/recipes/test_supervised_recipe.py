@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
+from captioned_pictures import captioned_pictures
 from repository import parse
 from repository import recipe as load_recipe
 from safetensors.torch import load_file
@@ -36,21 +33,8 @@ def recipe() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Twelve pictures of three kinds: eight to train on, four to validate with."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    with tarfile.open(folder / "images.tar", "w") as tar, open(folder / "captions.jsonl", "w") as captions:
-        for number in range(12):
-            encoded = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (64, 80, 3), np.uint8)).save(encoded, "JPEG")
-            member = tarfile.TarInfo(f"{number}.jpg")
-            member.size = encoded.tell()
-            encoded.seek(0)
-            tar.addfile(member, encoded)
-            split = "train" if number < 8 else "dev"
-            row = {"image": member.name, "split": split, "captions": CAPTIONS[number % 3]}
-            captions.write(json.dumps(row) + "\n")
-    return folder
+    """Pictures of three kinds."""
+    return captioned_pictures(tmp_path_factory.mktemp("data"), lambda number: CAPTIONS[number % 3])
 
 
 @pytest.fixture(scope="module")
