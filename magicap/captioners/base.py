@@ -144,28 +144,6 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             raise caption.error
         return caption
 
-    def caption_batch(
-        self,
-        images: Sequence[PreparedImage],
-        decoding: DecodingT | None = None,
-        *,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Caption]:
-        """Caption pictures that were read before, all together, each with a seed of its own.
-
-        Args:
-            images: B pictures that were prepared with :attr:`transform`.
-            decoding: how to search; None takes the captioner's own.
-            seeds: B seeds for searches that sample; None: picture i has seed i.
-
-        Raises:
-            BadSettings: the decoding does not fit the models.
-        """
-        if not images:
-            return []
-        search = self.decoding if decoding is None else decoding
-        return self._search(self._stacked(images), search, _seeds(images, seeds), images)
-
     def caption_batch_with_progress(
         self,
         images: Sequence[PreparedImage],
@@ -174,9 +152,12 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         seeds: Sequence[int] | None = None,
         candidates: int = COMPETITORS,
     ) -> CaptionProgress:
-        """:meth:`caption_batch`, and after each token what competes, where the search can tell.
+        """Caption pictures that were read before, all together, and tell after each token what competes.
 
         Args:
+            images: B pictures that were prepared with :attr:`transform`.
+            decoding: how to search; None takes the captioner's own. One that cannot tell yields nothing.
+            seeds: B seeds for searches that sample; None: picture i has seed i.
             candidates: how many candidates of a step, or hypotheses, at most; 0: no hypotheses, and only the
                 step that was taken.
 
@@ -238,7 +219,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     def _progress(
         self, pixels: Tensor, decoding: DecodingT, seeds: list[int], candidates: int
     ) -> CaptionProgress:
-        """:meth:`_batch`, with what competes after each token; here nothing is told."""
+        """:meth:`_batch`, with what competes after each token; here nothing is."""
         yield from ()
         return self._batch(pixels, decoding, seeds)
 

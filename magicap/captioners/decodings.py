@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from magicap.decoding.settings import DECODINGS
 from magicap.errors import BadSettings
+from magicap.supervised.settings import SUPERVISED_DECODINGS
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
+
+KNOWN_DECODINGS = {**DECODINGS, **SUPERVISED_DECODINGS}
+"""Decodings of captioners of either kind, by name."""
 
 SEARCH_SETTINGS = (
     "top_k",

@@ -6,14 +6,10 @@ import argparse
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from magicap.captioners.decodings import SEARCH_SETTINGS
+from magicap.captioners.decodings import KNOWN_DECODINGS, SEARCH_SETTINGS
 from magicap.commands.options import About, Option
-from magicap.decoding.settings import DECODINGS
 from magicap.docstrings import field_docstrings
 from magicap.settings_io import former_names
-from magicap.supervised.settings import SUPERVISED_DECODINGS
-
-_KNOWN = {**DECODINGS, **SUPERVISED_DECODINGS}
 
 
 def decoding_options() -> list[Option]:
@@ -29,7 +25,9 @@ def given_settings(namespace: argparse.Namespace) -> dict[str, Any]:
 
 def _option(setting: str) -> Option:
     having = {
-        name: kind for name, kind in _KNOWN.items() if any(known.name == setting for known in fields(kind))
+        name: kind
+        for name, kind in KNOWN_DECODINGS.items()
+        if any(known.name == setting for known in fields(kind))
     }
     first = next(iter(having.values()))
     former = {now: before for kind in having.values() for before, now in former_names(kind).items()}
@@ -47,6 +45,6 @@ def _help(setting: str, having: dict[str, type]) -> str:
     texts: dict[str, list[str]] = {}
     for name, kind in having.items():
         texts.setdefault(field_docstrings(kind).get(setting, ""), []).append(name)
-    if len(having) == len(_KNOWN) and len(texts) == 1:
+    if len(having) == len(KNOWN_DECODINGS) and len(texts) == 1:
         return next(iter(texts))
     return " ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())

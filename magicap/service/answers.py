@@ -193,16 +193,20 @@ def caption_answer(caption: Caption, count: int = 1) -> CaptionAnswer:
         error = PictureError(code=refused.code, message=refused.message)
     if error is not None and not caption:
         return CaptionAnswer(caption=None, error=error)
-    others = [hypothesis.text for hypothesis in caption.hypotheses[1:count]]
     return CaptionAnswer(
         caption=caption.text,
-        captions=[caption.text, *others],
+        captions=best_captions(caption, count),
         confidence=_rounded(caption.confidence),
         score=_rounded(caption.score),
         finished=caption.finished,
         hypotheses=[hypothesis_answer(hypothesis) for hypothesis in caption.hypotheses],
         error=error,
     )
+
+
+def best_captions(caption: Caption, count: int) -> list[str]:
+    """The caption, and the best of those that competed with it: at most ``count`` in all."""
+    return [caption.text, *(hypothesis.text for hypothesis in caption.hypotheses[1:count])]
 
 
 def hypothesis_answer(hypothesis: Hypothesis) -> HypothesisAnswer:

@@ -15,8 +15,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from magicap.service import documents
+from magicap.service.answers import best_captions
 from magicap.service.errors import ServiceError
 from magicap.service.fields import Fields
+from magicap.service.limits import MOST_CAPTIONS
 from magicap.service.middleware import request_id_of
 from magicap.service.requests import checked, decoded, json_body, unless_left
 from magicap.service.service import Service
@@ -40,7 +42,7 @@ class ChatRequest(BaseModel):
     model: str | None = Field(None, description="A preset; an unknown name is the default.")
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     n: int | None = Field(
-        None, ge=1, le=20, description="How many captions of one picture; not read with several."
+        None, ge=1, le=MOST_CAPTIONS, description="How many captions of one picture; not read with several."
     )
     stream: bool | None = Field(False, description="Whether to answer as events.")
     stream_options: dict[str, Any] | None = Field(None, description="include_usage: end with the usage.")
@@ -121,8 +123,7 @@ async def _captions(service: Service, images: list[bytes], preset: str, n: int) 
             raise ServiceError.of_image(caption.error)
     if len(captions) > 1:
         return ["\n".join(caption.text for caption in captions)]
-    others = [hypothesis.text for hypothesis in captions[0].hypotheses[1:n]]
-    return [captions[0].text, *others]
+    return best_captions(captions[0], n)
 
 
 def _usage(texts: list[str]) -> dict[str, int]:

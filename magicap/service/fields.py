@@ -7,11 +7,10 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from magicap.captioners.decodings import SEARCH_SETTINGS
+from magicap.captioners.decodings import KNOWN_DECODINGS, SEARCH_SETTINGS
 from magicap.docstrings import field_docstrings
 from magicap.drawing import COMPETITORS
 from magicap.service.limits import MOST, MOST_CANDIDATES, MOST_CAPTIONS, MOST_MATCHES, MOST_WORDS
-from magicap.service.presets import KNOWN_DECODINGS
 
 WORD_LISTS = ("include", "exclude")
 """Fields that are lists of words."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.decodings import KNOWN_DECODINGS
 from magicap.captioners.folder import SUPERVISED, captioner_folder, kind_of, read_settings
 from magicap.captioners.load import load_captioner
 from magicap.captioners.presets import PRESETS
 from magicap.captioners.sources import sources_of
-from magicap.decoding.settings import DECODINGS, MagicSearch
+from magicap.decoding.settings import MagicSearch
 from magicap.errors import BadSettings
 from magicap.service.errors import ServiceError
 from magicap.settings_io import from_dict, to_dict
@@ -19,8 +20,6 @@ from magicap.supervised.settings import SUPERVISED_DECODINGS
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
-
-KNOWN_DECODINGS = {**DECODINGS, **SUPERVISED_DECODINGS}
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from captioned_pictures import captioned_pictures
 from repository import RECIPES, recipe
 
 
@@ -109,23 +106,16 @@ def places(tmp_path_factory) -> dict[str, Path]:
 
 def write_captioned_images(folder: Path, train: int, dev: int) -> None:
     """Pictures of noise, with three different sentences each."""
-    rng, words = np.random.default_rng(0), random.Random(0)
+    words = random.Random(0)
     subjects, verbs = "dog man girl cat boy bird".split(), "runs sits jumps sleeps".split()
     places = "grass snow stone wood".split()
-    with tarfile.open(folder / "images.tar", "w") as tar, open(folder / "captions.jsonl", "w") as captions:
-        for number in range(train + dev):
-            encoded = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (64, 80, 3), np.uint8)).save(encoded, "JPEG")
-            member = tarfile.TarInfo(f"{number}.jpg")
-            member.size = encoded.tell()
-            encoded.seek(0)
-            tar.addfile(member, encoded)
-            texts = [
-                f"A {words.choice(subjects)} {words.choice(verbs)} on {words.choice(places)}."
-                for _ in range(3)
-            ]
-            row = {"image": member.name, "split": "train" if number < train else "dev", "captions": texts}
-            captions.write(json.dumps(row) + "\n")
+
+    def texts(_: int) -> list[str]:
+        return [
+            f"A {words.choice(subjects)} {words.choice(verbs)} on {words.choice(places)}." for _ in range(3)
+        ]
+
+    captioned_pictures(folder, texts, train, dev)
 
 
 def run_recipe(command: list[str]) -> None:

@@ -42,8 +42,8 @@ def followed(progress: Any) -> tuple[Progress, list[Caption]]:
 def test_captions_are_those_without_progress(captioner: Captioner, images: Any, kind: str) -> None:
     decoding = replace(DECODINGS[kind](), max_new_tokens=6)
     progress, captions = followed(captioner.caption_batch_with_progress(images, decoding, seeds=[7, 8, 9]))
-    expected = captioner.caption_batch(images, decoding, seeds=[7, 8, 9])
-    assert captions == expected == captioner.caption(list(images), decoding, seed=7)
+    expected = captioner.caption(list(images), decoding, seed=7)
+    assert captions == expected
     assert [caption.score for caption in captions] == pytest.approx([one.score for one in expected])
     for row, caption in enumerate(captions):
         mine = [competitors for step in progress for number, competitors in step if number == row]
@@ -84,7 +84,7 @@ def test_without_candidates_only_the_steps_that_were_taken_are_reported(
 ) -> None:
     for decoding in (captioner.decoding, DECODINGS["magic"](max_new_tokens=4)):
         progress, captions = followed(captioner.caption_batch_with_progress(images, decoding, candidates=0))
-        assert captions == captioner.caption_batch(images, decoding)
+        assert captions == captioner.caption(list(images), decoding)
         reported = [len(competitors) for step in progress for _, competitors in step]
         assert set(reported) <= {1}
         assert len(reported) == sum(len(caption.steps) for caption in captions)
@@ -95,7 +95,7 @@ def test_a_supervised_captioner_reports_nothing(images: Any) -> None:
     prepared = [prepare(picture, captioner.transform) for picture in tiny.pictures(2)]
     progress, captions = followed(captioner.caption_batch_with_progress(prepared))
     assert progress == []
-    assert captions == captioner.caption_batch(prepared)
+    assert captions == captioner.caption(list(prepared))
 
 
 def test_broken_numbers_are_tried_again(captioner: Captioner, images: Any, monkeypatch: Any) -> None:
@@ -103,7 +103,7 @@ def test_broken_numbers_are_tried_again(captioner: Captioner, images: Any, monke
         yield [(0, (Step("a", "a", 1, 0.1, 0.0, 0.0, False),))]
         raise BrokenNumbers("NaN")
 
-    expected = captioner.caption_batch(images)
+    expected = captioner.caption(list(images))
     monkeypatch.setattr(captioner, "_progress", broken)
     progress, captions = followed(captioner.caption_batch_with_progress(images))
     assert len(progress) == 1
@@ -111,8 +111,8 @@ def test_broken_numbers_are_tried_again(captioner: Captioner, images: Any, monke
 
 
 def test_seeds_and_candidates_are_checked(captioner: Captioner, images: Any) -> None:
-    assert captioner.caption_batch([]) == followed(captioner.caption_batch_with_progress([]))[1] == []
+    assert followed(captioner.caption_batch_with_progress([]))[1] == []
     with pytest.raises(BadSettings, match="a seed a picture, found 2 for 3"):
-        captioner.caption_batch(images, Nucleus(), seeds=[1, 2])
+        next(captioner.caption_batch_with_progress(images, Nucleus(), seeds=[1, 2]))
     with pytest.raises(BadSettings, match="candidates"):
         next(captioner.caption_batch_with_progress(images, candidates=-1))
