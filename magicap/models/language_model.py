@@ -20,10 +20,11 @@ from torch import Tensor
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
 from magicap.models.finite import require_finite, require_unit
+from magicap.models.gpt2 import Gpt2Blocks
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
-from magicap.models.token_cache import KeysAndValues
+from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,6 +61,7 @@ class LanguageModel:
             BadModel: no end token, or a model that does not work as GPT-2 does.
         """
         self.model: Any = model.eval()
+        self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
         self.tokenizer = tokenizer
         self.soft_prompt = soft_prompt
         self._add_missing_tokens()
@@ -244,25 +246,79 @@ class LanguageModel:
         """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""
         return [text.rstrip("\ufffd") for text in self.texts(batch)]
 
-    def _forward(
-        self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int, prompts: Tensor | None = None
-    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
-        """Hidden states (B, K, D) and grown cache of tokens that all stand at the same position."""
+    def new_cache(self, capacity: int) -> TokenCache:
+        """What :meth:`step` keeps keys and values in.
+
+        Args:
+            capacity: columns of a row, at most.
+        """
+        if self._blocks is not None:
+            return GrowingCache(capacity)
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
-        for layer, (keys, values) in enumerate(past):
-            cache.update(keys, values, layer)
-        width = ids.shape[1]
+        return cache  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def step(
+        self,
+        ids: Tensor,
+        position: int,
+        visible: Tensor | None,
+        cache: TokenCache,
+        prompts: Tensor | None = None,
+    ) -> Tensor:
+        """Last hidden states (B, Q, D), as the output head reads them, of tokens that stand at one position.
+
+        Args:
+            ids: (B, Q) of the tokens.
+            position: how many tokens stand before each.
+            visible: (B or 1, 1, Q, P + Q) which columns of the cache, themselves included, each of them sees;
+                None: all.
+            cache: of the P columns before, which takes up theirs.
+            prompts: (B, D) of :attr:`soft_prompt`, added to each row's embeddings.
+        """
         embeddings = self.model.get_input_embeddings()(ids)
+        if prompts is not None:
+            embeddings = embeddings + prompts[:, None].to(embeddings)
+        mask = None
+        if visible is not None:
+            least = torch.finfo(embeddings.dtype).min
+            mask = torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill_(~visible, least)
+        if self._blocks is not None:
+            return self._blocks(embeddings, position, mask, cache)
         output: Any = self.model.base_model(
-            inputs_embeds=embeddings if prompts is None else embeddings + prompts[:, None].to(embeddings),
+            inputs_embeds=embeddings,
             past_key_values=cache,
             position_ids=torch.full_like(ids, position),
-            attention_mask=_side_by_side_mask(position, width, self.model.dtype, ids.device),
+            attention_mask=mask,
             use_cache=True,
         )
-        return output.last_hidden_state, tuple((layer.keys, layer.values) for layer in cache.layers)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _forward(
+        self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int, prompts: Tensor | None = None
+    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
+        """Hidden states (B, K, D) and grown cache of tokens that see their prefix, but not each other."""
+        width = ids.shape[1]
+        visible = torch.eye(width, position + width, dtype=torch.bool, device=ids.device).roll(position, 1)
+        visible[:, :position] = True
+        if self._blocks is not None:
+            grown = ConcatenatedCache(past)
+            return self.step(ids, position, visible[None, None], grown, prompts), tuple(grown.layers)
+        cache: Any = self.new_cache(position + width)
+        for layer, (keys, values) in enumerate(past):
+            cache.update(keys, values, layer)
+        hidden = self.step(ids, position, visible[None, None], cache, prompts)
+        return hidden, tuple((layer.keys, layer.values) for layer in cache.layers)
+
+    @property
+    def _blocks(self) -> Gpt2Blocks | None:
+        """A step of our own, where the model is a plain GPT-2."""
+        if self._blocks_of is None or self._blocks_of[0] is not self.model:
+            self._blocks_of = self.model, Gpt2Blocks.of(self.model)
+        return self._blocks_of[1]
 
     def _add_missing_tokens(self) -> None:
         vocabulary = self.tokenizer.get_vocab()
@@ -322,14 +378,6 @@ class LanguageModel:
                 f"{type(self.model).__name__} does not work as GPT-2 does (its own output differs by "
                 f"{wrong:.1e}); use a causal language model of the GPT-2 kind"
             )
-
-
-def _side_by_side_mask(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(1, 1, K, T + K) additive mask: each of K tokens sees T earlier positions and itself."""
-    mask = torch.full((width, length + width), torch.finfo(dtype).min, dtype=dtype, device=device)
-    mask[:, :length] = 0
-    mask[:, length:].fill_diagonal_(0)
-    return mask[None, None]
 
 
 def _keep(states: Tensor, length: int, choice: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""A step of GPT-2 in few calls: the blocks of a transformers model, read from its own weights.
+
+The same numbers as its own forward within rounding, without what that spends on masks, caches and modules.
+
+Shapes: B rows, Q new tokens a row, P cached tokens a row, H heads of width d, W hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magicap.models.token_cache import TokenCache
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+"""By their names in a configuration of transformers."""
+
+
+@dataclass(frozen=True)
+class Gpt2Blocks:
+    """A view on the blocks of a ``GPT2LMHeadModel``; owns no weights."""
+
+    transformer: Any
+    """The module that holds positions and blocks."""
+
+    heads: int
+    activation: Callable[[Tensor], Tensor]
+    scales: tuple[float, ...]
+    """By which each block's products of queries and keys are multiplied."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Gpt2Blocks | None:
+        """The blocks of a model, or None where it is no plain GPT-2."""
+        config: Any = getattr(model, "config", None)
+        activation = _ACTIVATIONS.get(str(getattr(config, "activation_function", "")))
+        if type(model).__name__ != "GPT2LMHeadModel" or activation is None:
+            return None
+        blocks = getattr(getattr(model, "transformer", None), "h", ())
+        plain = all(
+            type(layer).__name__ == "Conv1D"
+            for block in blocks
+            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        )
+        if not plain or not len(blocks) or config.reorder_and_upcast_attn or config.add_cross_attention:
+            return None
+        scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
+        by_layer = config.scale_attn_by_inverse_layer_idx
+        scales = tuple(scale / (layer + 1 if by_layer else 1) for layer in range(len(blocks)))
+        return cls(model.transformer, config.n_head, activation, scales)
+
+    def __call__(self, embeddings: Tensor, position: int, mask: Tensor | None, cache: TokenCache) -> Tensor:
+        """Last hidden states (B, Q, W) of new tokens that all stand at one position.
+
+        Args:
+            embeddings: (B, Q, W) of the tokens, without their position.
+            mask: broadcast to (B, H, Q, P + Q), added to the products of queries and keys; None: all is seen.
+            cache: of the tokens before, which takes up those of the new ones.
+        """
+        transformer = self.transformer
+        B, Q, W = embeddings.shape
+        x = (embeddings + transformer.wpe.weight[position]).view(B * Q, W)
+        for layer, (block, scale) in enumerate(zip(transformer.h, self.scales, strict=True)):
+            qkv = _product(_normed(x, block.ln_1), block.attn.c_attn)
+            query, key, value = qkv.view(B, Q, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
+            keys, values = cache.update(key, value, layer)
+            seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+            x = x + _product(seen.transpose(1, 2).reshape(B * Q, W), block.attn.c_proj)
+            inner = self.activation(_product(_normed(x, block.ln_2), block.mlp.c_fc))
+            x = x + _product(inner, block.mlp.c_proj)
+        return _normed(x, transformer.ln_f).view(B, Q, W)
+
+
+def _product(x: Tensor, layer: Any) -> Tensor:
+    """(N, out) of (N, in): transformers' ``Conv1D``, whose weight is (in, out)."""
+    return torch.addmm(layer.bias, x, layer.weight)
+
+
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
