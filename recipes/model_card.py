@@ -9,7 +9,6 @@ a folder holds other weights, or decodes otherwise, than what was measured, its 
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import struct
@@ -28,6 +27,7 @@ from magicap.captioners.folder import SETTINGS_FILE
 from magicap.captioners.presets import PRESETS
 from magicap.decoding.settings import DECODINGS
 from magicap.errors import BadModel, BadSettings
+from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import from_dict, to_dict
 from magicap.supervised.settings import SUPERVISED_DECODINGS
 
@@ -130,8 +130,7 @@ def size(path: Path) -> str:
 
 def captions(folder: Path) -> int:
     """How many captions a memory holds."""
-    texts = json.loads(gzip.decompress((folder / "captions.json.gz").read_bytes()))
-    return len(texts)
+    return len(CaptionMemory.from_pretrained(folder))
 
 
 def words(file: Path) -> int:

@@ -11,7 +11,7 @@ from magicap.captioners.presets import BASELINE, EMBEDDED, UNPAIRED_FOLDER
 PACKAGE = EMBEDDED.parent
 CHECKSUMS = "SHA256SUMS"
 
-_WEIGHTS = ("*.safetensors", "*.json.gz")
+_WEIGHTS = ("*.safetensors", "*.gz")
 
 
 def write_checksums(package: Path = PACKAGE) -> None:

@@ -12,25 +12,28 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from magicap.arrays import IntArray
 from magicap.decoding.beam import BeamTimeStep, beam_time_steps
+from magicap.decoding.beam_images import BeamImageScores
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import (
     Competition,
     EvidenceSet,
+    Ranking,
     evidence_from_hypotheses,
     evidence_from_neighbours,
-    rerank_hypotheses,
-    select_hypothesis,
+    rank_by_utility,
 )
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadSettings
 from magicap.generators import Returning
-from magicap.models.scorer import ImageTextScorer
+from magicap.models.language_model import LanguageModel
+from magicap.packed_texts import PackedTexts
 from magicap.results import Hypothesis
 from magicap.retrieval.caption_memory import MIN_STD
 
@@ -57,26 +60,20 @@ def beam_magic_time_steps(
     if not len(context):
         return []
     evidence = retrieve_evidence(context, settings)
-    evidence_ids = [
-        [] if of_picture is None else context.language_model.encode_captions(of_picture.texts)
-        for of_picture in evidence
-    ]
-    ngram_models = [
-        None if of_picture is None else RetrievalNgramModel(captions, len(captions) * of_picture.weights)
-        for captions, of_picture in zip(evidence_ids, evidence, strict=True)
-    ]
-    cosine_std = [of_picture.cosine_std for of_picture in evidence if of_picture] or _first_tokens_std(
-        context, settings
-    )
+    ngram_model, lengths = None, None
+    if evidence is not None:
+        ngram_model, lengths = _ngram_model(context.language_model, evidence)
     image_weight = settings.image_weight
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
-    written = yield from beam_time_steps(context, settings, ngram_models, cosine_std, image_weight)
-    lengths = [[len(ids) - _START_AND_END for ids in captions] for captions in evidence_ids]
-    return [
-        _select(context.scorer, *picture, settings)
-        for picture in zip(context.image_vectors, written, evidence, lengths, strict=True)
-    ]
+    image_scores = None
+    if image_weight:
+        std = (
+            _first_tokens_std(context, settings) if evidence is None else [one.cosine_std for one in evidence]
+        )
+        image_scores = BeamImageScores(context, std, image_weight)
+    written = yield from beam_time_steps(context, settings, ngram_model, image_scores)
+    return _compete(context, settings, written, evidence, lengths)
 
 
 def needs_memory(settings: BeamMagicSearch) -> bool:
@@ -84,7 +81,7 @@ def needs_memory(settings: BeamMagicSearch) -> bool:
     return bool(settings.include or settings.min_words)
 
 
-def retrieve_evidence(context: DecodingContext, settings: BeamMagicSearch) -> list[EvidenceSet | None]:
+def retrieve_evidence(context: DecodingContext, settings: BeamMagicSearch) -> list[EvidenceSet] | None:
     """For each picture the memory's captions nearest to it that the constraints allow; None without a memory.
 
     Raises:
@@ -92,14 +89,32 @@ def retrieve_evidence(context: DecodingContext, settings: BeamMagicSearch) -> li
     """
     memory = context.memory
     if memory is None:
-        return [None] * len(context)
+        return None
     constraints = settings.constraints
     if constraints:
         memory = memory.where(constraints.hold, key=constraints, asked=constraints.asked)
         neighbours = memory.nearest(context.image_vectors.to(memory.device), settings.neighbours)
     else:
         neighbours = context.nearest(settings.neighbours)
-    return [*evidence_from_neighbours(memory, *neighbours, settings.temperature)]
+    return evidence_from_neighbours(memory, *neighbours, settings.temperature)
+
+
+def _ngram_model(
+    language_model: LanguageModel, evidence: Sequence[EvidenceSet]
+) -> tuple[RetrievalNgramModel, list[IntArray]]:
+    """The n-gram model of the evidence of B pictures, and of each (M,) tokens of its captions."""
+    counts = [len(one.texts) for one in evidence]
+    captions = PackedTexts.concatenated([PackedTexts.of(one.texts) for one in evidence])
+    tokens, lengths = language_model.encode_packed(captions)
+    model = RetrievalNgramModel(
+        tokens,
+        lengths,
+        np.repeat(np.arange(len(evidence)), counts),
+        np.concatenate([len(one.texts) * one.weights for one in evidence]),
+        max(language_model.vocabulary_size, int(tokens.max()) + 1),
+        language_model.device,
+    )
+    return model, np.split(lengths - _START_AND_END, np.cumsum(counts)[:-1])
 
 
 def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch) -> list[float]:
@@ -111,50 +126,57 @@ def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch) -> li
     return std
 
 
-def _select(
-    scorer: ImageTextScorer,
-    image: Tensor,
-    written: Sequence[Hypothesis],
-    evidence: EvidenceSet | None,
-    lengths: Sequence[int],
+def _compete(
+    context: DecodingContext,
     settings: BeamMagicSearch,
-) -> Competition:
+    written: Sequence[Sequence[Hypothesis]],
+    evidence: Sequence[EvidenceSet] | None,
+    lengths: Sequence[IntArray] | None,
+) -> list[Competition]:
     """The captions that compete: the evidence's own, and what the beams wrote besides.
 
     Args:
-        lengths: tokens of the evidence's captions; those of too many stand behind all others.
+        lengths: of each picture (M,) tokens of the evidence's captions; those of too many stand behind all
+            others.
 
     Raises:
         BadSettings: the constraints leave none but captions of too many tokens.
     """
-    competing = _distinct(written, settings.constraints)
-    if evidence is None:
-        competing = competing or [_shortened(written, settings.constraints)]
-        evidence = evidence_from_hypotheses(competing)
-    else:
-        competing = _with_evidence(competing, evidence)
-    too_long = _too_long(competing, lengths, settings.max_new_tokens)
-    by_utility = select_hypothesis(competing, evidence)
-    long = [hypothesis for hypothesis in by_utility if hypothesis.text in too_long]
-    short = [hypothesis for hypothesis in by_utility if hypothesis.text not in too_long]
-    if not short:
-        raise BadSettings(
-            f"no caption of at most {settings.max_new_tokens} tokens (max_new_tokens) meets the constraints; "
-            "allow more tokens, or leave a constraint out"
-        )
+    competitions = []
+    for number, hypotheses in enumerate(written):
+        competing = _distinct(hypotheses, settings.constraints)
+        if evidence is None or lengths is None:
+            competing = competing or [_shortened(hypotheses, settings.constraints)]
+            own = evidence_from_hypotheses(competing)
+            competitions.append((rank_by_utility(competing, own), own))
+        else:
+            too_long = lengths[number] > settings.max_new_tokens
+            if too_long.all() and not competing:
+                raise BadSettings(
+                    f"no caption of at most {settings.max_new_tokens} tokens (max_new_tokens) meets the "
+                    "constraints; allow more tokens, or leave a constraint out"
+                )
+            ranking = rank_by_utility(competing, evidence[number], too_long)
+            competitions.append((ranking, evidence[number]))
     if settings.rerank_weight:
-        vectors = scorer.encode_texts([hypothesis.text for hypothesis in short[: settings.rerank_top]])
-        short = rerank_hypotheses(short, (vectors @ image).tolist(), settings.rerank_weight)
-    return Competition([*short, *long], evidence)
+        rankings = _rerank(context, settings, [ranking for ranking, _ in competitions])
+        competitions = [(ranking, own) for ranking, (_, own) in zip(rankings, competitions, strict=True)]
+    return [Competition(ranking, own) for ranking, own in competitions]
 
 
-def _too_long(hypotheses: Sequence[Hypothesis], lengths: Sequence[int], most: int) -> set[str]:
-    """The evidence's captions, which come first, of more tokens than a beam may write."""
-    return {
-        hypothesis.text
-        for hypothesis, length in zip(hypotheses, lengths, strict=False)
-        if length > most and hypothesis.log_probability is None
-    }
+def _rerank(
+    context: DecodingContext, settings: BeamMagicSearch, rankings: Sequence[Ranking]
+) -> list[Ranking]:
+    """The first few of each picture in a new order, in which the picture counts too."""
+    texts = [ranking.first(settings.rerank_top) for ranking in rankings]
+    counts = [len(of_picture) for of_picture in texts]
+    vectors = context.scorer.encode_texts([text for of_picture in texts for text in of_picture])
+    pairs = zip(vectors.split(counts), context.image_vectors, strict=True)
+    cosines = torch.cat([of_picture @ image for of_picture, image in pairs]).double().cpu().numpy()
+    return [
+        ranking.reranked(of_picture, settings.rerank_weight)
+        for ranking, of_picture in zip(rankings, np.split(cosines, np.cumsum(counts)[:-1]), strict=True)
+    ]
 
 
 def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[Hypothesis]:
@@ -170,19 +192,3 @@ def _shortened(written: Sequence[Hypothesis], constraints: Constraints) -> Hypot
     """The best hypothesis cut to what the constraints allow: excluded words may end a caption, not a run."""
     best = written[0] if written else Hypothesis("")
     return replace(best, text=constraints.shortened(best.text), finished=False)
-
-
-def _with_evidence(hypotheses: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hypothesis]:
-    """The evidence's captions as hypotheses, in its order, then other hypotheses."""
-    written = {hypothesis.text: hypothesis for hypothesis in hypotheses}
-    retrieved = [
-        Hypothesis(
-            text,
-            cosine=cosine,
-            log_probability=written[text].log_probability if text in written else None,
-            source="memory",
-            finished=text not in written or written[text].finished,
-        )
-        for text, cosine in zip(evidence.texts, evidence.cosines.tolist(), strict=True)
-    ]
-    return [*retrieved, *(h for h in hypotheses if h.text not in set(evidence.texts))]

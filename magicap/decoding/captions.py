@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from magicap.decoding.confidence import features_of
 from magicap.decoding.context import DecodingContext
-from magicap.decoding.minimum_bayes_risk import Competition
+from magicap.decoding.minimum_bayes_risk import Competition, Ranking
 from magicap.results import Caption, Hypothesis, Step, StepBatches
 
 
@@ -37,12 +37,19 @@ def captions_from_hypotheses(
     """
     texts = [hypotheses[0].text.strip() for hypotheses in rows]
     known = [None] * len(texts) if confidences is None else confidences
+    cosines = [_encoded_cosine(hypotheses) for hypotheses in rows]
+    if any(cosine is None for cosine in cosines):
+        cosines = [*_cosines(context, texts)]
     return [
         Caption(text, score=cosine, hypotheses=tuple(hypotheses[:kept]), confidence=confidence)
-        for text, cosine, hypotheses, confidence in zip(
-            texts, _cosines(context, texts), rows, known, strict=True
-        )
+        for text, cosine, hypotheses, confidence in zip(texts, cosines, rows, known, strict=True)
+        if cosine is not None
     ]
+
+
+def _encoded_cosine(hypotheses: Sequence[Hypothesis]) -> float | None:
+    """Of picture and chosen caption, where the search has encoded its text; else None."""
+    return hypotheses[0].cosine if isinstance(hypotheses, Ranking) and hypotheses.encoded else None
 
 
 def captions_from_competitions(

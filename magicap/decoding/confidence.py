@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from magicap.arrays import FloatArray
 from magicap.decoding.minimum_bayes_risk import Competition
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch
 from magicap.errors import BadModel, BadSettings
 from magicap.models.fingerprint import combined
 from magicap.reading import read_text
-from magicap.results import Hypothesis
 from magicap.settings_io import from_dict, to_dict
 
 RIGHT_ABOVE = 0.5
@@ -30,34 +32,35 @@ _FORMAT = 1
 _NUMBERS = ("mean", "std", "weight")
 
 
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
+def _mean(values: FloatArray) -> float:
+    return math.fsum(values.tolist()) / len(values) if len(values) else 0.0
 
 
-def _utility(hypothesis: Hypothesis) -> float:
-    return hypothesis.expected_utility or 0.0
+def _utilities(competition: Competition) -> FloatArray:
+    return np.nan_to_num(competition.column("expected_utility"), nan=0.0)
 
 
 def _expected_utility(competition: Competition) -> float:
-    return _utility(competition.hypotheses[0])
+    return float(_utilities(competition)[0])
 
 
 def _mean_utility(competition: Competition) -> float:
-    return _mean([_utility(hypothesis) for hypothesis in competition.hypotheses])
+    return _mean(_utilities(competition))
 
 
 def _beam_gap(competition: Competition) -> float:
     """0 where no beam wrote a caption: then nothing was found better than what was remembered."""
-    written = [_utility(one) for one in competition.hypotheses if one.log_probability is not None]
-    return _expected_utility(competition) - max(written) if written else 0.0
+    written = _utilities(competition)[~np.isnan(competition.column("log_probability"))]
+    return _expected_utility(competition) - float(written.max()) if len(written) else 0.0
 
 
 def _best_cosine(competition: Competition) -> float:
-    return _mean([one.cosine for one in competition.hypotheses[:_BEST] if one.cosine is not None])
+    cosines = competition.column("cosine")[:_BEST]
+    return _mean(cosines[~np.isnan(cosines)])
 
 
 def _evidence_cosine(competition: Competition) -> float:
-    return _mean(competition.evidence.cosines.tolist())
+    return _mean(competition.evidence.cosines)
 
 
 FEATURES: Mapping[str, Callable[[Competition], float]] = {

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
 import numpy as np
 from torch import Tensor
 
-from magicap.arrays import FloatArray
+from magicap.arrays import BoolArray, FloatArray, IntArray
 from magicap.metrics.cider import MIN_PROBABILITY, DocumentFrequencies, expected_cider_d
+from magicap.metrics.hashed_texts import HashedTexts
 from magicap.results import Hypothesis
 from magicap.retrieval.caption_memory import MIN_STD, CaptionMemory
+
+_DIGITS = 9  # of an expected utility; captions that say the same would else be told apart by rounding
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,91 @@ class EvidenceSet:
 
         Each of its own captions is compared with the rest of the evidence.
         """
-        return expected_cider_d([*self.texts, *others], self.weights, self.document_frequencies)
+        captions = HashedTexts.of(self.texts).and_also(HashedTexts.of(others))
+        return expected_cider_d(captions, self.weights, self.document_frequencies)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking(Sequence[Hypothesis]):
+    """C captions that competed, the best first. Kept as arrays: few of hundreds are ever looked at."""
+
+    texts: Sequence[str]
+    """C captions, in any order; so are all other arrays."""
+
+    order: IntArray
+    """(C,) positions of the captions, the best first."""
+
+    expected_utility: FloatArray
+    """(C,)"""
+
+    cosine: FloatArray
+    """(C,) NaN where it is not known."""
+
+    log_probability: FloatArray
+    """(C,) NaN where no beam wrote it."""
+
+    remembered: BoolArray
+    """(C,) whether it is the memory's."""
+
+    finished: BoolArray
+    """(C,) whether it ended of itself."""
+
+    score: FloatArray
+    """(C,) what was compared."""
+
+    behind: int = 0
+    """How many, the last ones, stand behind all others whatever their score."""
+
+    encoded: int = 0
+    """Of how many, the first ones, the cosine is that of the encoded text; of the others it is
+    that of the memory's vector, which is stored in few bits."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> Hypothesis: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Hypothesis]: ...
+    def __getitem__(self, index: int | slice) -> Hypothesis | list[Hypothesis]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        place = int(self.order[index])
+        return Hypothesis(
+            self.texts[place],
+            _known(self.expected_utility[place]),
+            _known(self.cosine[place]),
+            _known(self.log_probability[place]),
+            "memory" if self.remembered[place] else "beam",
+            bool(self.finished[place]),
+            float(self.score[place]),
+        )
+
+    def column(self, name: str) -> FloatArray:
+        """(C,) one figure of the hypotheses, the best first; NaN where there is none."""
+        return np.asarray(getattr(self, name)[self.order])
+
+    def first(self, count: int | None) -> list[str]:
+        """The texts of the first few, or of all, but for those that stand behind all others."""
+        order = self.order[: len(self) - self.behind][:count]
+        return [self.texts[place] for place in order.tolist()]
+
+    def reranked(self, cosines: FloatArray, weight: float) -> Ranking:
+        """The first few in a new order, in which the picture counts too; the rest behind them.
+
+        What most of the evidence agrees on is true of many pictures. Among captions of about the same
+        expected utility the one nearest to the picture says more of what is special about it.
+
+        Args:
+            cosines: of the picture and each of the first few.
+            weight: what a cosine of one is worth in points of expected utility.
+        """
+        first, rest = self.order[: len(cosines)], self.order[len(cosines) :]
+        cosine, score = self.cosine.copy(), self.score.copy()
+        cosine[first] = cosines
+        score[first] += weight * cosines
+        order = np.concatenate([first[np.argsort(-score[first], kind="stable")], rest])
+        return replace(self, order=order, cosine=cosine, score=score, encoded=len(cosines))
 
 
 @dataclass(frozen=True)
@@ -58,6 +146,17 @@ class Competition:
 
     evidence: EvidenceSet
     """Captions with probabilities."""
+
+    def column(self, name: str) -> FloatArray:
+        """(C,) one figure of the hypotheses, the best first; NaN where there is none."""
+        if isinstance(self.hypotheses, Ranking):
+            return self.hypotheses.column(name)
+        values = [getattr(hypothesis, name) for hypothesis in self.hypotheses]
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def evidence_from_neighbours(
@@ -73,12 +172,12 @@ def evidence_from_neighbours(
     """
     return [
         EvidenceSet(
-            [memory.texts[position] for position in row],
+            memory.texts.select(row),
             softmax_in_deviations(own_cosines, temperature),
             memory.document_frequencies,
             own_cosines,
         )
-        for own_cosines, row in zip(cosines.double().cpu().numpy(), positions.tolist(), strict=True)
+        for own_cosines, row in zip(cosines.double().cpu().numpy(), positions.cpu().numpy(), strict=True)
     ]
 
 
@@ -89,42 +188,58 @@ def evidence_from_hypotheses(hypotheses: Sequence[Hypothesis]) -> EvidenceSet:
     return EvidenceSet(texts, weights / weights.sum(), DocumentFrequencies.of_texts(texts))
 
 
-def select_hypothesis(hypotheses: Sequence[Hypothesis], evidence: EvidenceSet) -> list[Hypothesis]:
-    """Hypotheses with their expected utilities, the best first; of equals the earlier.
+def rank_by_utility(
+    written: Sequence[Hypothesis], evidence: EvidenceSet, behind: BoolArray | None = None
+) -> Ranking:
+    """The evidence's captions and what the beams wrote, by falling expected utility; of equals the earlier.
+
+    The evidence's captions come first, in its order; where it has no cosines, it is what the beams wrote.
 
     Args:
-        hypotheses: the evidence's own M captions in its order, then C others.
+        written: different captions.
+        behind: (M,) captions of the evidence that stand behind all others, unless a beam wrote them too.
     """
-    utilities = evidence.expected_utility([h.text for h in hypotheses[len(evidence.texts) :]])
-    scored = [
-        replace(hypothesis, expected_utility=float(utility), score=float(utility))
-        for hypothesis, utility in zip(hypotheses, utilities, strict=True)
-    ]
-    return _best_first(scored)
+    M = len(evidence.texts)
+    remembers = len(evidence.cosines) > 0
+    place = {text: position for position, text in enumerate(evidence.texts)}
+    others = [hypothesis for hypothesis in written if hypothesis.text not in place]
+    C = M + len(others)
+    log_probability, finished = np.full(C, np.nan), np.ones(C, dtype=bool)
+    cosine, remembered, last = np.full(C, np.nan), np.zeros(C, dtype=bool), np.zeros(C, dtype=bool)
+    if remembers:
+        cosine[:M], remembered[:M] = evidence.cosines, True
+    if behind is not None:
+        last[:M] = behind
+    for number, hypothesis in enumerate(others, start=M):
+        place[hypothesis.text] = number
+    for hypothesis in written:
+        number = place[hypothesis.text]
+        log_probability[number] = np.nan if (lp := hypothesis.log_probability) is None else lp
+        finished[number], last[number] = hypothesis.finished, False
+    texts = [h.text for h in others]
+    utility = evidence.expected_utility(texts)
+    order = by_utility(utility, last)
+    return Ranking(
+        [*evidence.texts, *texts],
+        order,
+        utility,
+        cosine,
+        log_probability,
+        remembered,
+        finished,
+        score=utility,
+        behind=int(last.sum()),
+    )
 
 
-def rerank_hypotheses(
-    hypotheses: Sequence[Hypothesis], cosines: Sequence[float], weight: float
-) -> list[Hypothesis]:
-    """The first few of some hypotheses in a new order, in which the picture counts too; the rest behind them.
-
-    What most of the evidence agrees on is true of many pictures. Among captions of about the same expected
-    utility the one nearest to the picture says more of what is special about it.
+def by_utility(utility: FloatArray, behind: BoolArray | None = None) -> IntArray:
+    """(C,) positions by falling utility; of equals the earlier, sums being equal to nine digits.
 
     Args:
-        hypotheses: the best first, as :func:`select_hypothesis` gives them.
-        cosines: of the picture and each of the first few.
-        weight: what a cosine of one is worth in points of expected utility.
+        behind: (C,) what stands behind all others.
     """
-    first = [
-        replace(hypothesis, cosine=cosine, score=hypothesis.score + weight * cosine)
-        for hypothesis, cosine in zip(hypotheses, cosines, strict=False)
-    ]
-    return [*_best_first(first), *hypotheses[len(first) :]]
-
-
-def _best_first(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
-    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
+    falling = -utility.round(_DIGITS)
+    return np.lexsort((falling,) if behind is None else (falling, behind))
 
 
 def leave_one_out(utilities: FloatArray, weights: FloatArray) -> FloatArray:

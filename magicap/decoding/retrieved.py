@@ -9,10 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from magicap.checks import require_int
-from magicap.decoding.minimum_bayes_risk import evidence_from_neighbours
+from magicap.decoding.minimum_bayes_risk import by_utility, evidence_from_neighbours
 from magicap.results import Hypothesis
 
 if TYPE_CHECKING:
@@ -59,7 +57,6 @@ class ConsensusCaption:
         rows = []
         for evidence in evidence_from_neighbours(self.memory, *neighbours, temperature=math.inf):
             utilities = evidence.expected_utility([])
-            order = np.argsort(-utilities, kind="stable")  # of equals the nearest
             rows.append(
                 [
                     Hypothesis(
@@ -69,7 +66,7 @@ class ConsensusCaption:
                         source="memory",
                         score=float(utilities[number]),
                     )
-                    for number in order
+                    for number in by_utility(utilities)  # of equals the nearest
                 ]
             )
         return rows

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import Self
 
 import numpy as np
 
-from magicap.arrays import FloatArray, IntArray
+from magicap.arrays import BoolArray, FloatArray, IntArray, distinct
 from magicap.errors import MetricUnavailable
+from magicap.metrics.hashed_texts import HashedTexts
 from magicap.metrics.ngrams import (
     ORDERS,
     Ngrams,
-    WordHashes,
     count_ngrams,
     hash_ngrams,
     hash_words,
@@ -58,18 +57,20 @@ class DocumentFrequencies:
     def of(cls, documents: Sequence[Sequence[Sequence[str]]]) -> Self:
         """Count documents, each a group of tokenised captions."""
         sizes = np.array([len(captions) for captions in documents], dtype=np.int64)
-        captions = [hash_words(tokens) for tokens in chain.from_iterable(documents)]
-        return cls._count(captions, np.repeat(np.arange(len(documents)), sizes), len(documents))
+        captions = list(chain.from_iterable(documents))
+        lengths = np.array([len(tokens) for tokens in captions], dtype=np.int64)
+        hashed = HashedTexts(hash_words(chain.from_iterable(captions)), lengths)
+        return cls._count(hashed, np.repeat(np.arange(len(documents)), sizes), len(documents))
 
     @classmethod
     def of_texts(cls, texts: Sequence[str]) -> Self:
         """Count captions, each a document."""
-        return cls._count([_hash_text(text) for text in texts], np.arange(len(texts)), len(texts))
+        return cls._count(HashedTexts.of(texts), np.arange(len(texts)), len(texts))
 
     @classmethod
-    def _count(cls, captions: Sequence[WordHashes], document: IntArray, documents: int) -> Self:
-        numbers, _, caption = list_ngrams(captions)
-        owner = document[caption]
+    def _count(cls, captions: HashedTexts, document: IntArray, documents: int) -> Self:
+        numbers, begins = list_ngrams(captions.tokens, captions.lengths)
+        owner = np.repeat(document, captions.lengths)[begins]
         order = np.lexsort((owner, numbers))
         numbers, owner = numbers[order], owner[order]
         first = np.ones(len(numbers), dtype=bool)  # where a document holds an n-gram for the first time
@@ -189,13 +190,13 @@ def cider_d(
 
 @dataclass(frozen=True, eq=False)
 class _CaptionNgrams:
-    """Every n-gram of C captions, by order, caption and number."""
+    """Every n-gram of C captions, E in all: order by order, and in an order caption by caption."""
 
-    number: IntArray
-    """(E,) which n-gram it is."""
+    ngram: IntArray
+    """(E,) which n-gram it is, 0 to ``size`` - 1."""
 
-    place: IntArray
-    """(E,) its order, from 0, times C, and its caption."""
+    owner: IntArray
+    """(E,) its caption."""
 
     count: IntArray
     """(E,) how often it stands in its caption."""
@@ -203,23 +204,33 @@ class _CaptionNgrams:
     occurrence: IntArray
     """(E,) which of these it is, from 0."""
 
+    unit: FloatArray
+    """(E,) its weight, those of one order of one caption made a unit vector."""
+
     sizes: IntArray
     """(C,) bigrams of each caption, at least 0: what CIDEr-D's length penalty compares."""
 
+    size: int
+    """How many different n-grams there are."""
+
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
-        captions = [_hash_text(text) for text in texts]
-        number, order, caption = list_ngrams(captions)
-        place = order * len(captions) + caption
-        sorting = np.lexsort((number, place))
-        number, place = number[sorting], place[sorting]
-        new = np.ones(len(number), dtype=bool)
-        new[1:] = (number[1:] != number[:-1]) | (place[1:] != place[:-1])
-        starts = np.flatnonzero(new)
-        counts = np.diff(np.append(starts, len(number)))
-        occurrence = np.arange(len(number)) - np.repeat(starts, counts)
-        lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
-        return cls(number, place, np.repeat(counts, counts), occurrence, np.maximum(lengths - 1, 0))
+    def of(cls, captions: HashedTexts, document_frequencies: DocumentFrequencies) -> Self:
+        number, begins = list_ngrams(captions.tokens, captions.lengths)
+        C = len(captions.lengths)
+        caption = np.repeat(np.arange(C), captions.lengths)
+        owner = caption[begins]
+        numbers, ngram = distinct(number)
+        repeated = _are_repeated(ngram[: len(caption)], caption)
+        count, occurrence = _occurrences(ngram, owner, np.flatnonzero(repeated[begins]))
+        idf = document_frequencies.idf(numbers)[ngram]
+        order = np.repeat(
+            np.arange(ORDERS), [np.maximum(captions.lengths - n, 0).sum() for n in range(ORDERS)]
+        )
+        place = order * C + owner
+        length = np.sqrt(np.bincount(place, weights=count * idf**2, minlength=ORDERS * C))[place]
+        unit = np.divide(idf, length, out=np.zeros_like(idf), where=length > 0)
+        bigrams = np.maximum(captions.lengths - 1, 0)
+        return cls(ngram, owner, count, occurrence, unit, bigrams, len(numbers))
 
     @property
     def coordinate(self) -> IntArray:
@@ -227,14 +238,39 @@ class _CaptionNgrams:
 
         Then a product of vectors holds the smaller of two counts, so that repeating a word gains nothing.
         """
-        return self.number * 31 + self.occurrence
+        again = np.flatnonzero(self.occurrence)
+        key = self.occurrence[again] * self.size + self.ngram[again]
+        coordinate = self.ngram.copy()
+        coordinate[again] = self.size + np.unique(key, return_inverse=True)[1]
+        return coordinate
 
-    def unit_weights(self, document_frequencies: DocumentFrequencies) -> FloatArray:
-        """(E,) weights of the n-grams, those of one order of one caption made a unit vector."""
-        idf = document_frequencies.idf(self.number)
-        total = np.bincount(self.place, weights=self.count * idf**2, minlength=ORDERS * len(self.sizes))
-        length = np.sqrt(total)[self.place]
-        return np.divide(idf, length, out=np.zeros_like(idf), where=length > 0)
+
+def _are_repeated(word: IntArray, caption: IntArray) -> BoolArray:
+    """(T,) which words stand more than once in their caption: only n-grams that begin with one may do so."""
+    key = caption * (int(word.max(initial=0)) + 1) + word
+    order = np.argsort(key)
+    same = key[order[1:]] == key[order[:-1]]
+    repeated = np.zeros(len(key), dtype=bool)
+    repeated[order[1:][same]] = repeated[order[:-1][same]] = True
+    return repeated
+
+
+def _occurrences(ngram: IntArray, owner: IntArray, subset: IntArray) -> tuple[IntArray, IntArray]:
+    """(E,) how often each n-gram stands in its caption, and (E,) which of these it is, from 0.
+
+    Args:
+        subset: positions in E of n-grams that may stand there more than once; all others stand there once.
+    """
+    count, occurrence = np.ones(len(ngram), dtype=np.int64), np.zeros(len(ngram), dtype=np.int64)
+    key = owner[subset] * (int(ngram.max(initial=0)) + 1) + ngram[subset]
+    order = np.argsort(key, kind="stable")
+    new = np.ones(len(key), dtype=bool)
+    new[1:] = key[order[1:]] != key[order[:-1]]
+    starts = np.flatnonzero(new)
+    counts = np.diff(np.append(starts, len(key)))
+    count[subset[order]] = np.repeat(counts, counts)
+    occurrence[subset[order]] = np.arange(len(key)) - np.repeat(starts, counts)
+    return count, occurrence
 
 
 def pairwise_cider_d(
@@ -258,16 +294,15 @@ def pairwise_cider_d(
         num_references: M, how many of them, the first, are the references.
         document_frequencies: of the corpus.
     """
-    ngrams = _CaptionNgrams.of(texts)
-    unit = ngrams.unit_weights(document_frequencies)
+    ngrams = _CaptionNgrams.of(HashedTexts.of(texts), document_frequencies)
     # What stands in one caption alone is like nothing, and gets no column.
     _, coordinate, holders = np.unique(ngrams.coordinate, return_inverse=True, return_counts=True)
     shared = holders > 1
     kept = shared[coordinate]
     column = (np.cumsum(shared) - 1)[coordinate][kept]
-    owner = ngrams.place[kept] % len(texts)
+    owner = ngrams.owner[kept]
     candidate = np.zeros((len(texts), int(shared.sum())), dtype=np.float32)
-    candidate[owner, column] = unit[kept]
+    candidate[owner, column] = ngrams.unit[kept]
     reference = candidate[:num_references].copy()
     in_reference = owner < num_references
     reference[owner[in_reference], column[in_reference]] *= ngrams.count[kept][in_reference]
@@ -276,7 +311,7 @@ def pairwise_cider_d(
 
 
 def expected_cider_d(
-    texts: Sequence[str], weights: FloatArray, document_frequencies: DocumentFrequencies
+    texts: Sequence[str] | HashedTexts, weights: FloatArray, document_frequencies: DocumentFrequencies
 ) -> FloatArray:
     """(C,) expected CIDEr-D of captions, 0 to 10, the first M of which are the references, by probability.
 
@@ -290,21 +325,28 @@ def expected_cider_d(
         document_frequencies: of the corpus.
     """
     M = len(weights)
-    ngrams = _CaptionNgrams.of(texts)
-    unit, owner = ngrams.unit_weights(document_frequencies), ngrams.place % len(texts)
-    coordinates, coordinate = np.unique(ngrams.coordinate, return_inverse=True)
+    hashed = texts if isinstance(texts, HashedTexts) else HashedTexts.of(texts)
+    ngrams = _CaptionNgrams.of(hashed, document_frequencies)
+    # What stands in one caption alone is like nothing.
+    coordinate = ngrams.coordinate
+    held = np.bincount(coordinate) > 1
+    kept = held[coordinate]
+    column, width = (np.cumsum(held) - 1)[coordinate][kept], int(held.sum())
+    unit, owner, count = ngrams.unit[kept], ngrams.owner[kept], ngrams.count[kept]
 
-    sizes, size = np.unique(ngrams.sizes[:M], return_inverse=True)  # S different lengths of references
-    in_reference = owner < M
-    place = size[owner[in_reference]] * len(coordinates) + coordinate[in_reference]
-    weighed = weights[owner[in_reference]] * (unit * ngrams.count)[in_reference]
-    sums = np.bincount(place, weights=weighed, minlength=len(sizes) * len(coordinates))
-    penalty = _length_penalty(ngrams.sizes[:, None] - sizes[None])  # (C, S)
-    by_size = sums.reshape(len(sizes), -1).T[coordinate]  # (E, S)
-    shared = unit * np.einsum("es,es->e", by_size, penalty[owner])
-    expected = 10 / ORDERS * np.bincount(owner, weights=shared, minlength=len(texts))
+    # (S, width) weighed sums of the references of each length, S different lengths of captions
+    sizes, size = np.unique(ngrams.sizes, return_inverse=True)
+    in_reference = np.flatnonzero(owner < M)
+    reference, own = owner[in_reference], unit[in_reference]
+    weighed = weights[reference] * (own * count[in_reference])
+    place = size[reference] * width + column[in_reference]
+    sums = np.bincount(place, weights=weighed, minlength=len(sizes) * width).reshape(len(sizes), width)
+    penalty = _length_penalty(sizes[:, None] - sizes)  # (S, S)
+    penalised = (penalty @ sums).reshape(-1)  # what a caption of each length is compared with
+    shared = unit * penalised[size[owner] * width + column]
+    expected = 10 / ORDERS * np.bincount(owner, weights=shared, minlength=len(hashed.lengths))
 
-    squares = np.bincount(owner, weights=ngrams.count * unit**2, minlength=len(texts))[:M]
+    squares = np.bincount(reference, weights=count[in_reference] * own**2, minlength=M)
     with_itself = weights * (10 / ORDERS * squares)
     expected[:M] = np.maximum(expected[:M] - with_itself, 0) / np.maximum(1 - weights, MIN_PROBABILITY)
     return np.asarray(expected)
@@ -313,9 +355,3 @@ def expected_cider_d(
 def _length_penalty(difference: FloatArray | IntArray) -> FloatArray:
     """1 for captions of one length, less the more bigrams one has than the other; any shape."""
     return np.asarray(np.exp(-(difference**2) / (2 * SIGMA**2)))
-
-
-@lru_cache(maxsize=2**17)
-def _hash_text(text: str) -> WordHashes:
-    """Hashed words of a caption."""
-    return hash_words(words(PTB(text)))

@@ -131,23 +131,22 @@ def hash_ngrams(text: WordHashes, begins: IntArray, order: int) -> IntArray:
     return numbers.view(np.int64)
 
 
-def list_ngrams(captions: Sequence[WordHashes]) -> tuple[IntArray, IntArray, IntArray]:
+def list_ngrams(text: WordHashes, lengths: IntArray) -> tuple[IntArray, IntArray]:
     """Every n-gram of one to four words of some captions, as often as it stands there, E in all.
 
+    They are listed order by order, and in an order by where they begin.
+
     Args:
-        captions: hashed words of each.
+        text: (T,) hashed words of all captions.
+        lengths: (N,) words of each caption.
 
     Returns:
-        Numbers, orders from 0, and captions of the n-grams; each (E,).
+        Numbers of the n-grams and where in the text each begins; each (E,).
     """
-    text = np.concatenate([*captions, np.zeros(0, dtype=np.uint64)])
-    lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
-    caption = np.repeat(np.arange(len(captions)), lengths)
     remaining = _remaining_words(lengths)
     begins = [np.flatnonzero(remaining > order) for order in range(ORDERS)]
     numbers = [hash_ngrams(text, positions, order) for order, positions in enumerate(begins, start=1)]
-    orders = np.repeat(np.arange(ORDERS), [len(positions) for positions in begins])
-    return np.concatenate(numbers), orders, caption[np.concatenate(begins)]
+    return np.concatenate(numbers), np.concatenate(begins)
 
 
 def _remaining_words(lengths: IntArray) -> IntArray:

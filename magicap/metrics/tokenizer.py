@@ -159,8 +159,8 @@ _QUOTES = str.maketrans(
     | dict.fromkeys("”\x94»", "''")
 )
 _BEYOND_JAVA = re.compile("[\ud800-\udfff\U00010000-\U0010ffff]+")  # emoji: two halves to Java, both dropped
-_PLAIN = re.compile("[A-Za-z]+")
-_TWO_WORDS = re.compile(RULES["two words"])
+_PLAIN = re.compile("([A-Za-z]+)[.,]?")
+_NOT_PLAIN = re.compile(rf"{RULES['two words']}|(?ai:{_ABBREVIATIONS}|{_TITLES})")  # these keep a full stop
 # Whatever may be a token, or decide one, across white space: 1 1/2, (555) 1234, . . ., <a b>, T. The, no. 5
 _ACROSS = re.compile(
     r"[\d).<](?:(?<=[\d)])[ \xa0]\d|(?<=\.)\s(?:[.\d]|(?<=\b[A-Za-z]\.\s))|(?<=<)[^<>\s]+\s)"
@@ -195,8 +195,9 @@ def _spell(rule: str, token: str) -> str:
 
 
 def _tokens(text: str) -> tuple[str, ...]:
-    if _PLAIN.fullmatch(text) and not _TWO_WORDS.fullmatch(text):
-        return (text.lower(),)
+    plain = _PLAIN.fullmatch(text)
+    if plain and not _NOT_PLAIN.fullmatch(plain[1]):
+        return (plain[1].lower(),)
     matches = _matches(_BEYOND_JAVA.sub(" ", text))
     spelt = (_spell(rule, token) for rule, token in matches if rule not in _DROPPED_RULES)
     return tuple(token for token in spelt if token not in _DROPPED)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from magicap.arrays import BoolArray, IntArray
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
 from magicap.models.finite import require_finite, require_unit
@@ -25,6 +28,8 @@ from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
+from magicap.models.topk import topk
+from magicap.packed_texts import PackedTexts, Vocabulary, WordExpansion, replace_runs, sums_of_runs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,6 +67,7 @@ class LanguageModel:
         """
         self.model: Any = model.eval()
         self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
+        self._word_tokens: tuple[Vocabulary, WordExpansion, BoolArray] | None = None
         self.tokenizer = tokenizer
         self.soft_prompt = soft_prompt
         self._add_missing_tokens()
@@ -159,15 +165,28 @@ class LanguageModel:
         return Prefixes(ids, F.normalize(hidden.float(), dim=-1), hidden[:, -1], cache)
 
     @torch.inference_mode()
-    def probabilities(self, last: Tensor) -> Tensor:
+    def next_token_probabilities(self, last: Tensor) -> Tensor:
         """(N, V) softmax of the next token, in float32, of last hidden states (N, D): the output head.
 
-        Raises:
-            BrokenNumbers: a row's are not finite.
+        A row whose numbers broke is NaN throughout.
         """
         head: Any = self.model.get_output_embeddings()
-        probabilities = torch.softmax(head(last).float(), dim=-1)
-        if bool(probabilities[:, 0].isnan().any()):  # one of a row that is NaN makes all of it so
+        return torch.softmax(head(last).float(), dim=-1)
+
+    @torch.inference_mode()
+    def likeliest(self, last: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The largest of :meth:`next_token_probabilities`, falling, and their token ids; each (N, count)."""
+        return topk(self.next_token_probabilities(last), min(count, self.vocabulary_size))
+
+    @torch.inference_mode()
+    def probabilities(self, last: Tensor) -> Tensor:
+        """:meth:`next_token_probabilities`, all of which must be finite.
+
+        Raises:
+            BrokenNumbers: a row's are not.
+        """
+        probabilities = self.next_token_probabilities(last)
+        if bool(probabilities[:, 0].isnan().any()):
             raise BrokenNumbers("expected finite logits of the language model, found NaN or infinity")
         return probabilities
 
@@ -232,15 +251,66 @@ class LanguageModel:
 
     def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of whole captions, between the start and the end token."""
+        return [[self.start_id, *ids, self.end_id] for ids in self._encode(captions)]
+
+    def encode_packed(self, captions: PackedTexts) -> tuple[IntArray, IntArray]:
+        """The same ids as :meth:`encode_captions` gives, of many captions that share their words.
+
+        Returns:
+            Token ids of all captions, one behind the other, and how many each has (N,).
+        """
+        if not self._splits_at_spaces:
+            rows = self.encode_captions(captions)
+            lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
+            return np.array([token for ids in rows for token in ids], dtype=np.int64), lengths
+        words, V = captions.vocabulary.words, len(captions.vocabulary)
+        if self._word_tokens is None or self._word_tokens[0] is not captions.vocabulary:
+            whole = captions.vocabulary.where(lambda word: not word or not word.isprintable())
+            self._word_tokens = captions.vocabulary, WordExpansion(2 * V), whole
+        _, expansion, whole = self._word_tokens
+
+        def work_out(numbers: list[int]) -> list[list[int]]:
+            # the first V words begin a caption, the others stand behind a space
+            return self._encode([words[n] if n < V else f" {words[n - V]}" for n in numbers])
+
+        numbers = captions.numbers.astype(np.int64) + V
+        numbers[captions.starts[:-1]] -= V
+        tokens, counts = expansion.expand(numbers, work_out)
+        lengths = sums_of_runs(counts, captions.starts)
+        odd = np.flatnonzero(captions.any_word(whole)).tolist()
+        others = self._encode([captions[number] for number in odd])
+        tokens, lengths = replace_runs(tokens, lengths, dict(zip(odd, others, strict=True)))
+        lengths = lengths + 2
+        ends = np.cumsum(lengths)
+        framed = np.full(int(lengths.sum()), self.start_id, dtype=np.int64)
+        framed[ends - 1] = self.end_id
+        inside = np.ones(len(framed), dtype=bool)
+        inside[ends - 1] = inside[ends - lengths] = False
+        framed[inside] = tokens
+        return framed, lengths
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without any special token."""
+        if not texts:
+            return []
         fast: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        if not captions:
-            rows = []
-        elif fast is not None and fast.truncation is None and fast.padding is None:
+        if fast is not None and fast.truncation is None and fast.padding is None:
             # The same ids without masks and offsets, which take most of the time.
-            rows = [row.ids for row in fast.encode_batch_fast(list(captions), add_special_tokens=False)]
-        else:
-            rows = self.tokenizer(list(captions), add_special_tokens=False).input_ids
-        return [[self.start_id, *ids, self.end_id] for ids in rows]
+            return [row.ids for row in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        return ids
+
+    @cached_property
+    def _splits_at_spaces(self) -> bool:
+        """Whether the tokens of printable words behind single spaces are those of the text: GPT-2's BPE."""
+        fast: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        before: Any = None if fast is None else fast.pre_tokenizer
+        if type(before).__name__ != "ByteLevel" or before.add_prefix_space or not before.use_regex:
+            return False
+        added = fast.get_added_tokens_decoder().values()
+        return fast.normalizer is None and not any(
+            token.lstrip or token.rstrip or token.single_word or " " in token.content for token in added
+        )
 
     def partial_texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""

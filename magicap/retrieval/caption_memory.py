@@ -23,11 +23,13 @@ from magicap.files import open_to_readers
 from magicap.metrics.cider import DocumentFrequencies
 from magicap.models.finite import are_unit
 from magicap.models.scorer import text_fingerprint
+from magicap.packed_texts import PackedTexts
 from magicap.reading import require_readable_model
 from magicap.retrieval.memory_files import (
     CAPTIONS_FILE,
-    FILES,
+    FORMER_CAPTIONS_FILE,
     VECTORS_FILE,
+    files_of,
     packed_captions,
     read_captions,
     read_frequencies,
@@ -65,7 +67,7 @@ class CaptionMemory:
     Vectors may lie in a subspace (:meth:`reduced`): they are then kept as coordinates along its axes.
 
     Attributes:
-        texts: N captions.
+        texts: N captions, packed; they read like a list of strings.
         coordinates: (N, R) unit vectors along the axes.
         axes: (R, D) orthonormal; None: the coordinates are the vectors themselves.
         bits: in how many a coordinate is written to disk, 8 or 4.
@@ -113,11 +115,12 @@ class CaptionMemory:
         _require_unit("vectors", vectors)
         if axes is not None:
             _require_unit("axes of vectors", axes)
-        self.texts = list(texts)
+        self.texts = PackedTexts.of(texts)
         self.coordinates, self.axes, self.bits = vectors, axes, bits
         if document_frequencies is not None:
             self.document_frequencies = document_frequencies
         self._part: tuple[Hashable, CaptionMemory] | None = None
+        self._texts_digest: str | None = None
 
     @classmethod
     def from_texts(
@@ -267,7 +270,7 @@ class CaptionMemory:
         with ThreadPoolExecutor(1, "magicap-digest") as beside:
             try:
                 require_readable_model(folder)
-                record = beside.submit(MemoryRecord.read, folder, FILES)  # while the rest is read
+                record = beside.submit(MemoryRecord.read, folder, files_of(folder))  # while the rest is read
                 stored = load_file(folder / VECTORS_FILE)
                 bits = 4 if "nibbles" in stored else 8
                 vectors = unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"].float()
@@ -281,7 +284,8 @@ class CaptionMemory:
             except _UNREADABLE as error:
                 raise BadModel(f"{folder} holds no caption memory that can be read: {error}") from error
         memory.source = str(folder)
-        memory.text_tower, memory.digest = record.result().text_tower, record.result().digest
+        known = record.result()
+        memory.text_tower, memory.digest, memory._texts_digest = known.text_tower, known.digest, known.texts
         return memory
 
     def save_pretrained(self, folder: str | Path, *, text_tower: str | None = None) -> str:
@@ -302,7 +306,7 @@ class CaptionMemory:
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        captions = packed_captions(self.texts)
+        captions = packed_captions(self.texts)  # first: it may refuse
         folder.mkdir(parents=True, exist_ok=True)
         steps = quantised(self.coordinates, self.bits).to(torch.int8).cpu().contiguous()
         stored = {"vectors": steps} if self.bits == 8 else {"nibbles": packed(steps)}
@@ -311,8 +315,9 @@ class CaptionMemory:
         save_file(stored, folder / VECTORS_FILE)
         write_frequencies(folder, self.document_frequencies)
         (folder / CAPTIONS_FILE).write_bytes(captions)
+        (folder / FORMER_CAPTIONS_FILE).unlink(missing_ok=True)
         open_to_readers(folder)
-        return MemoryRecord.write(folder, FILES, text_tower or self.text_tower)
+        return MemoryRecord.write(folder, files_of(folder), text_tower or self.text_tower, self._digest)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -320,10 +325,13 @@ class CaptionMemory:
     def __repr__(self) -> str:
         return f"CaptionMemory({len(self)} captions, {self._digest})"
 
-    @cached_property
+    @property
     def _digest(self) -> str:
-        text = "\n".join(self.texts).encode(errors="surrogatepass")
-        return hashlib.blake2b(text, digest_size=4).hexdigest()
+        """Eight digits that tell these captions from any others."""
+        if self._texts_digest is None:
+            text = "\n".join(self.texts).encode(errors="surrogatepass")
+            self._texts_digest = hashlib.blake2b(text, digest_size=4).hexdigest()
+        return self._texts_digest
 
     def nearest(self, queries: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
         """The captions most like each query, best first; of equals the earlier, but for the last place.
@@ -353,7 +361,7 @@ class CaptionMemory:
             kept = [number for number, text in enumerate(self.texts) if holds(text)]
             if not kept:
                 raise BadSettings(f"none of the {len(self)} captions of the memory {asked}")
-            texts, coordinates = [self.texts[number] for number in kept], self.coordinates[kept]
+            texts, coordinates = self.texts.select(kept), self.coordinates[kept]
             self._part = key, self._alike(texts, coordinates, self.document_frequencies)
         return self._part[1]
 

@@ -24,6 +24,9 @@ class MemoryRecord:
     digest: str | None
     """Of captions, vectors and n-grams: one that is damaged, reordered or of another memory changes it."""
 
+    texts: str | None = None
+    """Of the captions alone; None: not known."""
+
     @classmethod
     def read(cls, folder: Path, files: Sequence[str]) -> MemoryRecord:
         """The record of a folder, held against its files; nothing is known where earlier versions wrote none.
@@ -34,7 +37,7 @@ class MemoryRecord:
         path = folder / RECORD_FILE
         try:
             values = json.loads(read_text(path))
-            record = cls(values["text_tower"], values["digest"])
+            record = cls(values["text_tower"], values["digest"], values.get("texts"))
         except FileNotFoundError:
             return cls(None, None)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -47,9 +50,9 @@ class MemoryRecord:
         return record
 
     @classmethod
-    def write(cls, folder: Path, files: Sequence[str], text_tower: str | None) -> str:
+    def write(cls, folder: Path, files: Sequence[str], text_tower: str | None, texts: str | None) -> str:
         """Write the record of a folder whose other files are written, and return their digest."""
         digest = digest_of_files(folder, files)
-        text = json.dumps(asdict(cls(text_tower, digest)), indent=2, allow_nan=False)
+        text = json.dumps(asdict(cls(text_tower, digest, texts)), indent=2, allow_nan=False)
         write_whole(folder / RECORD_FILE, f"{text}\n")
         return digest

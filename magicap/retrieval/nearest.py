@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from magicap.models.topk import topk
+
 _COSINES = 1 << 24  # held at a time, 64 MiB
 _DOUBLES = 1 << 22  # numbers made double at a time, 32 MiB
 
@@ -58,7 +60,8 @@ def largest(cosines: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if count == 1:
         best = cosines.max(dim=1, keepdim=True)
         return best.values, best.indices
-    columns = cosines.topk(min(count, cosines.shape[1]), dim=1).indices.sort(dim=1).values
+    _, columns = topk(cosines, min(count, cosines.shape[1]))
+    columns = columns.sort(dim=1).values
     order = cosines.gather(1, columns).sort(dim=1, descending=True, stable=True)
     return order.values, columns.gather(1, order.indices)
 

@@ -18,7 +18,7 @@ from magicap.decoding.beam_magic import beam_magic_search
 from magicap.decoding.constraints import Constraints
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.minimum_bayes_risk import EvidenceSet, evidence_from_neighbours, leave_one_out
-from magicap.decoding.retrieval_ngram import RetrievalNgramModel
+from magicap.decoding.retrieval_ngram import LONGEST, RetrievalNgramModel
 from magicap.decoding.settings import DECODINGS
 from magicap.metrics.cider import DocumentFrequencies, TfIdf, expected_cider_d, pairwise_cider_d
 from magicap.metrics.ngrams import words
@@ -229,10 +229,63 @@ def test_an_endless_temperature_weighs_all_the_same(memory, images):
         assert each.weights == pytest.approx([0.25] * 4)
 
 
+def ngram_model(captions, weights, pictures):
+    tokens, lengths = np.concatenate(captions), np.array([len(ids) for ids in captions])
+    return RetrievalNgramModel(tokens, lengths, np.array(pictures), np.array(weights), 10)
+
+
+def behind(model, prefixes, candidates):
+    """(N, K) probabilities of candidates behind prefixes of as many pictures, a token at a time."""
+    contexts = model.start(prefixes[0][0], len(prefixes))
+    for token in range(1, len(prefixes[0])):
+        _, longer = model.probabilities(contexts, torch.tensor(prefixes)[:, token, None])
+        contexts = longer[:, 0]
+    return model.probabilities(contexts, torch.tensor([candidates] * len(prefixes)))[0].numpy()
+
+
 def test_what_captions_go_on_with():
-    prior = RetrievalNgramModel([[0, 1, 2, 9], [0, 1, 3, 9]], np.array([1.5, 0.5]))
-    after_one = prior.probabilities((0, 1), [2, 3, 7])
+    model = ngram_model([[0, 1, 2, 9], [0, 1, 3, 9]], [1.5, 0.5], [0, 0])
+    (after_one,) = behind(model, [(0, 1)], [2, 3, 7])
     assert after_one[0] > after_one[1] > after_one[2] == pytest.approx(0)
-    everything = prior.probabilities((0, 1), list(range(10)))
-    assert everything.sum() == pytest.approx(1)
-    assert prior.probabilities((5, 6), [9])[0] == pytest.approx(2 / 6)  # behind what was never said
+    assert behind(model, [(0, 1)], list(range(10))).sum() == pytest.approx(1)
+    assert behind(model, [(0, 5, 6)], [9]) == pytest.approx(2 / 6)  # behind what was never said
+
+
+def counted(captions, weights, prefix, candidate):
+    """The definition: each context has the shorter one as its prior, which counts half a caption."""
+    probability = 0.0
+    for length in range(min(LONGEST, len(prefix)) + 1):
+        context = prefix[len(prefix) - length :]
+        followed = [
+            (ids[place], weight)
+            for ids, weight in zip(captions, weights, strict=True)
+            for place in range(1, len(ids))
+            if place >= length and ids[place - length : place] == context
+        ]
+        if not followed:
+            break
+        total = sum(weight for _, weight in followed)
+        count = sum(weight for token, weight in followed if token == candidate)
+        trust = 0.5 if length else 0.0
+        probability = (count + trust * probability) / (total + trust)
+    return probability
+
+
+token_lists = st.lists(st.integers(1, 4), max_size=5).map(lambda ids: [0, *ids, 9])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(token_lists, min_size=1, max_size=5), min_size=1, max_size=3), st.data())
+def test_an_ngram_model_is_what_its_definition_says(pictures, data):
+    captions = [ids for of_picture in pictures for ids in of_picture]
+    weights = data.draw(st.lists(st.floats(0.1, 3), min_size=len(captions), max_size=len(captions)))
+    owner = [number for number, of_picture in enumerate(pictures) for _ in of_picture]
+    length = data.draw(st.integers(0, 4))
+    prefixes = [
+        [0, *data.draw(st.lists(st.integers(1, 5), min_size=length, max_size=length))] for _ in pictures
+    ]
+    found = behind(ngram_model(captions, weights, owner), prefixes, list(range(10)))
+    for number, (of_picture, prefix) in enumerate(zip(pictures, prefixes, strict=True)):
+        own = [weight for weight, picture in zip(weights, owner, strict=True) if picture == number]
+        expected = [counted(of_picture, own, prefix, candidate) for candidate in range(10)]
+        assert found[number] == pytest.approx(expected, abs=1e-12)
