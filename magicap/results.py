@@ -123,6 +123,7 @@ class Caption(str):
         confidence: float | None = None,
         error: BadImage | None = None,
     ) -> Caption:
+        """A caption of these words; the other arguments are its attributes, as the class describes them."""
         caption = super().__new__(cls, text)
         caption.score, caption.error = score, error
         caption.steps, caption.hypotheses, caption.confidence = steps, hypotheses, confidence

@@ -35,6 +35,7 @@ class CharacterTokenizer:
     """For the signatures of scores."""
 
     def __call__(self, text: str) -> list[str]:
+        """The tokens of a caption, in order, without punctuation."""
         tokens: list[str] = []
         for number, part in enumerate(_RUN.split(text)):
             tokens += _CHARACTER.findall(part) if number % 2 else PTB(part)

@@ -216,6 +216,7 @@ class PTBTokenizer:
     """For the signatures of scores."""
 
     def __call__(self, text: str) -> list[str]:
+        """The tokens of a caption, in order; none of an empty one."""
         text = " ".join(text.splitlines())
         if _ACROSS.search(text):
             return list(_tokens(text))

@@ -30,14 +30,13 @@ class SoftPrompt(nn.Module):
     """Two mapping networks (ClipCap, Mokady et al. 2021) whose sum is added to the start token's embedding.
 
     So a prompt takes no position of its own: all that holds of a prefix holds of one behind a soft prompt.
+
+    Args:
+        scorer_width: D.
+        width: W.
     """
 
     def __init__(self, scorer_width: int, width: int) -> None:
-        """
-        Args:
-            scorer_width: D.
-            width: W.
-        """
         super().__init__()
         self.image_projection = _mapping(scorer_width, width)
         self.memory_projection = _mapping(scorer_width, width)

@@ -22,13 +22,14 @@ _HALVINGS = 20
 
 
 class ModalityGap:
-    """Noise with the covariance of a memory's captions."""
+    """Noise with the covariance of a memory's captions.
+
+    Args:
+        memory: its captions' vectors; 1,000 of them, or all of fewer, give the covariance.
+        seed: of the captions that the covariance is taken from.
+    """
 
     def __init__(self, memory: CaptionMemory, *, seed: int = 0) -> None:
-        """
-        Args:
-            seed: of the captions that the covariance is taken from.
-        """
         generator = torch.Generator().manual_seed(seed)
         vectors = memory.vectors_at(torch.randperm(len(memory), generator=generator)[:_COVARIANCE_FROM])
         self._deviations = vectors - vectors.mean(dim=0)

@@ -49,13 +49,13 @@ class GridConfig:
 
 
 class GridEncoder(nn.Module):
-    """Pictures to grids (B, L, D), by the last feature map or the patch tokens of a timm network."""
+    """Pictures to grids (B, L, D), by the last feature map or the patch tokens of a timm network.
+
+    Raises:
+        BadModel: timm knows no such network, or it gives no grid.
+    """
 
     def __init__(self, config: GridConfig) -> None:
-        """
-        Raises:
-            BadModel: timm knows no such network, or it gives no grid.
-        """
         super().__init__()
         self.config = config
         self.transform = ImageTransform.of(config.preprocess)
@@ -93,7 +93,7 @@ class GridEncoder(nn.Module):
         raise BadModel(f"{self.config.model!r} gives no grid, but features of shape {tuple(features.shape)}")
 
     def _extent_of(self, patches: int) -> tuple[int, int]:
-        """h and w of so many patches; one row where the network does not say and they fill no square."""
+        """Rows and columns of so many patches; one row if the network does not say and it is no square."""
         h, w = getattr(getattr(self.network, "patch_embed", None), "grid_size", None) or (0, 0)
         if h * w == patches:
             return h, w
