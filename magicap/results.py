@@ -95,6 +95,9 @@ def added_text(before: str, after: str) -> str:
 class Caption(str):
     """A caption: a plain string, and how it came about.
 
+    Args:
+        text: the words.
+
     Attributes:
         score: cosine of picture and words in the scorer's space, -1 to 1; of a supervised captioner the mean
             log-probability of a token in nats, at most 0; NaN for a picture that failed.

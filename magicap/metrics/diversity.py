@@ -27,6 +27,7 @@ def diversity(
     Args:
         candidates: N captions, at least one.
         references: not used.
+        tokenizer: splits captions into words; signatures name it.
 
     Raises:
         BadSettings: no captions.
@@ -58,6 +59,7 @@ def lengths(
     Args:
         candidates: N captions, at least one.
         references: not used.
+        tokenizer: splits captions into words; signatures name it.
 
     Raises:
         BadSettings: no captions.

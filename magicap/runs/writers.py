@@ -43,6 +43,8 @@ class Writer(ABC):
         """One more picture's row.
 
         Args:
+            record: the picture; writers that copy pictures read it again.
+            row: its caption, or why there is none.
             earlier: what the picture's text file held before the run; None: it was not there.
 
         Raises:

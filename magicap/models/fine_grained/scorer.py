@@ -213,6 +213,8 @@ class FineGrainedScorer:
         """Rank by the global cosine, then the first of each query again by :meth:`compare`'s score.
 
         Args:
+            images: N pictures.
+            texts: M texts.
             top: how many texts of each picture, and pictures of each text, are scored again.
 
         Returns:
