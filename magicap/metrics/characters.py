@@ -29,6 +29,9 @@ class CharacterTokenizer:
     """Caption to tokens: a character each, with its marks, in scripts without spaces; else PTB's.
 
     Text without such scripts has PTB's tokens.
+
+    >>> CHARACTERS("狗在跑。 A dog's ball.")
+    ['狗', '在', '跑', 'a', 'dog', "'s", 'ball']
     """
 
     name: ClassVar[str] = f"{PTB.name}+characters"

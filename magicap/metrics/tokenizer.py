@@ -206,10 +206,13 @@ _cached_tokens = functools.lru_cache(maxsize=1 << 16)(_tokens)
 
 
 class PTBTokenizer:
-    """Caption to lower-case tokens without punctuation: "A dog's ball." to a, dog, 's, ball.
+    """Caption to lower-case tokens without punctuation.
 
     Takes any text and never raises; line ends count as spaces. The one kind of white space inside a token is
     the no-break space that Java puts into ``1 1/2``, which coco-caption's metrics later split at.
+
+    >>> PTB("A dog's ball, isn't it?")
+    ['a', 'dog', "'s", 'ball', 'is', "n't", 'it']
     """
 
     name: ClassVar[str] = "ptb-3.4.1-py"
