@@ -18,7 +18,9 @@ from magicap.images.transform import ImageTransform
 from magicap.runs.answers import Answer, answer
 from magicap.runs.reader_process import READY
 
-_MODULE = "magicap.runs.reader_process"
+MODULE = "magicap.runs.reader_process"
+"""What reader processes run."""
+
 _START_SECONDS = 120.0
 _PIPE = 1 << 20  # bytes that wait in a pipe: a picture goes in whole, and the process begins the next one
 
@@ -127,7 +129,7 @@ class ReaderProcess:
             if self._is_closed:
                 raise ReaderFailed("the readers were closed")
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE],  # -P: nothing is imported from the working folder
+                [sys.executable, "-P", "-m", MODULE],  # -P: nothing is imported from the working folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -143,7 +145,7 @@ class ReaderProcess:
             self._stop()
             raise ReaderFailed(
                 "expected a reader process to start, found that it ended; see what it says: "
-                f"{sys.executable} -P -m {_MODULE}"
+                f"{sys.executable} -P -m {MODULE}"
             )
 
     def send(self, image: Any, transform: ImageTransform, limits: ImageLimits) -> None:
