@@ -35,6 +35,9 @@ def require_number(name: str, value: Any, holds: Callable[[float], bool], expect
     """Refuse what is no finite number, or one for which ``holds`` is false.
 
     Args:
+        name: what the error calls it.
+        value: anything; bool is no number.
+        holds: whether a finite number is allowed.
         expected: what ``holds`` asks for, in words: "between 0 and 1".
 
     Raises:

@@ -96,6 +96,8 @@ def panels(count: int, columns: int, size: tuple[float, float], foot: float) -> 
     """A figure of empty panels in rows, those of the last row that are not needed left out.
 
     Args:
+        count: how many panels.
+        columns: the most in a row.
         size: width and height of a panel in inches.
         foot: inches under the panels that are left free.
 

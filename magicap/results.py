@@ -95,6 +95,9 @@ def added_text(before: str, after: str) -> str:
 class Caption(str):
     """A caption: a plain string, and how it came about.
 
+    Args:
+        text: the words.
+
     Attributes:
         score: cosine of picture and words in the scorer's space, -1 to 1; of a supervised captioner the mean
             log-probability of a token in nats, at most 0; NaN for a picture that failed.
@@ -123,6 +126,7 @@ class Caption(str):
         confidence: float | None = None,
         error: BadImage | None = None,
     ) -> Caption:
+        """A caption of these words; the other arguments are its attributes, as the class describes them."""
         caption = super().__new__(cls, text)
         caption.score, caption.error = score, error
         caption.steps, caption.hypotheses, caption.confidence = steps, hypotheses, confidence

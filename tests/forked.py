@@ -41,8 +41,8 @@ def _child(
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
+    AcceleratorState._reset_state()  # noqa: SLF001 - accelerate has no public way
+    PartialState._reset_state()  # noqa: SLF001
     try:
         processes.start(cpu=True)
         result = function(*arguments)

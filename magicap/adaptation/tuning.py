@@ -38,6 +38,8 @@ def tune_decoding(
     """The settings with ``neighbours`` and ``temperature`` that suit a memory.
 
     Args:
+        settings: the others stay as they are here.
+        memory: captions of the domain; a sample of them is in place of pictures with captions.
         images: (P, D) unit vectors of pictures of the domain, without captions.
         seed: of the captions that are in place of pictures, and of the noise.
     """

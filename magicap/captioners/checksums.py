@@ -16,7 +16,7 @@ _WEIGHTS = ("*.safetensors", "*.gz")
 
 def write_checksums(package: Path = PACKAGE) -> None:
     """Write the file for the captioners that lie in a package's folder."""
-    lines = (f"{_digest(package / name)}  {name}\n" for name in _weights(package))
+    lines = (f"{_digest(package / name)}  {name}\n" for name in weight_files(package))
     (package / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -35,7 +35,8 @@ def damaged_weights(package: Path = PACKAGE) -> dict[str, str]:
     return wrong
 
 
-def _weights(package: Path) -> Iterator[str]:
+def weight_files(package: Path) -> Iterator[str]:
+    """The weights of the captioners in a package's folder, by their paths in it, in the order of the file."""
     for folder in (EMBEDDED, UNPAIRED_FOLDER, BASELINE):
         files = (path for pattern in _WEIGHTS for path in (package / folder.name).rglob(pattern))
         yield from sorted(path.relative_to(package).as_posix() for path in files)

@@ -85,6 +85,8 @@ def keeping_hypotheses(decoding: Any, wanted: int, *, option: str) -> Any:
     """A decoding that keeps at least so many hypotheses with a caption.
 
     Args:
+        decoding: settings of a search.
+        wanted: the captions asked for, the best included; 1 changes nothing.
         option: the option that asks for them, as it was written.
 
     Raises:

@@ -99,6 +99,7 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
         A captioner that stands there is replaced once the new one is whole; other files stay.
 
         Args:
+            folder: where to write; made where it is not there.
             dtype: of the stored weights, e.g. ``"float16"`` for half the size; None keeps them as they are.
 
         Raises:
@@ -120,6 +121,11 @@ class SupervisedCaptioner(BaseCaptioner[Any]):
         self, image: ImageSource | PreparedImage, decoding: Any = None, *, seed: int = 0
     ) -> AttentionExplanation:
         """Caption one picture, and show the decoder's attention at each word.
+
+        Args:
+            image: anything that :func:`magicap.images.reader.open_image` takes, or a picture resized already.
+            decoding: how to search; None takes the captioner's own.
+            seed: of decodings that sample.
 
         Raises:
             BadImage: the picture cannot be read.

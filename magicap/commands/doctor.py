@@ -26,8 +26,16 @@ from magicap.version import __version__
 OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1 << 30
 
-_MEMORY, _DISK = 1.5, 1.0  # GiB that the embedded captioner needs, and that results and temporary files may
-_HUB_SECONDS, _JAVA_SECONDS = 4.0, 20.0
+MEMORY_GIB = 1.5
+"""What the embedded captioner needs."""
+
+DISK_GIB = 1.0
+"""What results and temporary files may need, each."""
+
+HUB_SECONDS = 4.0
+"""How long the hub's answer is waited for."""
+
+_JAVA_SECONDS = 20.0
 _ONLINE = ("0", "OFF", "NO", "FALSE", "")
 
 
@@ -68,7 +76,7 @@ def add(commands: Any) -> None:
 
 def run(options: Options) -> int:
     """Ask everything, then print the answers."""
-    findings = [_answer(name, question) for name, question in QUESTIONS.items()]
+    findings = [finding_of(name, question) for name, question in QUESTIONS.items()]
     is_well = all(finding.status != WRONG for finding in findings)
     if options.json:
         print_json({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2)
@@ -82,7 +90,8 @@ def run(options: Options) -> int:
 Answer = tuple[str, str, str | None]
 
 
-def _answer(name: str, question: Callable[[], Answer]) -> Finding:
+def finding_of(name: str, question: Callable[[], Answer]) -> Finding:
+    """The answer to a question; an error that it raises is a finding too."""
     try:
         return Finding(name, *question())
     except Exception as error:  # a broken installation can raise anything
@@ -152,23 +161,24 @@ def _hub() -> Answer:
             return OK, f"not asked, as {name} is set; presets of the hub come from the cache alone", None
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     reasons: list[str] = []
-    asking = Thread(target=_ask, args=(endpoint, reasons), daemon=True)  # a name server knows no time limit
+    # a thread, since a name server knows no time limit
+    asking = Thread(target=ask_hub, args=(endpoint, reasons), daemon=True)
     asking.start()
-    asking.join(_HUB_SECONDS)
-    reason = reasons[0] if reasons else f"no answer in {_HUB_SECONDS:.0f} s"
+    asking.join(HUB_SECONDS)
+    reason = reasons[0] if reasons else f"no answer in {HUB_SECONDS:.0f} s"
     if reason:
         fix = "only presets of the hub need it; behind a proxy set HTTPS_PROXY, offline HF_HUB_OFFLINE=1"
         return NOTE, f"{endpoint} cannot be reached ({reason})", fix
     return OK, f"{endpoint} answers", None
 
 
-def _ask(endpoint: str, reasons: list[str]) -> None:
-    """Append why there is no answer, or an empty text."""
+def ask_hub(endpoint: str, reasons: list[str]) -> None:
+    """Append to ``reasons`` why the hub gives no answer, or an empty text where it gives one."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(endpoint, method="HEAD"), timeout=_HUB_SECONDS):
+        with urlopen(Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
             reasons.append("")
     except HTTPError:
         reasons.append("")  # an answer too
@@ -199,21 +209,21 @@ def _disk() -> Answer:
     places = {"here": Path.cwd(), "temporary files": Path(tempfile.gettempdir()), "cache": Path(HF_HUB_CACHE)}
     free = {name: shutil.disk_usage(_existing(path)).free / GIB for name, path in places.items()}
     detail = ", ".join(f"{name} {gib:.1f} GiB free" for name, gib in free.items())
-    if min(free.values()) < _DISK:
-        return WRONG, detail, f"make room: at least {_DISK:g} GiB each"
+    if min(free.values()) < DISK_GIB:
+        return WRONG, detail, f"make room: at least {DISK_GIB:g} GiB each"
     return OK, detail, None
 
 
 def _memory() -> Answer:
-    gib = _available_memory()
+    gib = available_memory()
     if gib is None:
         return OK, "this system does not say", None
-    if gib < _MEMORY:
-        return WRONG, f"{gib:.1f} GiB available", f"end other programs: {_MEMORY:g} GiB are needed"
+    if gib < MEMORY_GIB:
+        return WRONG, f"{gib:.1f} GiB available", f"end other programs: {MEMORY_GIB:g} GiB are needed"
     return OK, f"{gib:.1f} GiB available", None
 
 
-def _available_memory() -> float | None:
+def available_memory() -> float | None:
     """GiB that a new program can have, the limit of a container included; None where it is not known."""
     if not sys.platform.startswith("linux"):
         return None

@@ -104,7 +104,7 @@ def progress_bar(total: int, unit: str = "picture") -> Iterator[Callable[[int], 
 
 @contextmanager
 def run_bar() -> Iterator[Any]:
-    """tqdm's bar of a run whose pictures are still being counted; none where stderr is no terminal."""
+    """The tqdm bar of a run whose pictures are still being counted; none where stderr is no terminal."""
     with _bar(total=None, unit="picture", disable=None) as bar:
         yield bar
 

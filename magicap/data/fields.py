@@ -50,7 +50,9 @@ def caption_key(names: Collection[str], keys: Sequence[str], place: str) -> str 
     """The field of captions, None if there is none.
 
     Args:
+        names: the fields that there are.
         keys: :data:`REFERENCES` or :data:`PREDICTIONS`.
+        place: the file, or its line, for errors.
 
     Raises:
         BadData: it is unclear which one it is.

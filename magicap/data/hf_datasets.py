@@ -26,16 +26,24 @@ class MapDataset(Protocol):
     """What type checkers see of ``datasets.Dataset``: N rows that can be read in any order."""
 
     def __len__(self) -> int: ...
-    def cast_column(self, column: str, feature: Any) -> Any: ...
-    def select_columns(self, column_names: Any) -> Any: ...
+    def cast_column(self, column: str, feature: Any) -> Any:
+        """The dataset with a column read as another feature: ``Image(decode=False)`` gives bytes."""
+
+    def select_columns(self, column_names: Any) -> Any:
+        """The dataset with these columns alone."""
 
 
 class StreamedDataset(Protocol):
     """What type checkers see of ``datasets.IterableDataset``: rows that are read one after the other."""
 
-    def cast_column(self, column: str, feature: Any) -> Any: ...
-    def select_columns(self, column_names: Any) -> Any: ...
-    def state_dict(self) -> Any: ...
+    def cast_column(self, column: str, feature: Any) -> Any:
+        """As of :class:`MapDataset`."""
+
+    def select_columns(self, column_names: Any) -> Any:
+        """As of :class:`MapDataset`."""
+
+    def state_dict(self) -> Any:
+        """The position in the stream, from which ``load_state_dict`` resumes."""
 
 
 def is_dataset(value: object) -> bool:

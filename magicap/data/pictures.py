@@ -57,6 +57,7 @@ class ImageFiles:
             self._by_file_name.setdefault(PurePosixPath(name).name, []).append(name)
 
     def close(self) -> None:
+        """Close the tar files; calling it again does nothing."""
         self._tars.close()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class TarPictures:
         self._opened()
 
     def close(self) -> None:
+        """Close the file; reading a picture raises ``OSError`` afterwards."""
         self._is_closed = True
         if self._file is not None:
             self._file.close()

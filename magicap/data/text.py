@@ -19,12 +19,17 @@ _DROPPED_AROUND = "\"'`“‘"  # what opens a whole caption is dropped with its
 
 
 def normalise_caption(text: str) -> str:
-    """A caption as one tidy sentence: 'a dog runs .' becomes 'A dog runs.'
+    """A caption as one tidy sentence.
 
     White space is folded, spaces before punctuation, "'s" and "n't", quotes around the whole, and quotes at
     either end without a partner are dropped, the first letter is a capital, sentences in capitals are
     lowered, and one full stop ends it, unless it ends with '!', '?' or another script's stop, inside quotes
     too. Text without a letter or digit becomes the empty string.
+
+    >>> normalise_caption("a dog runs .")
+    'A dog runs.'
+    >>> normalise_caption("“TWO  DOGS RUN , AND A CAT SLEEPS!”")
+    'Two dogs run, and a cat sleeps!'
     """
     text = _without_outer_quotes(_BEFORE_STOP.sub(r"\1", _SPACE.sub(" ", text)))
     if not any(character.isalnum() for character in text):

@@ -26,7 +26,11 @@ class NearestCaption:
     """Where captions are looked up; encoded by the captioner's own scorer."""
 
     def search(self, context: DecodingContext) -> list[list[Hypothesis]]:
-        """For each picture the one caption."""
+        """For each picture the one caption.
+
+        Args:
+            context: the pictures, and the captioner's models.
+        """
         cosines, positions = self.memory.nearest(context.image_vectors.to(self.memory.device))
         return [
             [Hypothesis(self.memory.texts[position], cosine=cosine, source="memory", score=cosine)]
@@ -52,7 +56,11 @@ class ConsensusCaption:
         require_int("count", self.count)
 
     def search(self, context: DecodingContext) -> list[list[Hypothesis]]:
-        """For each picture the nearest captions, that with the largest expected utility first."""
+        """For each picture the nearest captions, that with the largest expected utility first.
+
+        Args:
+            context: the pictures, and the captioner's models.
+        """
         neighbours = self.memory.nearest(context.image_vectors.to(self.memory.device), self.count)
         rows = []
         for evidence in evidence_from_neighbours(self.memory, *neighbours, temperature=math.inf):

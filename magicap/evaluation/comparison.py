@@ -110,8 +110,15 @@ def compare(
     full set. Every figure is tested by itself, without correction for many tests.
 
     Args:
+        title: what was measured on, for headings.
+        images: N names.
+        references: the reference captions of each image.
+        systems: names and captions, N each.
         reports: the figures of each system, in the systems' order.
         against: name of the system that differences are taken from.
+        confidence: of the intervals, in (0, 1).
+        resamples: bootstrap samples.
+        seed: of the resampling.
 
     Raises:
         BadSettings: names that are not unique or unknown, other numbers of images, or settings out of range.

@@ -39,18 +39,17 @@ class KneserNey:
     """Interpolated Kneser-Ney smoothing (Chen and Goodman 1998, section 4.1.6) over token ids.
 
     Below the unigrams of continuation lies the uniform distribution, so no token has probability zero.
+
+    Args:
+        sentences: lists of token ids, 0 to ``vocabulary`` - 1, the end token included.
+        vocabulary: how many tokens there are.
+        order: length of the longest n-gram.
+
+    Raises:
+        BadSettings: no tokens, an order below 1 or an id outside the vocabulary.
     """
 
     def __init__(self, sentences: Sequence[Sequence[int]], vocabulary: int, order: int = 5) -> None:
-        """
-        Args:
-            sentences: lists of token ids, 0 to ``vocabulary`` - 1, the end token included.
-            vocabulary: how many tokens there are.
-            order: length of the longest n-gram.
-
-        Raises:
-            BadSettings: no tokens, an order below 1 or an id outside the vocabulary.
-        """
         if order < 1 or not any(len(sentence) for sentence in sentences):
             raise BadSettings(f"expected sentences and an order of at least 1, found order {order}")
         self._vocabulary, self._order = vocabulary + 1, order

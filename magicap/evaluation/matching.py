@@ -67,6 +67,7 @@ def match(predictions: Predictions, references: Sequence[CaptionedImage], *, par
     several images means none of them.
 
     Args:
+        predictions: captions by the images' names, as their file gives them.
         references: the images that must have captions.
         partial: score the images that have both, and mark the figures; otherwise a hole is an error.
 

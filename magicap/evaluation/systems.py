@@ -68,10 +68,13 @@ def caption_images(
     """Caption images by name.
 
     Args:
+        name: the system's, in tables.
         captioner: of any kind.
         decoding: one of its kind.
         images: N names.
         pictures: what holds them.
+        batch_size: pictures searched together; None: the captioner's choice.
+        seed: of the first image, where the decoding samples; each next one has the next number.
         keep: a folder in which every caption is kept as soon as it is made, as JSON lines. What an earlier
             run with the same models, decoding, seed and images kept there is taken, not made again.
         on_progress: called with how many further images are done.

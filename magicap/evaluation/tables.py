@@ -39,8 +39,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a system a row, the figures that have columns, with their intervals, and a mark where
-    the difference from the system compared against is more than chance.
+    """Header and rows of a table: a system a row, a column each of the figures that have one.
+
+    A cell holds the figure, its interval, and a mark where the difference from the system compared against
+    is more than chance.
     """
     columns = [name for name, figure in FIGURES.items() if figure.column and name in comparison.metrics]
     rows = []

@@ -28,6 +28,7 @@ def bleu(
     Args:
         candidates: N captions.
         references: N lists of one or more captions.
+        tokenizer: splits captions into words; signatures name it.
 
     Raises:
         BadSettings: not one list of references a candidate, or no image.

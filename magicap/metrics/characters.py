@@ -29,12 +29,16 @@ class CharacterTokenizer:
     """Caption to tokens: a character each, with its marks, in scripts without spaces; else PTB's.
 
     Text without such scripts has PTB's tokens.
+
+    >>> CHARACTERS("狗在跑。 A dog's ball.")
+    ['狗', '在', '跑', 'a', 'dog', "'s", 'ball']
     """
 
     name: ClassVar[str] = f"{PTB.name}+characters"
     """For the signatures of scores."""
 
     def __call__(self, text: str) -> list[str]:
+        """The tokens of a caption, in order, without punctuation."""
         tokens: list[str] = []
         for number, part in enumerate(_RUN.split(text)):
             tokens += _CHARACTER.findall(part) if number % 2 else PTB(part)

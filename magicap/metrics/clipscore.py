@@ -24,14 +24,13 @@ class ClipScore:
     """The two scores for given images; a metric like any other once it holds their vectors.
 
     The paper's figures are those of CLIP ViT-B/32. A scorer rates captions highly that it steered itself.
+
+    Args:
+        scorer: what rates the captions.
+        images: (N, D) unit vectors by the same scorer, in the candidates' order.
     """
 
     def __init__(self, scorer: ImageTextScorer, images: Tensor) -> None:
-        """
-        Args:
-            scorer: what rates the captions.
-            images: (N, D) unit vectors by the same scorer, in the candidates' order.
-        """
         self.scorer = scorer
         self.images = images
 

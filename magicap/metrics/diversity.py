@@ -16,7 +16,9 @@ from magicap.metrics.tokenizer import PTB
 def diversity(
     candidates: Sequence[str], references: Sequence[Sequence[str]] = (), *, tokenizer: Tokenizer = PTB
 ) -> dict[str, Score]:
-    """Distinct captions; distinct words and word pairs over all of them (distinct-1/2, Li et al. 2016);
+    """How much captions differ from one another.
+
+    Distinct captions; distinct words and word pairs over all of them (distinct-1/2, Li et al. 2016);
     vocabulary; and the share of images that got the most frequent caption.
 
     Captions that differ in punctuation or case only are the same caption. All but the last figure
@@ -25,6 +27,7 @@ def diversity(
     Args:
         candidates: N captions, at least one.
         references: not used.
+        tokenizer: splits captions into words; signatures name it.
 
     Raises:
         BadSettings: no captions.
@@ -56,6 +59,7 @@ def lengths(
     Args:
         candidates: N captions, at least one.
         references: not used.
+        tokenizer: splits captions into words; signatures name it.
 
     Raises:
         BadSettings: no captions.

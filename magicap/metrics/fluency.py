@@ -63,6 +63,7 @@ def broken(
     Args:
         candidates: N captions, at least one.
         references: not used.
+        tokenizer: splits captions into words; signatures name it.
 
     Raises:
         BadSettings: no captions.

@@ -27,7 +27,9 @@ def run_java(metric: str, arguments: Sequence[str], *, folder: Path, stdin: str 
 
     Args:
         metric: for whom it runs; named in every error.
-        arguments: of ``java``, in ``folder``.
+        arguments: of ``java``.
+        folder: the working folder.
+        stdin: what is written to its standard input, as UTF-8.
         seconds: after which it is taken to hang and is ended.
 
     Raises:

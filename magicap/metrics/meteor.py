@@ -34,6 +34,7 @@ def meteor(
     Args:
         candidates: N captions.
         references: N lists of one or more captions.
+        tokenizer: splits captions into words before METEOR aligns them; signatures name it.
         seconds: after which the Java process is taken to hang; None allows 2 minutes and 0.2 s an image.
 
     Raises:

@@ -27,6 +27,7 @@ def retrieval_recall(
     Args:
         similarity: (B, N) of B pictures and N texts.
         owner: (N,) the picture each text belongs to; every picture must own at least one.
+        ranks: the k of recall@k.
         text_to_image: (B, N) what ranks the pictures of each text, where that is not ``similarity``, as after
             re-ranking.
 

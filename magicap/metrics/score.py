@@ -134,18 +134,27 @@ class Score:
 class Metric(Protocol):
     """A measure of captions: N candidates and the references of each, to scores by name."""
 
-    def __call__(
-        self, candidates: Sequence[str], references: Sequence[Sequence[str]], /
-    ) -> dict[str, Score]: ...
+    def __call__(self, candidates: Sequence[str], references: Sequence[Sequence[str]], /) -> dict[str, Score]:
+        """The scores of a set of captions, by the figure's name.
+
+        Args:
+            candidates: N captions, one an image.
+            references: the reference captions of each image, in the same order.
+
+        Raises:
+            BadSettings: not as many references as candidates, an image without any, or no image.
+        """
 
 
 class Tokenizer(Protocol):
     """Words of a caption, and the name under which signatures know the tokenizer."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name under which signatures of scores record it."""
 
-    def __call__(self, text: str, /) -> list[str]: ...
+    def __call__(self, text: str, /) -> list[str]:
+        """The tokens of a caption, in order."""
 
 
 def sign(

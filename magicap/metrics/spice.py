@@ -15,7 +15,9 @@ from magicap.errors import MetricUnavailable
 from magicap.metrics.java import package_folder, run_java
 from magicap.metrics.score import Score, require_pairs, sign
 
-_PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+PARSER_FILES = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+"""What must lie in the ``spice/lib`` of pycocoevalcap."""
+
 _START_SECONDS, _IMAGE_SECONDS = 600.0, 2.0
 
 
@@ -39,7 +41,7 @@ def spice(
     """
     require_pairs(candidates, references, "SPICE")
     folder = package_folder("pycocoevalcap") / "spice"
-    missing = [name for name in _PARSER if not (folder / "lib" / name).is_file()]
+    missing = [name for name in PARSER_FILES if not (folder / "lib" / name).is_file()]
     if missing:
         raise MetricUnavailable(
             f"SPICE needs {' and '.join(missing)} in pycocoevalcap/spice/lib; where there is a network, "
@@ -59,11 +61,16 @@ def spice(
             folder=folder,
             seconds=_START_SECONDS + _IMAGE_SECONDS * len(rows) if seconds is None else seconds,
         )
-        per_image = _read(answer, len(rows))
+        per_image = read_scores(answer, len(rows))
     return {"SPICE": Score.mean("SPICE", per_image, sign("SPICE", candidates, references, java="spice-1.0"))}
 
 
-def _read(path: Path, n: int) -> FloatArray:
+def read_scores(path: Path, n: int) -> FloatArray:
+    """The F-scores (n,) in the file that spice-1.0.jar wrote for images numbered from 0.
+
+    Raises:
+        MetricUnavailable: it cannot be read, leaves out an image, or holds a number outside 0 to 1.
+    """
     try:
         answers: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         per_image = {int(answer["image_id"]): float(answer["scores"]["All"]["f"]) for answer in answers}

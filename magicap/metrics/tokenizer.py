@@ -207,16 +207,20 @@ _cached_tokens = functools.lru_cache(maxsize=1 << 16)(_tokens)
 
 
 class PTBTokenizer:
-    """Caption to lower-case tokens without punctuation: "A dog's ball." to a, dog, 's, ball.
+    """Caption to lower-case tokens without punctuation.
 
     Takes any text and never raises; line ends count as spaces. The one kind of white space inside a token is
     the no-break space that Java puts into ``1 1/2``, which coco-caption's metrics later split at.
+
+    >>> PTB("A dog's ball, isn't it?")
+    ['a', 'dog', "'s", 'ball', 'is', "n't", 'it']
     """
 
     name: ClassVar[str] = "ptb-3.4.1-py"
     """For the signatures of scores."""
 
     def __call__(self, text: str) -> list[str]:
+        """The tokens of a caption, in order; none of an empty one."""
         text = " ".join(text.splitlines())
         if _ACROSS.search(text):
             return list(_tokens(text))

@@ -24,18 +24,18 @@ TOP = 10
 
 
 class ClassVector(nn.Module):
-    """Class vectors of pictures from pooled features, times a matrix that starts as the identity."""
+    """Class vectors of pictures from pooled features, times a matrix that starts as the identity.
+
+    Args:
+        classifier: from pooled features (F) to C classes.
+        names: (C, D) text vectors of the classes' names; their mean over classes is taken off.
+        top: how many of the likeliest classes count.
+
+    Raises:
+        BadModel: there are not as many names as classes.
+    """
 
     def __init__(self, classifier: nn.Linear, names: Tensor, top: int = TOP) -> None:
-        """
-        Args:
-            classifier: from pooled features (F) to C classes.
-            names: (C, D) text vectors of the classes' names; their mean over classes is taken off.
-            top: how many of the likeliest classes count.
-
-        Raises:
-            BadModel: there are not as many names as classes.
-        """
         super().__init__()
         if len(names) != classifier.out_features:
             raise BadModel(

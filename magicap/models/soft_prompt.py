@@ -30,17 +30,16 @@ class SoftPrompt(nn.Module):
     """Two mapping networks (ClipCap, Mokady et al. 2021) whose sum is added to the start token's embedding.
 
     So a prompt takes no position of its own: all that holds of a prefix holds of one behind a soft prompt.
+
+    Args:
+        scorer_width: D.
+        width: W.
     """
 
     def __init__(self, scorer_width: int, width: int) -> None:
-        """
-        Args:
-            scorer_width: D.
-            width: W.
-        """
         super().__init__()
-        self.image_projection = _mapping(scorer_width, width)
-        self.memory_projection = _mapping(scorer_width, width)
+        self.image_projection = mapping_network(scorer_width, width)
+        self.memory_projection = mapping_network(scorer_width, width)
         keep_weight_names(self, _STORED_NAMES)
 
     @property
@@ -129,5 +128,6 @@ class SoftPrompt(nn.Module):
             require_signal(branch(probe), f"{name} of the {what}")
 
 
-def _mapping(scorer_width: int, width: int) -> nn.Sequential:
+def mapping_network(scorer_width: int, width: int) -> nn.Sequential:
+    """A perceptron of one hidden layer of width 2 W, from vectors (B, D) to (B, W)."""
     return nn.Sequential(nn.Linear(scorer_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))

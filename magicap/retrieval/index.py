@@ -57,6 +57,10 @@ class Changes:
 class RetrievalIndex:
     """Pictures, or sentences, as unit vectors of one scorer; every search compares all of them.
 
+    Args:
+        scorer: the scorer of all vectors; searching a saved index needs the same one.
+        preset: what people call the scorer.
+
     Attributes:
         scorer: encodes items and queries.
         items: N pictures' files or sentences, in the order in which they were given.
@@ -74,6 +78,10 @@ class RetrievalIndex:
     def load(cls, folder: str | Path, scorer: ImageTextScorer) -> Self:
         """Read an index that :meth:`save` wrote, or ``magicap index``, from its folder or what was indexed.
 
+        Args:
+            folder: the index itself, or the folder of pictures or file of sentences that was indexed.
+            scorer: the one that made the index; its weights are compared by their fingerprint.
+
         Raises:
             BadIndex: there is none, it is damaged, or another scorer made it.
             MissingPackage: pyarrow is not installed.
@@ -88,6 +96,9 @@ class RetrievalIndex:
         """Write the index as vectors (safetensors), items (Parquet) and ``index.json``.
 
         The index that stood there is replaced whole: who reads, and who stops this, never has half of one.
+
+        Args:
+            folder: where to write; made where it is not there, else empty or an index.
 
         Raises:
             BadIndex: the folder holds something else.
@@ -167,7 +178,8 @@ class RetrievalIndex:
             texts: sentences; one that stands twice is kept once. Or a dataset of the library ``datasets``
                 with a column of them (:func:`magicap.data.hf_datasets.texts_of`).
             batch_size: sentences encoded together.
-            on_progress, on_checkpoint: as in :meth:`update_images`.
+            on_progress: as in :meth:`update_images`.
+            on_checkpoint: as in :meth:`update_images`.
 
         Raises:
             BadSettings: the index holds pictures, or a sentence is empty.
@@ -210,13 +222,21 @@ class RetrievalIndex:
     def search_texts(self, texts: Sequence[str], top_k: int = 10) -> list[list[Match]]:
         """:meth:`search` by sentences.
 
+        Args:
+            texts: Q sentences.
+            top_k: how many matches of each; all, if the index has fewer.
+
         Raises:
             BadSettings: as from there, or a sentence is empty.
         """
         return self.search(self.scorer.encode_texts(_sentences(texts)), top_k)
 
     def search_images(self, images: Sequence[ImageSource], top_k: int = 10) -> list[list[Match]]:
-        """:meth:`search` by pictures, each anything that ``open_image`` takes.
+        """:meth:`search` by pictures.
+
+        Args:
+            images: Q pictures, each anything that :func:`magicap.images.reader.open_image` takes.
+            top_k: how many matches of each; all, if the index has fewer.
 
         Raises:
             BadImage: a picture cannot be read.

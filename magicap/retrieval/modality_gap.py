@@ -22,13 +22,14 @@ _HALVINGS = 20
 
 
 class ModalityGap:
-    """Noise with the covariance of a memory's captions."""
+    """Noise with the covariance of a memory's captions.
+
+    Args:
+        memory: its captions' vectors; 1,000 of them, or all of fewer, give the covariance.
+        seed: of the captions that the covariance is taken from.
+    """
 
     def __init__(self, memory: CaptionMemory, *, seed: int = 0) -> None:
-        """
-        Args:
-            seed: of the captions that the covariance is taken from.
-        """
         generator = torch.Generator().manual_seed(seed)
         vectors = memory.vectors_at(torch.randperm(len(memory), generator=generator)[:_COVARIANCE_FROM])
         self._deviations = vectors - vectors.mean(dim=0)
@@ -39,8 +40,10 @@ class ModalityGap:
         """(B, D) unit vectors in place of the pictures that captions, unit vectors (B, D), might belong to.
 
         Args:
+            vectors: (B, D) unit vectors of captions.
             length: of the noise, (B, 1) or one for all, in standard deviations of captions: with 1 a picture
                 differs from its caption as much as captions do from their mean.
+            generator: of the noise, on the CPU; None: torch's own.
         """
         weights = torch.randn(len(vectors), len(self._deviations), generator=generator).to(vectors)
         noise = weights @ self._deviations.to(vectors) / len(self._deviations) ** 0.5
@@ -54,6 +57,7 @@ def pseudo_images(
 
     Args:
         vectors: (B, D) of the captions.
+        memory: whose nearest and mean caption fit the noise to ``images``.
         images: (P, D) pictures' vectors; the noise is such that the memory's nearest caption is nearer than
             its mean one by as much as it is for these.
     """

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from magicap.models.topk import topk
 
-_COSINES = 1 << 24  # held at a time, 64 MiB
-_DOUBLES = 1 << 22  # numbers made double at a time, 32 MiB
+MOST_COSINES = 1 << 24
+"""Cosines held at a time, 64 MiB."""
+
+MOST_DOUBLES = 1 << 22
+"""Numbers made double at a time, 32 MiB."""
 
 
 @torch.inference_mode()
@@ -37,7 +40,7 @@ def nearest(queries: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tenso
     positions = torch.empty(len(queries), count, dtype=torch.long, device=vectors.device)
     if not count:
         return cosines, positions
-    rows = max(1, _COSINES // len(vectors))
+    rows = max(1, MOST_COSINES // len(vectors))
     for start in range(0, len(queries), rows):
         block = queries[start : start + rows]
         for row, candidates in enumerate(_candidates(block, vectors, count), start):
@@ -78,5 +81,5 @@ def _candidates(queries: Tensor, vectors: Tensor, count: int) -> list[Tensor]:
 
 def _exact_cosines(query: Tensor, vectors: Tensor, positions: Tensor) -> Tensor:
     """Cosines (C,) of one query (D,) with the items at C positions, summed in double precision."""
-    pieces = positions.split(max(1, _DOUBLES // vectors.shape[1]))
+    pieces = positions.split(max(1, MOST_DOUBLES // vectors.shape[1]))
     return torch.cat([vectors[piece].double() @ query.double() for piece in pieces]).float()

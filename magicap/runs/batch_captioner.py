@@ -241,17 +241,20 @@ class BatchCaptioner:
         if device is None and torch.cuda.is_available():
             device = f"cuda:{(rank or 0) % torch.cuda.device_count()}"
         with _loading:
-            return _loaded(self.preset, device, self.dtype, self._digest)
+            return captioner_of_process(self.preset, device, self.dtype, self._digest)
 
 
 _loading = Lock()
 
 
 @lru_cache(maxsize=1)
-def _loaded(preset: str, device: str | None, dtype: str, digest: str) -> BaseCaptioner[Any]:
-    """The captioner of a process.
+def captioner_of_process(preset: str, device: str | None, dtype: str, digest: str) -> BaseCaptioner[Any]:
+    """The captioner of a process, loaded once; the one before is let go of.
 
     Args:
+        preset: a preset's name or a captioner's folder.
+        device: where to compute; None takes a GPU if there is one.
+        dtype: float32, bfloat16 or float16.
         digest: of its folder, so that another one there is loaded anew.
     """
     return load_captioner(preset, device=device, dtype=dtype)

@@ -51,6 +51,7 @@ class ImageFolder(Writer):
         self._columns, self._number, self._in_place = columns, start, in_place
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        """Copy the picture, named by its row number, and write its row; one that failed is an error row."""
         number, self._number = self._number, self._number + 1
         if row.has_failed:
             self._errors.add(record, row)
@@ -65,10 +66,12 @@ class ImageFolder(Writer):
         self._rows.add_object({"file_name": name, "text": values.pop("caption"), **values})
 
     def close(self) -> None:
+        """Close both files of rows, synced to disk."""
         self._rows.close()
         self._errors.close()
 
     def finish(self) -> None:
+        """Replace the target folder, or, in place, its files of rows; an empty file of errors is removed."""
         self.close()
         if not (self.part / ERRORS).stat().st_size:
             (self.part / ERRORS).unlink()
@@ -92,6 +95,7 @@ class WebDataset(Writer):
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        """Append the picture's members, named by its row number; a failed one gets its ``.json`` alone."""
         key, self._number = f"{self._number:08d}", self._number + 1
         values = without_surrogates(row.to_dict(self._columns))
         if not row.has_failed:
@@ -101,10 +105,12 @@ class WebDataset(Writer):
         self._put(f"{key}.json", json.dumps(values, ensure_ascii=False, allow_nan=False).encode())
 
     def finish(self) -> None:
+        """Write the end of the tar file and put it in place."""
         self._tar.close()
         super().finish()
 
     def close(self) -> None:
+        """Close the file, synced to disk; only :meth:`finish` writes the end of the tar format."""
         close_safely(self._file)
 
     def _put(self, name: str, data: bytes) -> None:

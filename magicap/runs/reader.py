@@ -18,7 +18,9 @@ from magicap.images.transform import ImageTransform
 from magicap.runs.answers import Answer, answer
 from magicap.runs.reader_process import READY
 
-_MODULE = "magicap.runs.reader_process"
+MODULE = "magicap.runs.reader_process"
+"""What reader processes run."""
+
 _START_SECONDS = 120.0
 _PIPE = 1 << 20  # bytes that wait in a pipe: a picture goes in whole, and the process begins the next one
 
@@ -71,22 +73,24 @@ class InThread:
         self._tasks: deque[tuple[Any, ImageTransform, ImageLimits]] = deque()
 
     def start(self) -> None:
-        pass
+        """Nothing to start."""
 
     def send(self, image: Any, transform: ImageTransform, limits: ImageLimits) -> None:
+        """Queue a picture; :meth:`receive` reads it."""
         self._tasks.append((image, transform, limits))
 
     def receive(self) -> Answer | None:
+        """Read the first picture of the queue, however long it takes."""
         return answer(*self._tasks.popleft())
 
     def end_if_overdue(self) -> None:
-        pass
+        """Nothing to end: a thread cannot be killed."""
 
     def end(self) -> None:
-        pass
+        """Nothing to end."""
 
     def clear(self) -> None:
-        pass
+        """Nothing is open."""
 
 
 def _widen(pipe: Any) -> None:
@@ -108,6 +112,11 @@ class ReaderProcess:
         self._is_closed = False
 
     def start(self) -> None:
+        """Start the process where none runs, and wait up to 120 seconds until it is ready.
+
+        Raises:
+            ReaderFailed: the readers were closed, or the process ended before it was ready.
+        """
         if self._process is not None:
             return
         # not multiprocessing, which would run the caller's main module once more
@@ -120,7 +129,7 @@ class ReaderProcess:
             if self._is_closed:
                 raise ReaderFailed("the readers were closed")
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE],  # -P: nothing is imported from the working folder
+                [sys.executable, "-P", "-m", MODULE],  # -P: nothing is imported from the working folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -136,10 +145,17 @@ class ReaderProcess:
             self._stop()
             raise ReaderFailed(
                 "expected a reader process to start, found that it ended; see what it says: "
-                f"{sys.executable} -P -m {_MODULE}"
+                f"{sys.executable} -P -m {MODULE}"
             )
 
     def send(self, image: Any, transform: ImageTransform, limits: ImageLimits) -> None:
+        """Write a picture to the process, which is started where it has ended.
+
+        The time of a picture begins to count when the one before it was received.
+
+        Raises:
+            ReaderFailed: the process cannot be started.
+        """
         self.start()
         process = self._process
         self._waiting += 1
@@ -151,6 +167,7 @@ class ReaderProcess:
                 process.stdin.flush()
 
     def receive(self) -> Answer | None:
+        """Wait for the answer to the first picture sent; None where the process crashed or was overdue."""
         answer = self._answer()
         if answer is None or self.was_overdue:
             self._stop()
@@ -160,18 +177,21 @@ class ReaderProcess:
         return answer  # type: ignore[no-any-return]
 
     def end_if_overdue(self) -> None:
+        """Kill the process if its picture takes longer than ``timeout``; any thread may call it."""
         with self._lock:
             if time.monotonic() > self._deadline and self._process is not None:
                 self.was_overdue = True
                 self._process.kill()
 
     def end(self) -> None:
+        """Kill the process and let no other be started; any thread may call it."""
         with self._lock:
             self._is_closed = True
             if self._process is not None:
                 self._process.kill()
 
     def clear(self) -> None:
+        """Kill the process, close its pipes and reap it."""
         self._stop()
 
     def _answer(self) -> Any:

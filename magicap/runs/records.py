@@ -98,6 +98,8 @@ def in_batches(items: Iterable[T], size: int, *, first: int | None = None) -> It
     """Lists of ``size`` items, the last of what is left.
 
     Args:
+        items: read only as far as the lists are.
+        size: of the full lists.
         first: of the first list; each next one has twice as many, up to ``size``. None: ``size``.
     """
     iterator, count = iter(items), first or size
@@ -131,7 +133,10 @@ def retrying(
     """What ``work`` gives; tried again where a network or a busy machine failed it.
 
     Args:
+        work: what may fail; only errors of :func:`is_transient` are tried again, others are raised at once.
         what: what is read, for the error.
+        waits: seconds before each further try.
+        sleep: what waits; tests give another.
 
     Raises:
         SourceUnavailable: it failed so to the last.

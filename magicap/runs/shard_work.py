@@ -60,6 +60,10 @@ def attempt(
     """Caption a shard, unless it is done; what goes wrong becomes a failure and ends nothing.
 
     Args:
+        plan: what the run is cut into.
+        shard: one of the plan's.
+        captioner: what captions the pictures.
+        readers: the processes that decode them; they stay open.
         patience: seconds to wait for another worker that captions it.
 
     Returns:
@@ -134,6 +138,9 @@ def caption_shards(
     """Caption shards beside other workers until each is done, or has failed in one of them.
 
     Args:
+        plan: what the run is cut into; all workers have the same.
+        captioner: what captions the pictures.
+        readers: the processes that decode them; they stay open.
         first: number of the shard to begin with, so that workers do not all try the same one.
         on_outcome: called with the outcome of every shard that this worker captions.
 

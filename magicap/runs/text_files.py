@@ -80,6 +80,12 @@ class TextFiles(JsonLines):
         self._folder, self._on_existing = folder, on_existing
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        """Add the row, and write the picture's text file; a failed picture gets a row alone.
+
+        Raises:
+            BadSettings: the text file has changed since the picture was captioned, or cannot be read.
+            OSError: it cannot be written.
+        """
         super().add(record, row)
         if row.has_failed or not row.caption:  # that of a picture whose text is kept
             return

@@ -43,6 +43,8 @@ class Writer(ABC):
         """One more picture's row.
 
         Args:
+            record: the picture; writers that copy pictures read it again.
+            row: its caption, or why there is none.
             earlier: what the picture's text file held before the run; None: it was not there.
 
         Raises:
@@ -77,6 +79,7 @@ class JsonLines(Writer):
         self._file: IO[str] = open(part, "w", encoding="utf-8", newline="\n")  # noqa: SIM115
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        """Write the row's columns as one object."""
         self.add_object(row.to_dict(self._columns))
 
     def add_object(self, values: dict[str, Any]) -> None:
@@ -84,6 +87,7 @@ class JsonLines(Writer):
         self._file.write(json.dumps(without_surrogates(values), ensure_ascii=False, allow_nan=False) + "\n")
 
     def close(self) -> None:
+        """Close the file, synced to disk."""
         close_safely(self._file)
 
 
@@ -99,6 +103,7 @@ class Csv(Writer):
         self._rows.writerow([*(name for name in columns if name != "captions"), *numbered])
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        """Write one line: None is an empty cell, tags are joined by commas."""
         values = without_surrogates(row.to_dict(self._columns))
         others = values.pop("captions", [])[1:]
         if "tags" in values:
@@ -107,6 +112,7 @@ class Csv(Writer):
         self._rows.writerow([*("" if value is None else value for value in values.values()), *others, *empty])
 
     def close(self) -> None:
+        """Close the file, synced to disk."""
         close_safely(self._file)
 
 
@@ -132,21 +138,25 @@ class Parquet(Writer):
         self._rows: list[dict[str, Any]] = []
 
     def add(self, record: Record, row: Row, earlier: str | None = None) -> None:
+        """Buffer the row; every 4,096 rows are written as a row group."""
         self._rows.append(without_surrogates(row.to_dict(self._columns)))
         if len(self._rows) == _ROW_GROUP:
             self._write()
 
     def finish(self) -> None:
+        """Write the rows still buffered and the footer, and put the file in place."""
         self._write()
         self._writer.close()
         super().finish()
 
     def abandon(self) -> None:
+        """Close the writer and the file; rows still buffered are dropped."""
         with suppress(OSError):  # pyarrow complains on stderr of a writer that outlives its file
             self._writer.close()
         super().abandon()
 
     def close(self) -> None:
+        """Close the file, synced to disk; only :meth:`finish` writes rows still buffered."""
         close_safely(self._file)
 
     def _write(self) -> None:

@@ -181,6 +181,7 @@ class StateAnswer(BaseModel):
 
 
 def error_detail(error: ServiceError, request_id: str) -> ErrorDetail:
+    """An error as answers show it; its type is ``server_error`` from status 500 on."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
     return ErrorDetail(code=error.code, message=error.message, type=kind, request_id=request_id)
 
@@ -210,6 +211,7 @@ def best_captions(caption: Caption, count: int) -> list[str]:
 
 
 def hypothesis_answer(hypothesis: Hypothesis) -> HypothesisAnswer:
+    """A hypothesis with rounded figures; one that is not finite is null, a score 0."""
     return HypothesisAnswer(
         text=hypothesis.text,
         expected_utility=_rounded(hypothesis.expected_utility),
@@ -233,12 +235,14 @@ def progress_answer(position: int, competitors: Competitors, candidates: int) ->
 
 
 def alignment_answer(alignment: Alignment) -> AlignmentAnswer:
+    """Maps (words, rows, columns) of cosines, rounded, and the part of the picture that they cover."""
     return AlignmentAnswer(
         words=list(alignment.words), maps=_maps(alignment.cosines.tolist()), seen=alignment.seen
     )
 
 
 def attention_answer(explanation: AttentionExplanation) -> AttentionAnswer:
+    """Maps (words, rows, columns) of attention and the gates, rounded; they cover the whole picture."""
     gate = explanation.gate
     return AttentionAnswer(
         words=[word(step) for step in explanation.caption.steps],

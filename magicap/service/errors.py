@@ -46,26 +46,31 @@ class ServiceError(Exception):
 
 
 def unauthorized() -> ServiceError:
+    """401: the token is missing or wrong."""
     return ServiceError(401, "token", "expected Authorization: Bearer TOKEN with the service's token")
 
 
 def too_large(most: int) -> ServiceError:
+    """413: the body has more than ``most`` bytes."""
     return ServiceError(
         413, "body", f"expected a body of at most {most} bytes, found more; send fewer or smaller pictures"
     )
 
 
 def busy(seconds: int) -> ServiceError:
+    """429: too much is waiting; to be tried again after so many seconds."""
     return ServiceError(
         429, "busy", f"the queue is full; try again in {seconds} seconds", retry_after=seconds
     )
 
 
 def stopping() -> ServiceError:
+    """503: the service takes no new requests any more."""
     return ServiceError(503, "stopping", "the service is being stopped; try again later", retry_after=5)
 
 
 def timed_out(seconds: float) -> ServiceError:
+    """504: no answer within so many seconds."""
     return ServiceError(
         504, "timeout", f"expected an answer within {seconds:g} seconds; try again later", retry_after=5
     )

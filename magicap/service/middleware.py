@@ -53,6 +53,7 @@ class RequestMiddleware:
         self._is_framed = bool(frames)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an ASGI request; an error that the application raised is logged and answered with 500."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -121,6 +122,7 @@ class AccessMiddleware:
         self._received = 0  # bytes of all bodies that are held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an ASGI request, or refuse it with the :class:`ServiceError` that a check raised."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -76,6 +76,7 @@ class ServedPresets:
             return self._loaded[name]
 
     def is_loaded(self, name: str) -> bool:
+        """Whether the captioner of a name is in memory; False too for a name that is not offered."""
         return name in self._loaded
 
 

@@ -137,6 +137,8 @@ def checked(model: type[FieldsT], values: Mapping[str, Any], *, are_typed: bool 
     """Fields as they must be.
 
     Args:
+        model: the pydantic model of the fields.
+        values: what was sent.
         are_typed: whether they have types, as JSON has and forms have not.
 
     Raises:

@@ -18,8 +18,9 @@ _BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which ends as a service should: it answers 503 to what is new, finishes what it began, and
-    closes its socket only then.
+    """A uvicorn server with a graceful end.
+
+    It answers 503 to what is new, finishes what it began, and closes its socket only then.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:

@@ -33,6 +33,7 @@ class CaptionTask:
     candidates: int = 0
 
     def run(self, jobs: Sequence[Job]) -> list[Caption]:
+        """The jobs' captions, in order; empty ones, without an error, once every job is unwanted."""
         progress = Returning(
             self.captioner.caption_batch_with_progress(
                 _images(jobs), self.decoding, seeds=[job.seed for job in jobs], candidates=self.candidates
@@ -54,6 +55,7 @@ class AlignTask:
     text: str
 
     def run(self, jobs: Sequence[Job]) -> list[Alignment | None]:
+        """The alignment of each job's picture with the text, in order."""
         try:
             scorer = self.captioner.fine_grained
         except BadModel:  # it was trained on this scorer in float32, and the service computes in fewer bits
@@ -74,6 +76,7 @@ class AttentionTask:
     decoding: Any
 
     def run(self, jobs: Sequence[Job]) -> list[AttentionExplanation]:
+        """The explanation of each job's picture, in order; each is captioned by itself."""
         return [
             self.captioner.explain(image, self.decoding, seed=job.seed)
             for image, job in zip(_images(jobs), jobs, strict=True)
@@ -89,6 +92,7 @@ class SearchTask:
     text: str | None = None
 
     def run(self, jobs: Sequence[Job]) -> list[Sequence[Match]]:
+        """The ``top`` matches of each job, best first; with a text, of the text and not of a picture."""
         if self.text is not None:
             return [matches for _ in jobs for matches in self.index.search_texts([self.text], self.top)]
         pixels = torch.stack([torch.from_numpy(image.pixels) for image in _images(jobs)])

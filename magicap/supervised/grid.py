@@ -49,13 +49,13 @@ class GridConfig:
 
 
 class GridEncoder(nn.Module):
-    """Pictures to grids (B, L, D), by the last feature map or the patch tokens of a timm network."""
+    """Pictures to grids (B, L, D), by the last feature map or the patch tokens of a timm network.
+
+    Raises:
+        BadModel: timm knows no such network, or it gives no grid.
+    """
 
     def __init__(self, config: GridConfig) -> None:
-        """
-        Raises:
-            BadModel: timm knows no such network, or it gives no grid.
-        """
         super().__init__()
         self.config = config
         self.transform = ImageTransform.of(config.preprocess)
@@ -65,7 +65,8 @@ class GridEncoder(nn.Module):
             raise BadModel(f"timm cannot make the network {config.model!r}: {error}") from error
         self.network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         with torch.no_grad():
-            _, *extent, self.width = self.eval()._map(torch.zeros(1, 3, config.size, config.size)).shape
+            blank = torch.zeros(1, 3, config.size, config.size)
+            _, *extent, self.width = self.eval().feature_map(blank).shape
         self.extent = extent[0], extent[1]
         """h and w: how many locations lie below each other, and side by side."""
 
@@ -77,14 +78,14 @@ class GridEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size), bytes or normalised, to (B, L, D); locations in reading order."""
         normalised = self.transform.normalise(pixels)
-        return self._map(normalised.to(next(self.network.parameters()).dtype)).flatten(1, 2)
+        return self.feature_map(normalised.to(next(self.network.parameters()).dtype)).flatten(1, 2)
 
-    def _map(self, pixels: Tensor) -> Tensor:
+    def feature_map(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) to (B, h, w, D)."""
         features: Tensor = self.network.forward_features(pixels.contiguous(memory_format=torch.channels_last))
         if features.ndim == 3:
             patches: Tensor = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
-            grid: Tensor = patches.unflatten(1, self._extent_of(patches.shape[1]))
+            grid: Tensor = patches.unflatten(1, self.extent_of(patches.shape[1]))
             return grid
         if features.ndim == 4 and features.shape[1] == self.network.num_features:
             return features.permute(0, 2, 3, 1)
@@ -92,8 +93,8 @@ class GridEncoder(nn.Module):
             return features
         raise BadModel(f"{self.config.model!r} gives no grid, but features of shape {tuple(features.shape)}")
 
-    def _extent_of(self, patches: int) -> tuple[int, int]:
-        """h and w of so many patches; one row where the network does not say and they fill no square."""
+    def extent_of(self, patches: int) -> tuple[int, int]:
+        """Rows and columns of so many patches; one row if the network does not say and it is no square."""
         h, w = getattr(getattr(self.network, "patch_embed", None), "grid_size", None) or (0, 0)
         if h * w == patches:
             return h, w

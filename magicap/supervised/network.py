@@ -35,18 +35,22 @@ DECODERS: dict[str, type[Decoder]] = {
 class CaptionNetwork(nn.Module):
     """A picture's grid, and a decoder that attends to it.
 
+    Args:
+        grid: the encoder's configuration.
+        decoder: the decoder's, its kind one of :data:`DECODERS`.
+        vocabulary: the words that the decoder writes.
+
     Attributes:
         encoder: pictures to grids (B, L, D).
         decoder: grids to words.
         vocabulary: the words.
+
+    Raises:
+        BadSettings: no such kind of decoder.
+        BadModel: timm knows no such network, or it gives no grid.
     """
 
     def __init__(self, grid: GridConfig, decoder: DecoderConfig, vocabulary: Vocabulary) -> None:
-        """
-        Raises:
-            BadSettings: no such kind of decoder.
-            BadModel: timm knows no such network, or it gives no grid.
-        """
         super().__init__()
         if decoder.kind not in DECODERS:
             raise BadSettings(f"expected a decoder of kind {', '.join(DECODERS)}, found {decoder.kind!r}")

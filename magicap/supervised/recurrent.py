@@ -27,13 +27,16 @@ class ShowAndTell(Decoder):
         keep_weight_names(self, {"image_projection": "picture"})
 
     def encode(self, grid: Tensor) -> Tensors:
+        """(B, E) the projected mean of the grid."""
         return (self.image_projection(self.dropout(grid.mean(dim=1))),)
 
     def start(self, encoder_output: Tensors, captions: int) -> Tensors:
+        """Hidden and cell state (B, C, H) after the picture as the first input."""
         h, c = self.cell(encoder_output[0])
         return h[:, None].expand(-1, captions, -1), c[:, None].expand(-1, captions, -1)
 
     def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+        """As of :class:`magicap.supervised.decoder.Decoder`; the prediction has no attention."""
         state = _advance(self.cell, self.dropout(self.words(ids)), state)
         return Prediction(self.output(self.dropout(state[0])), state)
 
@@ -72,14 +75,17 @@ class ShowAttendTell(Decoder):
         )
 
     def encode(self, grid: Tensor) -> Tensors:
+        """Projected locations (B, L, H) and their attention keys (B, L, A)."""
         locations = self.project(self.dropout(grid))
         return locations, self.key(locations)
 
     def start(self, encoder_output: Tensors, captions: int) -> Tensors:
+        """Hidden and cell state (B, C, H), computed from the mean location."""
         h, c = self.initial(encoder_output[0].mean(dim=1)).tanh().chunk(2, dim=-1)
         return h[:, None].expand(-1, captions, -1), c[:, None].expand(-1, captions, -1)
 
     def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+        """As of :class:`magicap.supervised.decoder.Decoder`; attention uses the state before the word."""
         locations, keys = encoder_output
         h = state[0]
         scores = self.energy((keys[:, None] + self.query(h)[:, :, None]).tanh())

@@ -60,7 +60,10 @@ def beam_search(decoder: Decoder, grid: Tensor, beam_size: int, max_new_tokens: 
     beam as long as its log-probability is among them.
 
     Args:
+        decoder: in eval mode.
         grid: (B, L, D).
+        beam_size: W, partial captions kept of each picture.
+        max_new_tokens: the longest caption, its end token included.
     """
 
     def likeliest(totals: Tensor, log_p: Tensor, _: Tensor, position: int) -> tuple[Tensor, Tensor]:
@@ -86,6 +89,7 @@ def sample_words(
         grid: (B, L, D).
         seeds: one a picture.
         captions: how many to sample of each picture, W.
+        max_new_tokens: the longest caption, its end token included.
         temperature: above 1 flattens the distribution, below 1 sharpens it.
     """
     shape = max_new_tokens, captions

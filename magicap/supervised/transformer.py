@@ -72,13 +72,13 @@ class Block(nn.Module):
 
 
 class TransformerDecoder(Decoder):
-    """Reads whole captions at once while learning, and one word at a time, with a cache, while writing."""
+    """Reads whole captions at once while learning, and one word at a time, with a cache, while writing.
+
+    Raises:
+        BadSettings: the width is no multiple of the heads.
+    """
 
     def __init__(self, config: DecoderConfig, features: int, vocabulary: int) -> None:
-        """
-        Raises:
-            BadSettings: the width is no multiple of the heads.
-        """
         super().__init__()
         if config.width % config.heads:
             raise BadSettings(f"width {config.width} is no multiple of {config.heads} heads")
@@ -94,6 +94,7 @@ class TransformerDecoder(Decoder):
         keep_weight_names(self, {"project": "annotate"})
 
     def encode(self, grid: Tensor) -> Tensors:
+        """Keys and values of the projected grid for each block, (B, 2, H, L, d)."""
         projected = self.project(self.dropout(grid))
         blocks = cast(Iterable[Block], self.blocks)  # whose types a ModuleList forgets
         return tuple(block.keys_values(projected) for block in blocks)
@@ -105,11 +106,21 @@ class TransformerDecoder(Decoder):
         )
 
     def step(self, encoder_output: Tensors, state: Tensors, ids: Tensor) -> Prediction:
+        """As of :class:`magicap.supervised.decoder.Decoder`; attention: the last block's, mean over heads.
+
+        Raises:
+            BadSettings: the captions are longer than the decoder has positions.
+        """
         reading, state = self._read(encoder_output, state, ids[:, :, None])
         logits, attention = reading.logits[:, :, 0], reading.attention
         return Prediction(logits, state, None if attention is None else attention[:, :, 0])
 
     def forward(self, grid: Tensor, ids: Tensor) -> Reading:
+        """As of :class:`magicap.supervised.decoder.Decoder`, all positions in one pass.
+
+        Raises:
+            BadSettings: the captions are longer than the decoder has positions.
+        """
         encoder_output = self.encode(grid)
         return self._read(encoder_output, self.start(encoder_output, ids.shape[1]), ids)[0]
 

@@ -28,16 +28,16 @@ def caption_words(text: str) -> list[str]:
 
 
 class Vocabulary:
-    """Words by number; numbers below four are :data:`SPECIALS`."""
+    """Words by number; numbers below four are :data:`SPECIALS`.
+
+    Args:
+        entries: the words, specials first, each once.
+
+    Raises:
+        BadModel: the specials are not where they belong, or a word stands twice.
+    """
 
     def __init__(self, entries: Sequence[str]) -> None:
-        """
-        Args:
-            entries: the words, specials first, each once.
-
-        Raises:
-            BadModel: the specials are not where they belong, or a word stands twice.
-        """
         if tuple(entries[: len(SPECIALS)]) != SPECIALS or len(set(entries)) != len(entries):
             raise BadModel(
                 f"a vocabulary begins with {' '.join(SPECIALS)} and holds every word once; "

@@ -277,7 +277,9 @@ def random_view(
 
     Args:
         source: anything that :func:`magicap.images.reader.open_image` reads.
+        captions: people's own, of the picture as it is.
         size: height and width of the view.
+        settings: which views are drawn.
 
     Raises:
         BadImage: the picture cannot be read.

@@ -18,17 +18,16 @@ class WeightAverage:
 
     The decay rises from 0.1 to its full value, as ``(1 + n) / (10 + n)`` after n steps, so that the random
     weights of the start are forgotten.
+
+    Args:
+        model: the model being trained; frozen weights are left as they are.
+        decay: in [0, 1); 0 switches averaging off.
+
+    Raises:
+        BadSettings: the decay is another.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """
-        Args:
-            model: the model being trained; frozen weights are left as they are.
-            decay: in [0, 1); 0 switches averaging off.
-
-        Raises:
-            BadSettings: the decay is another.
-        """
         require_number("decay", decay, lambda share: 0 <= share < 1, "at least 0 and below 1")
         self.decay, self.steps = decay, 0
         self.live = [p for p in model.parameters() if p.requires_grad] if decay else []
@@ -52,9 +51,11 @@ class WeightAverage:
             self._exchange()
 
     def state_dict(self) -> dict[str, Any]:
+        """The average and the number of steps, by reference."""
         return {"steps": self.steps, "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's average; its weights must be as many and of the same shapes."""
         self.steps = state["steps"]
         for mean, saved in zip(self.mean, state["mean"], strict=True):
             mean.copy_(saved)
@@ -83,9 +84,11 @@ class BestWeights:
         self.model.load_state_dict(self.state)
 
     def state_dict(self) -> dict[str, Any]:
+        """The best weights by name, by reference."""
         return self.state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's best weights; the model keeps those that it has."""
         self.state = state
 
 

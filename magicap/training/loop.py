@@ -40,6 +40,7 @@ class TrainingState:
     processes: int = 1
 
     def state_dict(self) -> dict[str, float]:
+        """All fields by name."""
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

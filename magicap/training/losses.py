@@ -79,6 +79,7 @@ def caption_cross_entropy(logits: Tensor, words: Tensor, pad: int, smoothing: fl
     Args:
         logits: (..., T, V) at every position.
         words: (..., T) the words themselves, ``pad`` where there is none.
+        pad: the id that is left out of the mean.
         smoothing: share of probability that the target spreads over all words (Szegedy et al. 2016).
     """
     return F.cross_entropy(
@@ -140,7 +141,8 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 0.05) ->
     softmaxes over the teacher's vectors of the batch: of the teacher's cosines and of the student's.
 
     Args:
-        student, teacher: (N, D) unit vectors.
+        student: (N, D) unit vectors, which get the gradient.
+        teacher: (N, D) unit vectors of the same texts.
         temperature: of both softmaxes.
     """
     with torch.autocast(student.device.type, enabled=False):  # cosines of eight bits are too coarse

@@ -45,6 +45,12 @@ class Pairs(Dataset[Batch]):
 
     Order, captions and augmentation follow from the seed and the row alone, so that a resumed run sees what
     an uninterrupted one would have seen.
+
+    Args:
+        rows: the pictures.
+        picture: from number and row of a picture to what a batch holds of it; None for captions alone.
+        captions_per_image: how many captions are sampled for a picture, fewer where it has fewer.
+        seed: of this epoch.
     """
 
     def __init__(
@@ -54,13 +60,6 @@ class Pairs(Dataset[Batch]):
         captions_per_image: int,
         seed: int,
     ) -> None:
-        """
-        Args:
-            rows: the pictures.
-            picture: from number and row of a picture to what a batch holds of it; None for captions alone.
-            captions_per_image: how many captions are sampled for a picture, fewer where it has fewer.
-            seed: of this epoch.
-        """
         self.rows, self.picture, self.captions_per_image = rows, picture, captions_per_image
         self.seed = seed
 

@@ -10,14 +10,15 @@ from tqdm import tqdm
 
 from magicap.training import processes
 
-_LINES_EVERY = 30.0  # seconds
+LINES_EVERY = 30.0
+"""Seconds between two lines where stderr is piped."""
 
 
 class _Lines(tqdm):  # type: ignore[misc]
     """A bar that is printed as lines, none of them for what is done before the first is due."""
 
     def display(self, *_: Any, **__: Any) -> None:
-        if self.format_dict["elapsed"] >= _LINES_EVERY:
+        if self.format_dict["elapsed"] >= LINES_EVERY:
             print(str(self), file=sys.stderr, flush=True)
 
 
@@ -34,7 +35,7 @@ def progress(total: int, description: str, *, unit: str = "it", initial: int = 0
     if sys.stderr.isatty() or not processes.is_first():
         return tqdm(**settings, dynamic_ncols=True, disable=not processes.is_first())
     ignored = io.StringIO()  # what a bar writes around its lines
-    return _Lines(**settings, mininterval=_LINES_EVERY, ncols=100, bar_format=_LINE, file=ignored)
+    return _Lines(**settings, mininterval=LINES_EVERY, ncols=100, bar_format=_LINE, file=ignored)
 
 
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} passed, {remaining} left{postfix}"

@@ -15,13 +15,13 @@ END_WORD = "</s>"
 
 
 class CiderReward:
-    """CIDEr-D with the document frequencies of the training captions."""
+    """CIDEr-D with the document frequencies of the training captions.
+
+    Args:
+        references: the tokenized captions of every training image.
+    """
 
     def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
-        """
-        Args:
-            references: the tokenized captions of every training image.
-        """
         self._frequencies = DocumentFrequencies.of([_ended(image) for image in references])
 
     def __call__(

@@ -56,6 +56,11 @@ def conditioned_sentences(
     """Sentences with what they are conditioned on: their vectors, and their own positions in the memory.
 
     Args:
+        language_model: whose tokenizer gives the ids.
+        scorer: encodes the sentences that the memory does not hold.
+        memory: captions encoded by this scorer.
+        texts: the sentences.
+        max_tokens: longer sentences are cut.
         on_progress: called with how many more are encoded; those that the memory holds need not be.
         file: where the vectors are kept for a run that resumes; None: nowhere.
     """

@@ -32,14 +32,14 @@ VECTORS_FILE, TEXTS_FILE = "teacher.safetensors", "teacher.json.gz"
 
 
 class TeacherVectors:
-    """Different captions with the vectors that a student is to give them."""
+    """Different captions with the vectors that a student is to give them.
+
+    Args:
+        texts: N different captions.
+        vectors: (N, D) unit vectors.
+    """
 
     def __init__(self, texts: Sequence[str], vectors: Tensor) -> None:
-        """
-        Args:
-            texts: N different captions.
-            vectors: (N, D) unit vectors.
-        """
         self.texts, self.vectors = list(texts), vectors
         self._row = {text: row for row, text in enumerate(self.texts)}
 

@@ -58,9 +58,9 @@ def damage_index(whole: Path) -> None:
     with open(copy("padded") / "index.json", "ab") as file:
         file.write(b" " * (GB // 16))
     header = json.loads((whole / "index.json").read_text())
-    _change(copy("nan") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * np.nan))
-    _change(copy("zero") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * 0))
-    _change(copy("swapped") / header["vectors"], lambda file: file.update(vectors=file["vectors"][::-1]))
+    rewrite(copy("nan") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * np.nan))
+    rewrite(copy("zero") / header["vectors"], lambda file: file.update(vectors=file["vectors"] * 0))
+    rewrite(copy("swapped") / header["vectors"], lambda file: file.update(vectors=file["vectors"][::-1]))
     (copy("other") / "index.json").write_text(json.dumps({**header, "scorer": "0123456789ab"}))
 
 
@@ -112,9 +112,9 @@ def _numbers(out: Path) -> None:
         "memory_one_short": lambda tensors: tensors.update(nibbles=tensors["nibbles"][:-1]),
     }
     for name, change in changes.items():
-        _change(captioner(out / name, vectors) / vectors, change)
+        rewrite(captioner(out / name, vectors) / vectors, change)
     counts = captioner(out / "memory_counts_zero", "memory/ngrams.safetensors") / "memory/ngrams.safetensors"
-    _change(counts, lambda tensors: tensors.update(counts=tensors["counts"] * 0))
+    rewrite(counts, lambda tensors: tensors.update(counts=tensors["counts"] * 0))
     shutil.rmtree(captioner(out / "memory_lost") / "memory")
     (captioner(out / "prompt_lost") / "language_model/soft_prompt.safetensors").unlink()
     _spoil(out / "scorer_nan", "scorer/open_clip_model.safetensors", "visual")
@@ -199,7 +199,8 @@ def _links(out: Path) -> None:
     os.symlink("gone.jpg", out / "ring/dangling.jpg")
 
 
-def _change(path: Path, change: Callable[[Tensors], Any]) -> None:
+def rewrite(path: Path, change: Callable[[Tensors], Any]) -> None:
+    """Write a file of tensors anew, changed."""
     tensors = load_file(path)
     change(tensors)
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -214,7 +215,7 @@ def _spoil(folder: Path, file: str, key: str) -> None:
         tensors[name] = tensors[name].copy()
         tensors[name].reshape(-1)[0] = np.nan
 
-    _change(captioner(folder, file) / file, change)
+    rewrite(captioner(folder, file) / file, change)
 
 
 def _java(folder: Path, field: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from cases.make import _change
+from cases.make import rewrite
 from PIL import Image
 from torch import nn
 
@@ -19,7 +19,7 @@ from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.sampling import Nucleus
 from magicap.errors import BadImage, BadModel, BadSettings, BrokenNumbers, MetricUnavailable
 from magicap.evaluation.rows import caption_row
-from magicap.metrics.spice import _read
+from magicap.metrics.spice import read_scores
 from magicap.models.fine_grained.scorer import FineGrainedScorer
 from magicap.models.finite import require_finite
 from magicap.models.scorer import ImageTextScorer
@@ -67,18 +67,18 @@ def fill(value):
     ],
 )
 def test_weights_that_give_no_vectors_are_refused_by_name(saved, file, name, value, said):
-    _change(saved / file, fill(value)(name))
+    rewrite(saved / file, fill(value)(name))
     with pytest.raises(BadModel, match=said):
         Captioner.from_pretrained(saved)
 
 
 def test_a_supervised_network_and_a_fine_grained_scorer_have_finite_weights(captioner, tmp_path):
     tiny.supervised().save_pretrained(tmp_path / "one")
-    _change(tmp_path / "one/network.safetensors", fill(np.nan)("encoder"))
+    rewrite(tmp_path / "one/network.safetensors", fill(np.nan)("encoder"))
     with pytest.raises(BadModel, match="supervised network"):
         SupervisedCaptioner.from_pretrained(tmp_path / "one")
     FineGrainedScorer(captioner.scorer).save_pretrained(tmp_path / "fine")
-    _change(tmp_path / "fine/fine_grained.safetensors", fill(0)("text"))
+    rewrite(tmp_path / "fine/fine_grained.safetensors", fill(0)("text"))
     with pytest.raises(BadModel, match="fine-grained"):
         FineGrainedScorer.from_pretrained(tmp_path / "fine", captioner.scorer)
 
@@ -113,7 +113,7 @@ def test_a_damaged_memory_is_refused_with_and_without_its_record(saved, change, 
         settings["parts"]["memory"]["fingerprint"] = ""
         (saved / "magicap.json").write_text(json.dumps(settings))
         assert len(Captioner.from_pretrained(saved).memory) == len(TEXTS)
-    _change(saved / "memory" / VECTORS_FILE, change)
+    rewrite(saved / "memory" / VECTORS_FILE, change)
     with pytest.raises(BadModel, match=said):
         Captioner.from_pretrained(saved)
 
@@ -233,4 +233,4 @@ def test_a_confidence_that_overflows_is_refused(captioner):
 def test_spice_that_is_no_score_is_absent(value, tmp_path):
     (tmp_path / "out.json").write_text(f'[{{"image_id": 0, "scores": {{"All": {{"f": {value}}}}}}}]')
     with pytest.raises(MetricUnavailable, match="0 to 1"):
-        _read(tmp_path / "out.json", 1)
+        read_scores(tmp_path / "out.json", 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny  # noqa: F401 - so that forks have the libraries
-from cases.make import _change
+from cases.make import rewrite
 from command import assert_refused, magicap
 
 REFUSED = {
@@ -72,7 +72,7 @@ def test_an_index_whose_vectors_were_changed_is_refused(name, index, tmp_path, p
     change, said = INDEX[name]
     copy = Path(shutil.copytree(index, tmp_path / f"{name}.magicap-index"))
     header = json.loads((copy / "index.json").read_text())
-    _change(copy / header["vectors"], lambda tensors: tensors.update(vectors=change(tensors["vectors"])))
+    rewrite(copy / header["vectors"], lambda tensors: tensors.update(vectors=change(tensors["vectors"])))
     assert_refused(magicap("search", "a dog runs", "--index", copy, "--preset", preset), f"{name}.", said)
 
 

@@ -142,7 +142,7 @@ def test_what_a_thread_cannot_read_is_raised_where_it_is_waited_for(pictures, mo
 
 
 def test_a_network_that_fails_a_reader_process_is_no_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("magicap.runs.reader._MODULE", "odd_reader")
+    monkeypatch.setattr("magicap.runs.reader.MODULE", "odd_reader")
     monkeypatch.setattr(readers, "WAITS", (0.0, 0.0))
     path = tmp_path / "stale.png"
     path.touch()
@@ -154,7 +154,7 @@ def test_a_network_that_fails_a_reader_process_is_no_row(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_full_pipe_behind_a_picture_that_hangs_holds_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr("magicap.runs.reader._MODULE", "odd_reader")
+    monkeypatch.setattr("magicap.runs.reader.MODULE", "odd_reader")
     Image.new("RGB", (9, 9)).save(tmp_path / "hang.png")
     large = Record("large", lambda: b"none" * (1 << 20))
     with readers.ReaderPool(1, timeout=1.5) as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import random
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from magicap import ImageTextScorer
-from magicap.models import packing
 from magicap.models.incremental_text import EncodedText
 
 WORDS = "a dog's café — Running, 3rd! über-fast\u00a0<x> ☃ the the rollerblading man . mountain".split(" ")
@@ -87,12 +85,6 @@ def test_only_what_is_new_is_computed_and_that_once(scorer):
     assert third.tokens == 2 + 2
     assert third.added == (0,)
     assert all(a is b for a, b in zip(second.prefixes[0].cache, third.prefixes[0].cache, strict=True))
-
-
-def test_the_worked_example_of_the_layout_is_what_the_code_gives():
-    results = doctest.testmod(packing)
-    assert results.attempted >= 8
-    assert results.failed == 0
 
 
 def test_a_text_longer_than_the_context_is_cut_as_open_clip_cuts_it(scorer):

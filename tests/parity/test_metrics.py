@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from collections import Counter
 
@@ -22,7 +21,6 @@ from magicap.metrics import (
     Score,
     bleu,
     broken,
-    cider,
     cider_d,
     diversity,
     evaluate,
@@ -30,7 +28,7 @@ from magicap.metrics import (
     rouge_l,
     unfinished,
 )
-from magicap.metrics.cider import DocumentFrequencies, TfIdf, pairwise_cider_d
+from magicap.metrics.cider import DocumentFrequencies, TfIdf
 from magicap.metrics.ngrams import ORDERS, hash_ngrams, hash_words, words
 from magicap.metrics.suite import figure_of
 from magicap.metrics.tokenizer import PTB
@@ -296,11 +294,6 @@ def test_captions_counted_alone_are_documents_of_one(texts):
     assert alone.documents == grouped.documents
     assert np.array_equal(alone.numbers, grouped.numbers)
     assert np.array_equal(alone.counts, grouped.counts)
-
-
-def test_the_worked_example_is_what_is_computed():
-    assert pairwise_cider_d.__doc__.count(">>>") >= 2
-    assert doctest.testmod(cider).failed == 0
 
 
 def test_every_figure_says_its_direction_and_its_range():

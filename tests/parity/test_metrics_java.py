@@ -139,7 +139,7 @@ json.dump(scores, open(answered, 'w'))
 @pytest.fixture
 def parser_there(monkeypatch):
     # By way of sys.modules: the package's attribute of that name is the function.
-    monkeypatch.setattr(sys.modules["magicap.metrics.spice"], "_PARSER", ())
+    monkeypatch.setattr(sys.modules["magicap.metrics.spice"], "PARSER_FILES", ())
 
 
 def test_spice_hands_over_captions_and_reads_the_answer(fake_java, parser_there):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 
 from magicap.models.fingerprint import fingerprint
-from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt, _mapping
+from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt, mapping_network
 
 D, W = 6, 4
 NAMES = [
@@ -27,8 +27,8 @@ class Former(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.picture = _mapping(D, W)
-        self.memory = _mapping(D, W)
+        self.picture = mapping_network(D, W)
+        self.memory = mapping_network(D, W)
 
 
 class Around(nn.Module):

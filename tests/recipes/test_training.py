@@ -344,7 +344,7 @@ def test_progress_is_a_line_now_and_then_where_stderr_is_piped(capsys, monkeypat
     with progress(3, "reading", unit="picture") as bar:
         bar.update(3)
     assert not capsys.readouterr().err  # done before the first line is due
-    monkeypatch.setattr("magicap.training.progress._LINES_EVERY", 0.0)
+    monkeypatch.setattr("magicap.training.progress.LINES_EVERY", 0.0)
     with progress(4, "reading", unit="picture", initial=2) as bar:
         bar.update()
     line = capsys.readouterr().err.splitlines()[-1]

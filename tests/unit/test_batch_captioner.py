@@ -299,5 +299,5 @@ def test_a_rank_takes_its_gpu(preset, encoded, monkeypatch):
     for rank in (None, 1, 2, 5):
         BatchCaptioner(preset)({"image": encoded[:1]}, rank)
     BatchCaptioner(preset, device="cpu")({"image": encoded[:1]}, 1)
-    batch_captioner._loaded.cache_clear()
+    batch_captioner.captioner_of_process.cache_clear()
     assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cpu"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import tiny
 from PIL import Image
 
 from magicap.captioners.presets import DEFAULT
-from magicap.cli import _parser, main
+from magicap.cli import main
+from magicap.commands import caption, evaluate, index, search
 from magicap.commands.decoding_options import SEARCH_SETTINGS
 from magicap.decoding.settings import DECODINGS
 from magicap.supervised.settings import SUPERVISED_DECODINGS
@@ -164,10 +166,17 @@ def test_no_option_is_taken_by_its_beginning(arguments, capsys):
     assert "magicap" in capsys.readouterr().err
 
 
+def options_of(command):
+    """What a command declares to argparse: its options and arguments."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    for module in (caption, evaluate, index, search):
+        module.add(commands)
+    return commands.choices[command]._actions  # noqa: SLF001 - argparse lists them nowhere else
+
+
 @pytest.mark.parametrize("command", ["caption", "eval", "index", "search"])
 def test_every_option_is_explained_by_a_phrase(command):
-    parser = _parser()._subparsers._group_actions[0].choices[command]
-    shown = [option for option in parser._actions if option.help != "==SUPPRESS=="][1:]
+    shown = [option for option in options_of(command) if option.help != "==SUPPRESS=="][1:]
     assert len(shown) >= 8
     assert [
         option.dest for option in shown if not re.fullmatch(r"([\w, -]+: )?[A-Z].*[.)]", option.help)
@@ -176,8 +185,7 @@ def test_every_option_is_explained_by_a_phrase(command):
 
 @pytest.mark.parametrize(("command", "option"), [("eval", "--clipscore-model"), ("index", "--preset")])
 def test_the_default_preset_is_named_as_it_is(command, option):
-    parser = _parser()._subparsers._group_actions[0].choices[command]
-    assert DEFAULT in next(known.help for known in parser._actions if option in known.option_strings)
+    assert DEFAULT in next(known.help for known in options_of(command) if option in known.option_strings)
 
 
 def test_every_setting_of_a_search_is_an_option():

@@ -190,10 +190,10 @@ def test_a_grid_keeps_its_height_and_width():
     whole = oblong.network.forward_features
     oblong.network.forward_features = lambda pixels: pooled(whole(pixels))
     assert oblong(torch.zeros(1, 3, 64, 64)).shape == (1, 2, oblong.width)
-    assert oblong._map(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 2, oblong.width)
+    assert oblong.feature_map(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 2, oblong.width)
     vit = GridEncoder(GridConfig("vit_tiny_patch16_224", {"img_size": 64, "depth": 1}, size=64))
     assert (vit.extent, vit.locations) == ((4, 4), 16)
-    assert [vit._extent_of(count) for count in (16, 9, 6)] == [(4, 4), (3, 3), (1, 6)]
+    assert [vit.extent_of(count) for count in (16, 9, 6)] == [(4, 4), (3, 3), (1, 6)]
 
 
 # ---- drawings ----

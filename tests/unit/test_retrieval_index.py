@@ -74,12 +74,12 @@ _vector = st.tuples(*[st.integers(-2, 2)] * 3).filter(any)
 )
 def test_the_nearest_are_those_of_a_slow_loop_however_the_product_is_cut(queries, items, count, piece):
     queries, vectors = unit(queries), unit(items)
-    whole = search._COSINES, search._DOUBLES
-    search._COSINES = search._DOUBLES = piece
+    whole = search.MOST_COSINES, search.MOST_DOUBLES
+    search.MOST_COSINES = search.MOST_DOUBLES = piece
     try:
         cosines, positions = nearest(queries, vectors, count)
     finally:
-        search._COSINES, search._DOUBLES = whole
+        search.MOST_COSINES, search.MOST_DOUBLES = whole
     expected = nearest_by_loop(queries, vectors, count)
     assert positions.tolist() == expected or not len(queries)
     assert cosines.shape == (len(queries), min(count, len(vectors)))

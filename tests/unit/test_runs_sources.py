@@ -150,7 +150,7 @@ def test_the_names_of_a_hundred_thousand_files_take_little_memory(tmp_path):
 
 @pytest.fixture
 def odd_readers(monkeypatch):
-    monkeypatch.setattr(reader, "_MODULE", "odd_reader")
+    monkeypatch.setattr(reader, "MODULE", "odd_reader")
 
 
 def test_processes_read_what_this_one_reads(pictures):
@@ -179,7 +179,7 @@ def test_a_picture_that_crashes_or_hangs_its_reader_costs_a_row(tmp_path, odd_re
 
 
 def test_no_reader_process_is_an_error_of_the_run(monkeypatch, pictures):
-    monkeypatch.setattr(reader, "_MODULE", "no_such_module")
+    monkeypatch.setattr(reader, "MODULE", "no_such_module")
     with (
         readers.ReaderPool(1) as pool,
         pytest.raises(reader.ReaderFailed, match="expected a reader process"),

@@ -84,14 +84,15 @@ class LocalTexts:
 
 
 class LocalHeads(nn.Module):
-    """The part that is trained: projections of patches and words, and the temperature of their contrast."""
+    """The part that is trained: projections of patches and words, and the temperature of their contrast.
+
+    Args:
+        image_width: W of the image tower.
+        text_width: W of the text tower.
+        settings: width of the projections, and their dropout.
+    """
 
     def __init__(self, image_width: int, text_width: int, settings: FineGrainedSettings) -> None:
-        """
-        Args:
-            image_width: W of the image tower.
-            text_width: W of the text tower.
-        """
         super().__init__()
         self.image = _projection(image_width, settings)
         self.text = _projection(text_width, settings)
@@ -118,13 +119,13 @@ def _projection(width: int, settings: FineGrainedSettings) -> nn.Sequential:
 
 
 class TowerStates:
-    """States of single patches and words in the two towers of a scorer, beside their pooled vectors."""
+    """States of single patches and words in the two towers of a scorer, beside their pooled vectors.
+
+    Raises:
+        BadModel: the towers are of a kind that does not show its patches or words.
+    """
 
     def __init__(self, scorer: ImageTextScorer, settings: FineGrainedSettings) -> None:
-        """
-        Raises:
-            BadModel: the towers are of a kind that does not show its patches or words.
-        """
         visual = scorer.model.visual
         if not hasattr(getattr(visual, "trunk", visual), "forward_intermediates"):
             raise BadModel(

@@ -99,10 +99,18 @@ class Alignment:
 class FineGrainedScorer:
     """Pictures and texts by their parts.
 
+    Args:
+        scorer: one whose towers show patches and words; shared, not copied.
+        settings: which states are read, and how much the score counts; None: the defaults.
+        heads: trained projections of the settings' shape; None makes fresh ones, for recipes.
+
     Attributes:
-        scorer: whose towers are read; shared, not copied.
+        scorer: whose towers are read.
         heads: the local projections.
         settings: what they read, and how much their score counts.
+
+    Raises:
+        BadModel: the scorer's towers are of another kind.
     """
 
     def __init__(
@@ -111,14 +119,6 @@ class FineGrainedScorer:
         settings: FineGrainedSettings | None = None,
         heads: LocalHeads | None = None,
     ) -> None:
-        """
-        Args:
-            scorer: one whose towers show patches and words.
-            heads: trained projections of the settings' shape; None makes fresh ones, for recipes.
-
-        Raises:
-            BadModel: the scorer's towers are of another kind.
-        """
         self.scorer = scorer
         self.settings = settings or FineGrainedSettings()
         self.states = TowerStates(scorer, self.settings)
@@ -213,6 +213,8 @@ class FineGrainedScorer:
         """Rank by the global cosine, then the first of each query again by :meth:`compare`'s score.
 
         Args:
+            images: N pictures.
+            texts: M texts.
             top: how many texts of each picture, and pictures of each text, are scored again.
 
         Returns:

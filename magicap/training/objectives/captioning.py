@@ -28,14 +28,14 @@ from magicap.training.rewards import END_WORD, CiderReward
 
 
 class CaptionObjective(Objective):
-    """A loss of a caption network on pictures, or on grids that its encoder made of them before."""
+    """A loss of a caption network on pictures, or on grids that its encoder made of them before.
+
+    Args:
+        network: what is trained.
+        on_grids: ``images`` of a batch are grids (B, L, D), not pixels.
+    """
 
     def __init__(self, network: CaptionNetwork, *, on_grids: bool) -> None:
-        """
-        Args:
-            network: what is trained.
-            on_grids: ``images`` of a batch are grids (B, L, D), not pixels.
-        """
         super().__init__()
         self.network, self.on_grids = network, on_grids
 
@@ -49,18 +49,18 @@ class CaptionObjective(Objective):
 
 
 class CaptionCrossEntropy(CaptionObjective):
-    """Cross-entropy of captions people wrote, in nats a word, with the losses of attention added."""
+    """Cross-entropy of captions people wrote, in nats a word, with the losses of attention added.
+
+    Args:
+        network: what is trained.
+        on_grids: see :class:`CaptionObjective`.
+        smoothing: of labels, in [0, 1).
+        coverage: weight of the doubly stochastic regulariser; unused without attention.
+    """
 
     def __init__(
         self, network: CaptionNetwork, *, on_grids: bool, smoothing: float = 0.0, coverage: float = 0.0
     ) -> None:
-        """
-        Args:
-            network: what is trained.
-            on_grids: see :class:`CaptionObjective`.
-            smoothing: of labels.
-            coverage: weight of the doubly stochastic regulariser; unused without attention.
-        """
         super().__init__(network, on_grids=on_grids)
         self.smoothing, self.coverage = smoothing, coverage
 
@@ -69,7 +69,8 @@ class CaptionCrossEntropy(CaptionObjective):
         return float(sum(len(caption_words(text)) + 1 for text in batch["texts"]))
 
     def forward(self, batch: Batch) -> Tensor:
-        """
+        """Cross-entropy of the batch's captions, in nats a word, with the losses of attention.
+
         Args:
             batch: of :class:`magicap.training.pairs.Pairs`.
         """
@@ -95,24 +96,25 @@ class CaptionCrossEntropy(CaptionObjective):
 
 
 class SelfCritical(CaptionObjective):
-    """Self-critical loss of captions sampled from the decoder as it stands (Rennie et al. 2017)."""
+    """Self-critical loss of captions sampled from the decoder as it stands (Rennie et al. 2017).
+
+    Args:
+        network: what is trained.
+        reward: of sampled captions.
+        samples: captions sampled of each picture, at least 2.
+        on_grids: see :class:`CaptionObjective`.
+    """
 
     def __init__(
         self, network: CaptionNetwork, reward: CiderReward, *, samples: int, on_grids: bool = True
     ) -> None:
-        """
-        Args:
-            network: what is trained.
-            reward: of sampled captions.
-            samples: captions sampled of each picture, at least 2.
-            on_grids: see :class:`CaptionObjective`.
-        """
         super().__init__(network, on_grids=on_grids)
         self.may_leave_out_weights = True  # hard attention is not sampled without dropout
         self.reward, self.samples = reward, samples
 
     def forward(self, batch: Batch) -> Tensor:
-        """
+        """Self-critical loss a word of captions sampled of the batch's pictures.
+
         Args:
             batch: of :class:`magicap.training.pairs.Pairs`, with all captions of each picture as references.
         """

@@ -40,15 +40,15 @@ class TeacherTerm:
 
 
 class ClassTerm(nn.Module):
-    """Keeps the answers of a class vector's classifier while the trunk below it is tuned."""
+    """Keeps the answers of a class vector's classifier while the trunk below it is tuned.
+
+    Args:
+        classifier: the trained one; a frozen copy gives the answers to keep.
+        features: (N, F) of all whole pictures by the trunk as it was.
+        weight: of the Kullback-Leibler divergence.
+    """
 
     def __init__(self, classifier: nn.Module, features: Tensor, weight: float) -> None:
-        """
-        Args:
-            classifier: the trained one; a frozen copy gives the answers to keep.
-            features: (N, F) of all whole pictures by the trunk as it was.
-            weight: of the Kullback-Leibler divergence.
-        """
         super().__init__()
         self.before = copy.deepcopy(classifier).requires_grad_(False)
         self._now, self._features, self._weight = [classifier], features, weight  # a list: it is not ours
@@ -93,6 +93,15 @@ class Contrastive(Objective):
     """Pictures and captions of a batch, in all processes, against one another.
 
     With gradient accumulation the negatives come from one micro-batch.
+
+    Args:
+        scorer: what is trained.
+        loss: InfoNCE, or the hardest-negative hinge of VSE++.
+        on_features: ``images`` of a batch are features (B, F) of a frozen trunk, not pixels.
+        lock_text: the text tower gets no gradient.
+        teacher: where the text tower was distilled.
+        classes: where the scorer has a class vector; for image towers with a trunk.
+        patch_dropout: of the trunk.
     """
 
     def __init__(
@@ -106,16 +115,6 @@ class Contrastive(Objective):
         classes: ClassTerm | None = None,
         patch_dropout: PatchDropoutSchedule | None = None,
     ) -> None:
-        """
-        Args:
-            scorer: what is trained.
-            loss: InfoNCE, or the hardest-negative hinge of VSE++.
-            on_features: ``images`` of a batch are features (B, F) of a frozen trunk, not pixels.
-            lock_text: the text tower gets no gradient.
-            teacher: where the text tower was distilled.
-            classes: where the scorer has a class vector; for image towers with a trunk.
-            patch_dropout: of the trunk.
-        """
         super().__init__()
         self.may_leave_out_weights = lock_text
         self.model, self.classes, self._scorer = scorer.model, classes, scorer
@@ -128,7 +127,8 @@ class Contrastive(Objective):
         return 1.0
 
     def forward(self, batch: Batch) -> Tensor:
-        """
+        """Contrastive loss of the batch's pictures and captions, plus the teacher's and the classes' terms.
+
         Args:
             batch: of :class:`magicap.training.pairs.Pairs`.
         """

@@ -13,19 +13,20 @@ from magicap.training.processes import gather_rows
 
 
 class Distillation(Objective):
-    """See :func:`magicap.training.losses.distillation`; neighbours are the sentences of all processes."""
+    """See :func:`magicap.training.losses.distillation`; neighbours are the sentences of all processes.
+
+    Args:
+        scorer: whose text tower is the student.
+    """
 
     def __init__(self, scorer: ImageTextScorer) -> None:
-        """
-        Args:
-            scorer: whose text tower is the student.
-        """
         super().__init__()
         self.may_leave_out_weights = True  # the temperature is no part of it
         self.model, self._scorer = scorer.model, scorer
 
     def forward(self, batch: Batch) -> Tensor:
-        """
+        """The distance of the student's vectors from the teacher's.
+
         Args:
             batch: ``texts``, and ``teacher`` (B, D), the teacher's unit vectors of them.
         """

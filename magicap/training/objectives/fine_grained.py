@@ -32,7 +32,8 @@ class FineGrainedContrastive(Objective):
         return 1.0
 
     def forward(self, batch: Batch) -> Tensor:
-        """
+        """InfoNCE of the late-interaction scores of all pictures with all captions.
+
         Args:
             batch: ``images`` (B, W, rows, columns); ``words`` (words of all captions, W), and ``counts`` (N,)
                 how many each has; ``owner`` (N,) the picture of each.

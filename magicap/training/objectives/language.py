@@ -19,17 +19,18 @@ class NextTokenObjective(Objective):
     """A loss whose items are the tokens behind each sentence's first."""
 
     def items(self, batch: Batch) -> float:
+        """How many tokens the loss is a mean of: all but each sentence's first, without padding."""
         return float(predicted_tokens(batch["mask"]))
 
 
 class CrossEntropy(NextTokenObjective):
-    """Mean negative log-likelihood of each token given those before it, in nats."""
+    """Mean negative log-likelihood of each token given those before it, in nats.
+
+    Args:
+        model: a causal language model of transformers.
+    """
 
     def __init__(self, model: Any) -> None:
-        """
-        Args:
-            model: a causal language model of transformers.
-        """
         super().__init__()
         self.model = model
 
@@ -40,15 +41,15 @@ class CrossEntropy(NextTokenObjective):
 
 
 class SimCTG(NextTokenObjective):
-    """Cross-entropy, and a contrastive term that pushes the tokens of a sentence apart (Su et al. 2022)."""
+    """Cross-entropy, and a contrastive term that pushes the tokens of a sentence apart (Su et al. 2022).
+
+    Args:
+        model: a causal language model of transformers.
+        weight: of the contrastive term; its authors used 1.
+        margin: rho, see :func:`magicap.training.losses.simctg_contrastive`.
+    """
 
     def __init__(self, model: Any, weight: float = 1.0, margin: float = 0.5) -> None:
-        """
-        Args:
-            model: a causal language model of transformers.
-            weight: of the contrastive term; its authors used 1.
-            margin: rho, see :func:`magicap.training.losses.simctg_contrastive`.
-        """
         super().__init__()
         self.model, self.weight, self.margin = model, weight, margin
 

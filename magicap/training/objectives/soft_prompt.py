@@ -34,17 +34,17 @@ CONDITION_DROPOUT = 0.3
 
 
 class ConditionedCrossEntropy(NextTokenObjective):
-    """Cross-entropy of sentences, each behind a soft prompt."""
+    """Cross-entropy of sentences, each behind a soft prompt.
+
+    Args:
+        language_model: what is trained; one without a soft prompt is given one.
+        scorer_width: D.
+
+    Raises:
+        BadSettings: the soft prompt is of another scorer.
+    """
 
     def __init__(self, language_model: LanguageModel, scorer_width: int) -> None:
-        """
-        Args:
-            language_model: what is trained; one without a soft prompt is given one.
-            scorer_width: D.
-
-        Raises:
-            BadSettings: the soft prompt is of another scorer.
-        """
         super().__init__()
         if language_model.soft_prompt is None:
             width = language_model.model.get_input_embeddings().embedding_dim
@@ -76,7 +76,19 @@ class ConditionedCrossEntropy(NextTokenObjective):
 
 
 class SoftPromptCrossEntropy(ConditionedCrossEntropy):
-    """Text alone: each sentence is conditioned on its own noised vector and that vector's neighbours."""
+    """Text alone: each sentence is conditioned on its own noised vector and that vector's neighbours.
+
+    Args:
+        language_model: what is trained; one without a soft prompt is given one.
+        memory: where a noised vector's neighbours are looked up.
+        noise: the least and the greatest length of the noise, see :meth:`ModalityGap.add_noise`; each
+            sentence's is sampled between them.
+        condition_dropout: share of sentences that are not conditioned on their own vector, and as many
+            not on the memory, while training.
+
+    Raises:
+        BadSettings: soft prompt and memory are of two scorers.
+    """
 
     def __init__(
         self,
@@ -85,17 +97,6 @@ class SoftPromptCrossEntropy(ConditionedCrossEntropy):
         noise: tuple[float, float] = NOISE,
         condition_dropout: float = CONDITION_DROPOUT,
     ) -> None:
-        """
-        Args:
-            language_model: what is trained; one without a soft prompt is given one.
-            noise: the least and the greatest length of the noise, see :meth:`ModalityGap.add_noise`; each
-                sentence's is sampled between them.
-            condition_dropout: share of sentences that are not conditioned on their own vector, and as many
-                not on the memory, while training.
-
-        Raises:
-            BadSettings: soft prompt and memory are of two scorers.
-        """
         super().__init__(language_model, memory.width)
         self._memory, self._gap, self._noise = memory, ModalityGap(memory), noise
         self._condition_dropout = condition_dropout
