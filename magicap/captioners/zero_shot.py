@@ -84,6 +84,16 @@ class Captioner(BaseCaptioner[Any]):
         confidence: says how sure a caption is; None: nothing does. It is asked only with the models, the
             memory and the decoding that it was fitted for, see :meth:`knows_confidence`.
         adaptation: what :meth:`adapt` reports of this captioner; None where it was not adapted.
+
+    Args:
+        decoding: settings of a search, or an object with ``search(context)``; None: beam magic search
+            with a memory, magic search without.
+        memory: captions that decodings may retrieve, encoded by this scorer.
+        cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
+
+    Raises:
+        BadSettings: the models are on two devices.
+        BadModel: another scorer encoded the memory, or it is damaged.
     """
 
     adaptation: Adaptation | None = None
@@ -97,17 +107,6 @@ class Captioner(BaseCaptioner[Any]):
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
-        """
-        Args:
-            decoding: settings of a search, or an object with ``search(context)``; None: beam magic search
-                with a memory, magic search without.
-            memory: captions that decodings may retrieve, encoded by this scorer.
-            cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
-
-        Raises:
-            BadSettings: the models are on two devices.
-            BadModel: another scorer encoded the memory, or it is damaged.
-        """
         if language_model.device != scorer.device:
             raise BadSettings(
                 f"language model and scorer must be on one device, found {language_model.device} "

@@ -19,14 +19,13 @@ class BeamImageScores:
 
     The score is the cosine of the whole text so far, in standard deviations, so that along a sequence the
     changes add up to the last cosine whatever the number of candidates.
+
+    Args:
+        cosine_std: B standard deviations that each picture's cosines are measured in.
+        weight: what such a deviation is worth in nats.
     """
 
     def __init__(self, context: DecodingContext, cosine_std: Sequence[float], weight: float) -> None:
-        """
-        Args:
-            cosine_std: B standard deviations that each picture's cosines are measured in.
-            weight: what such a deviation is worth in nats.
-        """
         self._images, self._language_model = context.image_vectors, context.language_model
         self._std = torch.tensor(cosine_std, dtype=torch.float64, device=self._images.device)
         self._weight = weight

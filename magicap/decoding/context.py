@@ -61,10 +61,12 @@ class DecodingContext:
 
     @property
     def language_model(self) -> LanguageModel:
+        """What proposes words."""
         return self.cache.language_model
 
     @property
     def scorer(self) -> ImageTextScorer:
+        """What says which of them fit a picture."""
         return self.cache.scorer
 
     def nearest(self, count: int) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def magic_score(
 
 
 def image_softmax(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
-    """f (B, K): softmax over the candidates of logit_scale * cosine.
+    """The image score f, (B, K): softmax over the candidates of logit_scale * cosine.
 
     Args:
         images: (B, D) unit vectors.

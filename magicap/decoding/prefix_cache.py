@@ -119,15 +119,14 @@ class PrefixCache:
         budget: bytes to keep; 0 keeps nothing beyond the search that asked for it.
         nbytes: bytes that are kept.
         stats: what has been computed since the cache was made.
+
+    Raises:
+        BadSettings: the budget is no whole number of at least 0.
     """
 
     def __init__(
         self, language_model: LanguageModel, scorer: ImageTextScorer, budget: int = DEFAULT_CACHE_BYTES
     ) -> None:
-        """
-        Raises:
-            BadSettings: the budget is no whole number of at least 0.
-        """
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
             raise BadSettings(f"cache_bytes must be a whole number of at least 0, found {budget!r}")
         self.language_model, self.scorer, self.budget = language_model, scorer, budget

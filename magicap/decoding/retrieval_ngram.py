@@ -44,6 +44,14 @@ class RetrievalNgramModel:
 
     A context is known by the numbers of its last 0 to :data:`LONGEST` tokens among the n-grams of each
     length, -1 where they were not seen: a row of (N, 1 + LONGEST) numbers, the first of which is the picture.
+
+    Args:
+        tokens: (T,) token ids, caption by caption, start and end token included.
+        lengths: (C,) tokens of each caption.
+        pictures: (C,) the picture that each caption is near, rising from 0; each has at least one.
+        weights: (C,) how much each caption counts, about one on average.
+        vocabulary_size: above every token's id.
+        device: where it is asked.
     """
 
     def __init__(
@@ -55,15 +63,6 @@ class RetrievalNgramModel:
         vocabulary_size: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        """
-        Args:
-            tokens: (T,) token ids, caption by caption, start and end token included.
-            lengths: (C,) tokens of each caption.
-            pictures: (C,) the picture that each caption is near, rising from 0; each has at least one.
-            weights: (C,) how much each caption counts, about one on average.
-            vocabulary_size: above every token's id.
-            device: where it is asked.
-        """
         self._vocabulary_size = vocabulary_size
         self._orders: list[_Order] = []
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)

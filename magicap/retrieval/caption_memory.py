@@ -74,6 +74,17 @@ class CaptionMemory:
         text_tower: fingerprint of the text tower in float32 that encoded the captions; None: not known.
         digest: of the files that it was read from; None: of none that have one.
         source: what errors call it: the folder that it was read from.
+
+    Args:
+        texts: N captions.
+        vectors: (N, D) unit vectors, in the same order; with axes, (N, R) coordinates along them.
+        document_frequencies: in how many of the captions each n-gram stands; None: counted at first use.
+        bits: in how many a coordinate is written to disk, 8 or 4.
+        axes: (R, D) orthonormal, of the subspace that the vectors lie in; None: the whole space.
+
+    Raises:
+        BadSettings: no captions, not as many vectors, some of another length than one, other axes, or
+            another number of bits.
     """
 
     text_tower: str | None = None
@@ -89,18 +100,6 @@ class CaptionMemory:
         bits: int = 8,
         axes: Tensor | None = None,
     ) -> None:
-        """
-        Args:
-            texts: N captions.
-            vectors: (N, D) unit vectors, in the same order; with axes, (N, R) coordinates along them.
-            document_frequencies: in how many of the captions each n-gram stands; None: counted at first use.
-            bits: in how many a coordinate is written to disk, 8 or 4.
-            axes: (R, D) orthonormal, of the subspace that the vectors lie in; None: the whole space.
-
-        Raises:
-            BadSettings: no captions, not as many vectors, some of another length than one, other axes, or
-                another number of bits.
-        """
         if bits not in STEPS:
             raise BadSettings(f"a memory's vectors are written in 8 or 4 bits a number, found {bits!r}")
         if not texts or len(texts) != len(vectors):
