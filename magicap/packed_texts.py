@@ -9,6 +9,7 @@ Shapes: N texts, V different words, T words of all texts, P chosen texts with E 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from threading import Lock
 from typing import Any, overload
@@ -31,6 +32,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each word."""
+        return {word: number for number, word in enumerate(self.words)}
 
     def where(self, holds: Callable[[str], bool]) -> BoolArray:
         """(V,) for which words a predicate holds."""
@@ -102,6 +108,17 @@ class PackedTexts(Sequence[str]):
     def lengths(self) -> IntArray:
         """(N,) words of each text."""
         return np.diff(self.starts)
+
+    def positions_of(self, texts: Sequence[str]) -> list[int | None]:
+        """Where other texts stand among these, the last of equals; None where they do not."""
+        numbers, starts = self.numbers.tobytes(), (self.starts * self.numbers.itemsize).tolist()
+        places = {numbers[start:end]: place for place, (start, end) in enumerate(pairwise(starts))}
+        found = []
+        for text in texts:
+            words = [self.vocabulary.numbers.get(word, -1) for word in text.split(" ")]
+            key = b"" if -1 in words else np.array(words).astype(self.numbers.dtype).tobytes()
+            found.append(places.get(key))
+        return found
 
     def select(self, positions: Any) -> PackedTexts:
         """Some texts, (P,) positions, which may repeat."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magicap.adaptation.parts import Parts
 from magicap.captioners.base import BaseCaptioner
+from magicap.captioners.batching import side_by_side
 from magicap.captioners.folder import (
     ZERO_SHOT,
     CaptionerSettings,
@@ -362,8 +363,12 @@ class Captioner(BaseCaptioner[Any]):
         return FineGrainedScorer.from_pretrained(self._fine_grained, self.scorer)
 
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
-        search = search_of(decoding)
-        return search.captions(self._context(self._vectors(pixels), decoding, seeds), decoding)
+        row = search_of(decoding)
+
+        def search(part: Tensor, own_seeds: Sequence[int]) -> list[Caption]:
+            return row.captions(self._context(self._vectors(part), decoding, own_seeds), decoding)
+
+        return side_by_side(search, pixels, seeds) if row.splits else search(pixels, seeds)
 
     def _progress(self, pixels: Tensor, decoding: Any, seeds: list[int], candidates: int) -> CaptionProgress:
         context = self._context(self._vectors(pixels), decoding, seeds)

@@ -170,7 +170,7 @@ class _Beams:
         self.finished = Partials.none(B, settings.num_finished, start[:, :, None])
         self._contexts = None
         if ngram_model is not None:
-            self._contexts = ngram_model.start(self._language_model.start_id, B)[:, None]  # (B, 1, orders)
+            self._contexts = ngram_model.start(self._language_model.start_id)[:, None]  # (B, 1, orders)
         self._cache = self._language_model.new_cache(1 + settings.beam_size * (settings.max_new_tokens - 1))
         prompts = context.soft_prompts() if settings.soft_prompt else None
         self._hidden = self._language_model.step(start, 0, None, self._cache, prompts)  # (B, N, W)

@@ -18,6 +18,7 @@ from torch import Tensor
 from magicap.arrays import BoolArray, FloatArray, IntArray
 from magicap.metrics.cider import MIN_PROBABILITY, DocumentFrequencies, expected_cider_d
 from magicap.metrics.hashed_texts import HashedTexts
+from magicap.packed_texts import PackedTexts
 from magicap.results import Hypothesis
 from magicap.retrieval.caption_memory import MIN_STD, CaptionMemory
 
@@ -58,8 +59,11 @@ class EvidenceSet:
 class Ranking(Sequence[Hypothesis]):
     """C captions that competed, the best first. Kept as arrays: few of hundreds are ever looked at."""
 
-    texts: Sequence[str]
-    """C captions, in any order; so are all other arrays."""
+    evidence: PackedTexts
+    """M captions."""
+
+    others: Sequence[str]
+    """C - M captions, which stand behind the evidence's in all arrays but the order."""
 
     order: IntArray
     """(C,) positions of the captions, the best first."""
@@ -101,7 +105,7 @@ class Ranking(Sequence[Hypothesis]):
             return [self[number] for number in range(len(self))[index]]
         place = int(self.order[index])
         return Hypothesis(
-            self.texts[place],
+            self.text(place),
             _known(self.expected_utility[place]),
             _known(self.cosine[place]),
             _known(self.log_probability[place]),
@@ -117,7 +121,12 @@ class Ranking(Sequence[Hypothesis]):
     def first(self, count: int | None) -> list[str]:
         """The texts of the first few, or of all, but for those that stand behind all others."""
         order = self.order[: len(self) - self.behind][:count]
-        return [self.texts[place] for place in order.tolist()]
+        return [self.text(place) for place in order.tolist()]
+
+    def text(self, place: int) -> str:
+        """The caption at a position."""
+        M = len(self.evidence)
+        return self.evidence[place] if place < M else self.others[place - M]
 
     def reranked(self, cosines: FloatArray, weight: float) -> Ranking:
         """The first few in a new order, in which the picture counts too; the rest behind them.
@@ -201,8 +210,9 @@ def rank_by_utility(
     """
     M = len(evidence.texts)
     remembers = len(evidence.cosines) > 0
-    place = {text: position for position, text in enumerate(evidence.texts)}
-    others = [hypothesis for hypothesis in written if hypothesis.text not in place]
+    texts = PackedTexts.of(evidence.texts)
+    places = texts.positions_of([hypothesis.text for hypothesis in written])
+    others = [one.text for one, place in zip(written, places, strict=True) if place is None]
     C = M + len(others)
     log_probability, finished = np.full(C, np.nan), np.ones(C, dtype=bool)
     cosine, remembered, last = np.full(C, np.nan), np.zeros(C, dtype=bool), np.zeros(C, dtype=bool)
@@ -210,17 +220,16 @@ def rank_by_utility(
         cosine[:M], remembered[:M] = evidence.cosines, True
     if behind is not None:
         last[:M] = behind
-    for number, hypothesis in enumerate(others, start=M):
-        place[hypothesis.text] = number
-    for hypothesis in written:
-        number = place[hypothesis.text]
+    behind_evidence = iter(range(M, C))
+    for hypothesis, place in zip(written, places, strict=True):
+        number = next(behind_evidence) if place is None else place
         log_probability[number] = np.nan if (lp := hypothesis.log_probability) is None else lp
         finished[number], last[number] = hypothesis.finished, False
-    texts = [h.text for h in others]
-    utility = evidence.expected_utility(texts)
+    utility = evidence.expected_utility(others)
     order = by_utility(utility, last)
     return Ranking(
-        [*evidence.texts, *texts],
+        texts,
+        others,
         order,
         utility,
         cosine,

@@ -67,6 +67,9 @@ class Search:
     needs_memory: Callable[[Any], bool] = lambda settings: False
     """Whether it cannot do without a caption memory under these settings."""
 
+    splits: bool = False
+    """Whether pictures searched together share nothing, so that parts of them may run side by side."""
+
     sees_pictures: bool = True
     """Whether the scorer has a part in it."""
 
@@ -164,6 +167,7 @@ SEARCHES: dict[type, Search] = {
     MagicSearch: Search(stream=magic_search, progress=magic_progress, explain=explain_tokens),
     BeamMagicSearch: Search(
         compete=beam_magic_search,
+        splits=True,
         progress=beam_magic_progress,
         explain=explain_hypotheses,
         needs_memory=needs_memory,

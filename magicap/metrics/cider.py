@@ -248,11 +248,8 @@ class _CaptionNgrams:
 def _are_repeated(word: IntArray, caption: IntArray) -> BoolArray:
     """(T,) which words stand more than once in their caption: only n-grams that begin with one may do so."""
     key = caption * (int(word.max(initial=0)) + 1) + word
-    order = np.argsort(key)
-    same = key[order[1:]] == key[order[:-1]]
-    repeated = np.zeros(len(key), dtype=bool)
-    repeated[order[1:][same]] = repeated[order[:-1][same]] = True
-    return repeated
+    _, place = distinct(key)
+    return np.asarray((np.bincount(place) > 1)[place])
 
 
 def _occurrences(ngram: IntArray, owner: IntArray, subset: IntArray) -> tuple[IntArray, IntArray]:

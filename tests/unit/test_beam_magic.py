@@ -236,7 +236,7 @@ def ngram_model(captions, weights, pictures):
 
 def behind(model, prefixes, candidates):
     """(N, K) probabilities of candidates behind prefixes of as many pictures, a token at a time."""
-    contexts = model.start(prefixes[0][0], len(prefixes))
+    contexts = model.start(prefixes[0][0])
     for token in range(1, len(prefixes[0])):
         _, longer = model.probabilities(contexts, torch.tensor(prefixes)[:, token, None])
         contexts = longer[:, 0]
