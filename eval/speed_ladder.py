@@ -1,7 +1,7 @@
 """Where the time of magic search goes, and how much each way of saving it brings; one run, same captions.
 
-    python eval/speed.py --images $MAGICAP_DATA/flickr8k/images-test.tar
-    python eval/speed.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 3
+    python eval/speed_ladder.py --images $MAGICAP_DATA/flickr8k/images-test.tar
+    python eval/speed_ladder.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 3
 
 First the variants: the search as it was published (keys and values of the language model are kept, the
 scorer reads whole strings, one picture at a time), then one saving after the other. Times are medians of a
