@@ -8,10 +8,8 @@ scorer reads whole strings, one picture at a time), then one saving after the ot
 picture; the variants take turns, so that a noisy machine is noisy for all of them. Then, with ``--run``, one
 long run, whose cost a picture falls as prefixes are met again.
 
-``--shape ViT-B-32`` and ``ViT-L-14`` stand for GPT-2 small beside CLIP of that size, with random weights. A
-random language model gives all words nearly the same probability and a random scorer all texts the same
-cosine, so nothing could be pruned; both are scaled until the best candidate of the first step is about as
-probable as that of trained models.
+``--shape ViT-B-32`` and ``ViT-L-14`` stand for GPT-2 small beside CLIP of that size, with random weights
+(``speed_shapes.py``). Beside other decodings and other captioners: ``eval/speed.py``.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed_shapes import captioner_of
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, HfArgumentParser
+from transformers import HfArgumentParser
 
-from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+from magicap import Captioner, MagicSearch
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles
 from magicap.decoding.context import DecodingContext
@@ -38,10 +37,6 @@ from magicap.decoding.magic import magic_time_steps
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.evaluation.tables import aligned
 from magicap.extras import require
-
-# Between what the embedded captioner gives its best candidate on average, 0.45 by its language model and 0.20
-# by its scorer (903 steps of 100 dev pictures, published settings).
-CONFIDENCE = 0.35
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ VARIANTS = (
 
 
 def main(config: Config) -> None:
-    captioner = load(config)
+    captioner = captioner_of(config.shape, config.bpe, config.top_k)
     settings = MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
     peak = matrix_peak()
     print(f"{config.shape}, {settings}, {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s at best")
@@ -276,43 +271,6 @@ def search(
         for row, step in time_step.steps(cache.language_model):
             ids[row].append(step.token_id)
     return ids
-
-
-def load(config: Config) -> Captioner:
-    if not config.shape.startswith("ViT-"):
-        return Captioner.from_pretrained(config.shape)
-    import open_clip
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    if config.bpe is None:
-        raise SystemExit("random weights need --bpe, the folder of GPT-2's vocab.json and merges.txt")
-    torch.manual_seed(0)
-    bpe = Path(config.bpe)
-    tokenizer = GPT2Tokenizer(vocab=str(bpe / "vocab.json"), merges=str(bpe / "merges.txt"))
-    language_model = LanguageModel(GPT2LMHeadModel(GPT2Config(vocab_size=50259)), tokenizer)
-    clip = open_clip.create_model(config.shape).eval()
-    preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
-    shape = {
-        "model_cfg": open_clip.get_model_config(config.shape),
-        "preprocess_cfg": clip.visual.preprocess_cfg,
-    }
-    scorer = ImageTextScorer(clip, open_clip.get_tokenizer(config.shape), preprocess, shape)
-    make_confident(language_model, scorer, config.top_k)
-    return Captioner(language_model, scorer)
-
-
-@torch.no_grad()
-def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k: int) -> None:
-    """Scale random models until the best first candidate has :data:`CONFIDENCE`."""
-    norm: Any = language_model.model.base_model.ln_f
-    cache = PrefixCache(language_model, scorer)
-    while cache.start(top_k).probabilities[0] < CONFIDENCE:
-        norm.weight.mul_(1.1)
-        cache.clear()
-    texts = cache.candidate_vectors([cache.start(top_k)])[0]
-    image = scorer.encode_pixels(torch.zeros(1, 3, scorer.side, scorer.side))[0]
-    while torch.softmax(scorer.logit_scale * texts @ image, dim=0).max() < CONFIDENCE:
-        scorer.model.logit_scale.add_(0.1)
 
 
 def matrix_peak(side: int = 2048) -> float:
