@@ -41,6 +41,7 @@ from speed_systems import (
 from speed_worker import peak_bytes
 from transformers import HfArgumentParser
 
+import magicap
 from magicap import MagicSearch
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles
@@ -100,6 +101,7 @@ def main(config: Config) -> None:
 
 def compare_systems(config: Config, pictures: Sequence[bytes]) -> None:
     """Measure the systems and print their tables."""
+    print(f"ours: {Path(magicap.__file__).parent}")
     is_random = config.shape.startswith("ViT-")
     names = config.systems or [name for name in SYSTEMS if is_random or name not in RIVALS]
     if unknown := {config.baseline, *names} - set(SYSTEMS):
