@@ -1,352 +1,130 @@
-"""Where the time of magic search goes, and how much each way of saving it brings; one run, same captions.
+"""How long a caption takes, beside other systems or beside another checkout of this repository.
 
-    python eval/speed.py --images $MAGICAP_DATA/flickr8k/images-test.tar
-    python eval/speed.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 3
+    python eval/speed.py --images $MAGICAP_DATA/flickr8k/images-test.tar --wait 600
+    python eval/speed.py --images ... --shape ViT-B-32 --bpe $MAGICAP_DATA/../tokenizers/gpt2 --count 4
+    python eval/speed.py --images ... --against ../earlier --count 64 --wait 600
 
-First the variants: the search as it was published (keys and values of the language model are kept, the
-scorer reads whole strings, one picture at a time), then one saving after the other. Times are medians of a
-picture; the variants take turns, so that a noisy machine is noisy for all of them. Then, with ``--run``, one
-long run, whose cost a picture falls as prefixes are met again.
+Beam magic search (the default decoding), greedy search with the soft prompt, magic search, and magic search
+as its published code works; at ``--shape ViT-B-32``, GPT-2 small beside CLIP ViT-B/32 with random weights,
+also BLIP-base, ViT-GPT2 and ClipCap, with random weights too. All captions of random weights have the same
+number of tokens. Pictures are read and resized before the clock starts. What is kept of prefixes is given up
+before every round, and the published loop must write the captions that magic search writes.
 
-``--shape ViT-B-32`` and ``ViT-L-14`` stand for GPT-2 small beside CLIP of that size, with random weights. A
-random language model gives all words nearly the same probability and a random scorer all texts the same
-cosine, so nothing could be pruned; both are scaled until the best candidate of the first step is about as
-probable as that of trained models.
+``--against PATH``: the default captioners of this checkout and of that in PATH, each in a process that stays.
+Here reading and resizing pictures, whose bytes are in memory, counts.
+
+The systems take turns; a first round is not timed. Times are medians of rounds, one picture at a time and in
+batches. Before it starts it waits, ``--wait`` seconds at most, until the machine is quiet, and says so if it
+is not. Where the time of magic search goes: ``eval/speed_ladder.py``.
 """
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, HfArgumentParser
+from speed_checkouts import HERE, OURS, THEIRS, compare_checkouts, print_checkouts
+from speed_protocol import require_quiet
+from speed_shapes import captioner_of, with_random_memory
+from speed_systems import (
+    PUBLISHED,
+    RIVALS,
+    SYSTEMS,
+    measure,
+    print_measurements,
+    require_lengths,
+    require_same_captions,
+    systems_of,
+)
+from speed_worker import peak_bytes
+from transformers import HfArgumentParser
 
-from magicap import Captioner, ImageTextScorer, LanguageModel, MagicSearch
+import magicap
+from magicap import MagicSearch
 from magicap.captioners.presets import DEFAULT
 from magicap.data import ImageFiles
-from magicap.decoding.context import DecodingContext
-from magicap.decoding.magic import magic_time_steps
-from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
-from magicap.evaluation.tables import aligned
-from magicap.extras import require
+from magicap.errors import BadSettings
 
-# Between what the embedded captioner gives its best candidate on average, 0.45 by its language model and 0.20
-# by its scorer (903 steps of 100 dev pictures, published settings).
-CONFIDENCE = 0.35
+_RANDOM_TOKENS = 15  # of the published settings
 
 
 @dataclass(frozen=True)
 class Config:
     images: list[str] = field(metadata={"help": "tar files or folders with pictures"})
+    against: str | None = field(
+        default=None, metadata={"help": "a checkout of another commit, to compare with this one alone"}
+    )
     shape: str = field(default=DEFAULT, metadata={"help": "a captioner, or ViT-B-32 or ViT-L-14 (random)"})
     bpe: str | None = field(
         default=None, metadata={"help": "folder of GPT-2's vocab.json and merges.txt, for random weights"}
     )
-    top_k: int = field(default=45, metadata={"help": "candidates a step"})
-    alpha: float = field(default=0.1, metadata={"help": "weight of the degeneration penalty"})
-    beta: float = field(default=2.0, metadata={"help": "weight of the picture"})
-    max_new_tokens: int = field(default=15, metadata={"help": "longest caption, in tokens"})
-    count: int = field(default=16, metadata={"help": "pictures that the variants caption"})
-    rounds: int = field(default=3, metadata={"help": "times that the variants take turns"})
+    memory: int = field(default=5000, metadata={"help": "captions of the memory, for random weights"})
+    systems: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"which of {', '.join(SYSTEMS)}; none: all, without rivals for a trained captioner"
+        },
+    )
+    baseline: str = field(default="beam-magic", metadata={"help": "system that the others' times are over"})
+    top_k: int = field(default=45, metadata={"help": "candidates a step of magic search"})
+    alpha: float = field(default=0.1, metadata={"help": "weight of its degeneration penalty"})
+    beta: float = field(default=2.0, metadata={"help": "weight of the picture in it"})
+    magic_tokens: int = field(default=15, metadata={"help": "its longest caption, in tokens"})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "longest caption of the others; none: the captioner's own, 15 of random weights"},
+    )
+    count: int = field(default=16, metadata={"help": "pictures"})
+    rounds: int = field(default=5, metadata={"help": "times that the systems take turns"})
     batch_size: int = field(default=16, metadata={"help": "pictures together, where they are"})
-    run: int = field(default=0, metadata={"help": "pictures of the long run; 0: none"})
-    plot: str | None = field(default=None, metadata={"help": "SVG of the long run"})
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way of searching; each adds a saving to the one before it."""
-
-    name: str
-    cached_text: bool = True
-    pruned: bool = True
-    together: bool = True
-    budget: int = DEFAULT_CACHE_BYTES
-
-
-VARIANTS = (
-    Variant(
-        "as published: scorer reads whole strings", cached_text=False, pruned=False, together=False, budget=0
-    ),
-    Variant("+ the text tower keeps prefixes", pruned=False, together=False, budget=0),
-    Variant("+ hopeless candidates are dropped", together=False, budget=0),
-    Variant("+ pictures together", budget=0),
-    Variant("+ prefixes are kept between pictures"),
-)
+    threads: int = field(
+        default_factory=torch.get_num_threads, metadata={"help": "threads of each system; torch's own number"}
+    )
+    wait: float = field(default=0.0, metadata={"help": "seconds to wait for a quiet machine at most"})
 
 
 def main(config: Config) -> None:
-    captioner = load(config)
-    settings = MagicSearch(config.top_k, config.alpha, config.beta, config.max_new_tokens)
-    peak = matrix_peak()
-    print(f"{config.shape}, {settings}, {torch.get_num_threads()} threads, {peak:.0f} GFLOP/s at best")
+    torch.set_num_threads(config.threads)
     with ImageFiles(config.images) as images:
-        names = list(images)
-        pictures = [images.read(name) for name in names[: config.count]]
-        compare_variants(config, captioner, settings, pictures, peak)
-        if config.run:
-            long_run(config, captioner, settings, images, names[: config.run])
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+        pictures = [images.read(name) for name in list(images)[: config.count]]
+    print(f"{len(pictures)} pictures, {config.rounds} rounds, {config.threads} threads")
+    if config.against is not None:
+        require_quiet(config.wait)
+        folders = {OURS: HERE, THEIRS: Path(config.against)}
+        sizes = [1, config.batch_size]
+        print_checkouts(compare_checkouts(folders, pictures, sizes, config.rounds, config.threads))
+    else:
+        compare_systems(config, pictures)
 
 
-@dataclass
-class Measurement:
-    """What one variant took."""
-
-    ids: list[list[int]]
-    """Token ids of its captions."""
-
-    operations: float
-    """Floating point operations of a picture."""
-
-    times: list[float] = field(default_factory=list)
-    """Seconds of every picture in every round."""
-
-    clock: Clock = field(default_factory=lambda: Clock())
-
-
-def compare_variants(
-    config: Config, captioner: Captioner, settings: MagicSearch, pictures: Sequence[bytes], peak: float
-) -> None:
-    """Time of each variant, its shares, and floating point operations."""
-    pixels = torch.stack([captioner.scorer.pixels(picture) for picture in pictures])
-    caches = {variant: cache_of(captioner, variant) for variant in VARIANTS}
-    search(
-        caches[VARIANTS[-1]], pixels[:1], settings, VARIANTS[-1]
-    )  # so that nothing is run for the first time
-    measurements = {}
-    for variant, cache in caches.items():
-        cache.clear()
-        with FlopCounterMode(display=False) as counter:
-            ids = search_all(config, cache, pixels, settings, variant, [])
-        measurements[variant] = Measurement(ids, counter.get_total_flops() / len(pictures))
-    first = measurements[VARIANTS[0]]
-    for variant in VARIANTS * config.rounds:
-        measurement, cache = measurements[variant], caches[variant]
-        cache.clear()
-        with measurement.clock.watching(cache):
-            ids = search_all(config, cache, pixels, settings, variant, measurement.times)
-        if not ids == measurement.ids == first.ids:
-            raise SystemExit(f"{variant.name!r} gives other captions than the first variant")
-    print_variants(measurements, peak)
-    print(f"{len(pictures)} pictures, the same captions by every variant")
-
-
-def print_variants(measurements: dict[Variant, Measurement], peak: float) -> None:
-    slowest = statistics.median(measurements[VARIANTS[0]].times)
-    header = ("way", "median s/picture", "times faster", "GFLOP", "GFLOP/s", "of peak", *Clock.PARTS)
-    rows = []
-    for variant, measurement in measurements.items():
-        times, seconds = measurement.times, measurement.clock.seconds
-        median, gigaflops = statistics.median(times), measurement.operations / 1e9
-        rate = gigaflops / (sum(seconds[part] for part in Clock.MODELS) / len(times))
-        row = [variant.name, f"{median:.3f}", f"{slowest / median:.1f}", f"{gigaflops:.1f}"]
-        row += [f"{rate:.0f}", f"{rate / peak:.0%}"]
-        rows.append(row + [f"{seconds[part] / sum(times):.0%}" for part in Clock.PARTS])
-    print(aligned(header, rows))
-
-
-def long_run(
-    config: Config, captioner: Captioner, settings: MagicSearch, images: ImageFiles, names: Sequence[str]
-) -> None:
-    """Cost a picture as the run grows, decoding of pictures included, and how much memory is in use."""
-    cache = captioner.cache
-    cache.clear()
-    milestones = [count for count in (10, 100, 1000, 8000) if count < len(names)] + [len(names)]
-    header = (
-        "pictures",
-        "s/picture so far",
-        "s/picture of the last half",
-        "prefixes found",
-        "cache MB",
-        "GB",
-    )
-    rows = []
-    seconds = [0.0]
-    started = time.monotonic()
-    captions = captioner.caption(
-        (images.read(name) for name in names), settings, batch_size=config.batch_size
-    )
-    for count, _ in enumerate(captions, start=1):
-        seconds.append(time.monotonic() - started)
-        if count in milestones:
-            last_half = (seconds[count] - seconds[count // 2]) / (count - count // 2)
-            rows.append(
-                (
-                    f"{count}",
-                    f"{seconds[count] / count:.4f}",
-                    f"{last_half:.4f}",
-                    f"{cache.stats.hit_rate:.0%}",
-                    f"{cache.nbytes / 1e6:.0f}",
-                    f"{resident():.2f}",
-                )
-            )
-    print(aligned(header, rows))
-    if config.plot is not None:
-        draw(config.plot, config, seconds)
-
-
-class Clock:
-    """Exclusive seconds of the parts of a search."""
-
-    PARTS = ("pictures", "language model", "text tower", "words")
-    MODELS = PARTS[:3]
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]
-
-    @contextmanager
-    def watching(self, cache: PrefixCache) -> Iterator[None]:
-        model, scorer = cache.language_model, cache.scorer
-        texts: Any = cache._texts
-        methods = [
-            (scorer, "encode_pixels", "pictures"),
-            (model, "extend", "language model"),
-            (model, "probabilities", "language model"),
-            (texts, "_run", "text tower"),
-            (texts, "_encode", "text tower"),
-            (texts, "_tokenize", "words"),
-            (model, "texts", "words"),
-        ]
-        before = [(owner, name, getattr(owner, name), name in vars(owner)) for owner, name, _ in methods]
-        for owner, name, part in methods:
-            setattr(owner, name, self._timed(getattr(owner, name), part))
-        try:
-            yield
-        finally:
-            for owner, name, method, is_attribute in before:
-                setattr(owner, name, method) if is_attribute else delattr(owner, name)
-
-    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def timed(*args: Any) -> Any:
-            started = time.monotonic()
-            self._inner.append(0.0)
-            try:
-                return function(*args)
-            finally:
-                spent = time.monotonic() - started
-                self.seconds[part] += spent - self._inner.pop()
-                self._inner[-1] += spent
-
-        return timed
-
-
-def cache_of(captioner: Captioner, variant: Variant) -> PrefixCache:
-    scorer = captioner.scorer
-    tower = scorer.text_tower
-    scorer.text_tower = tower if variant.cached_text else None
-    cache = PrefixCache(captioner.language_model, scorer, variant.budget)
-    scorer.text_tower = tower
-    return cache
-
-
-def search_all(
-    config: Config,
-    cache: PrefixCache,
-    pixels: torch.Tensor,
-    settings: MagicSearch,
-    variant: Variant,
-    times: list[float],
-) -> list[list[int]]:
-    """Token ids of all captions; appends the seconds of each picture."""
-    ids = []
-    for batch in pixels.split(config.batch_size if variant.together else 1):
-        started = time.monotonic()
-        ids += search(cache, batch, settings, variant)
-        times += [(time.monotonic() - started) / len(batch)] * len(batch)
-    return ids
-
-
-def search(
-    cache: PrefixCache, pixels: torch.Tensor, settings: MagicSearch, variant: Variant
-) -> list[list[int]]:
-    context = DecodingContext(cache, cache.scorer.encode_pixels(pixels))
-    ids: list[list[int]] = [[] for _ in pixels]
-    for time_step in magic_time_steps(context, settings, top_n=1 if variant.pruned else settings.top_k):
-        for row, step in time_step.steps(cache.language_model):
-            ids[row].append(step.token_id)
-    return ids
-
-
-def load(config: Config) -> Captioner:
-    if not config.shape.startswith("ViT-"):
-        return Captioner.from_pretrained(config.shape)
-    import open_clip
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    if config.bpe is None:
-        raise SystemExit("random weights need --bpe, the folder of GPT-2's vocab.json and merges.txt")
-    torch.manual_seed(0)
-    bpe = Path(config.bpe)
-    tokenizer = GPT2Tokenizer(vocab=str(bpe / "vocab.json"), merges=str(bpe / "merges.txt"))
-    language_model = LanguageModel(GPT2LMHeadModel(GPT2Config(vocab_size=50259)), tokenizer)
-    clip = open_clip.create_model(config.shape).eval()
-    preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
-    shape = {
-        "model_cfg": open_clip.get_model_config(config.shape),
-        "preprocess_cfg": clip.visual.preprocess_cfg,
-    }
-    scorer = ImageTextScorer(clip, open_clip.get_tokenizer(config.shape), preprocess, shape)
-    make_confident(language_model, scorer, config.top_k)
-    return Captioner(language_model, scorer)
-
-
-@torch.no_grad()
-def make_confident(language_model: LanguageModel, scorer: ImageTextScorer, top_k: int) -> None:
-    """Scale random models until the best first candidate has :data:`CONFIDENCE`."""
-    norm: Any = language_model.model.base_model.ln_f
-    cache = PrefixCache(language_model, scorer)
-    while cache.start(top_k).probabilities[0] < CONFIDENCE:
-        norm.weight.mul_(1.1)
-        cache.clear()
-    texts = cache.candidate_vectors([cache.start(top_k)])[0]
-    image = scorer.encode_pixels(torch.zeros(1, 3, scorer.side, scorer.side))[0]
-    while torch.softmax(scorer.logit_scale * texts @ image, dim=0).max() < CONFIDENCE:
-        scorer.model.logit_scale.add_(0.1)
-
-
-def matrix_peak(side: int = 2048) -> float:
-    """GFLOP/s of a product of two square float32 matrices, the best of ten."""
-    left, right = torch.randn(2, side, side)
-    times = []
-    for _ in range(10):
-        started = time.monotonic()
-        left @ right
-        times.append(time.monotonic() - started)
-    return 2 * side**3 / min(times) / 1e9
-
-
-def resident() -> float:
-    """Gigabytes that the process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e9
-
-
-def draw(path: str, config: Config, seconds: Sequence[float]) -> None:
-    require("matplotlib").use("svg")
-    pyplot = require("matplotlib.pyplot")
-    numbers = range(config.batch_size, len(seconds))
-    figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
-    axes.plot(numbers, [1000 * seconds[n] / n for n in numbers])
-    axes.set(
-        xscale="log",
-        ylim=(0, None),
-        xlabel="pictures",
-        ylabel="milliseconds a picture so far",
-        title=config.shape,
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+def compare_systems(config: Config, pictures: Sequence[bytes]) -> None:
+    """Measure the systems and print their tables."""
+    print(f"ours: {Path(magicap.__file__).parent}")
+    is_random = config.shape.startswith("ViT-")
+    names = config.systems or [name for name in SYSTEMS if is_random or name not in RIVALS]
+    if unknown := {config.baseline, *names} - set(SYSTEMS):
+        raise BadSettings(f"no system {', '.join(sorted(unknown))}: expected some of {', '.join(SYSTEMS)}")
+    if config.baseline not in names or config.baseline in PUBLISHED:
+        raise BadSettings(f"--baseline {config.baseline}: expected one of --systems that captions in batches")
+    captioner = captioner_of(config.shape, config.bpe, config.top_k)
+    magic = MagicSearch(config.top_k, config.alpha, config.beta, config.magic_tokens)
+    new_tokens = config.max_new_tokens or _RANDOM_TOKENS
+    if is_random:
+        captioner = with_random_memory(captioner, config.memory, new_tokens)
+    elif config.max_new_tokens is None:
+        new_tokens = captioner.decoding.max_new_tokens
+    systems = systems_of(names, captioner, magic, new_tokens)
+    require_quiet(config.wait)
+    measurements = measure(systems, captioner, pictures, [1, config.batch_size], config.rounds)
+    if require_same_captions(measurements, captioner.language_model.end_id):
+        print("the published loop writes the captions of magic search")
+    require_lengths(measurements, [*RIVALS, "greedy"] if is_random else RIVALS, new_tokens)
+    require_lengths(measurements, ["magic", *PUBLISHED] if is_random else [], config.magic_tokens)
+    print(f"{config.shape}: {captioner.decoding}\n{magic}")
+    print_measurements(systems, measurements, config.baseline)
+    print(f"peak resident memory {peak_bytes() / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

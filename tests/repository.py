@@ -20,7 +20,9 @@ def recipe(name: str) -> ModuleType:
 
 
 def script(name: str) -> ModuleType:
-    """A script of eval/."""
+    """A script of eval/ as its file, which may import what lies beside it, as it does when it is run."""
+    if str(EVAL) not in sys.path:
+        sys.path.append(str(EVAL))
     return _module(f"eval_{name}", EVAL / f"{name}.py")
 
 
