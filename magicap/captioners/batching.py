@@ -43,7 +43,7 @@ def side_by_side(
         return search(pixels, seeds)
     sizes = [len(rows) for rows in torch.arange(len(seeds)).tensor_split(parts)]
     starts = [sum(sizes[:number]) for number in range(parts)]
-    with ThreadPoolExecutor(parts, "magicap-search", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(parts, "magicap-search", torch.set_num_threads, (1,)) as pool:
         running = [
             pool.submit(search, part, seeds[start : start + len(part)])
             for start, part in zip(starts, pixels.split(sizes), strict=True)

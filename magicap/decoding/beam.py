@@ -9,6 +9,7 @@ Shapes: B pictures, N beams of each (one at the start), K candidates, F captions
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BrokenNumbers
 from magicap.models.language_model import LanguageModel
+from magicap.models.threads import threads_for
 from magicap.results import Hypothesis
 
 _SMALLEST = 1e-9  # probability of what neither the language model nor the n-gram model would say
@@ -138,11 +140,13 @@ def beam_time_steps(
     """
     beams = _Beams(context, settings, ngram_model, image_scores)
     for position in range(settings.max_new_tokens):
-        yield beams.choose()
-        last = position + 1 == settings.max_new_tokens
-        if last or beams.are_done(position):
+        with beams.threads():
+            if position:
+                beams.extend()
+            time_step = beams.choose()
+        yield time_step
+        if beams.are_done(position):
             break
-        beams.extend()
     beams.require_finite()
     finished, unfinished = beams.finished, beams.last_open
     hypotheses = _hypotheses(context.language_model, finished, torch.ones_like(finished.exist))
@@ -176,6 +180,12 @@ class _Beams:
         self._hidden = self._language_model.step(start, 0, None, self._cache, prompts)  # (B, N, W)
         self._visible = torch.ones((B, 1, 1), dtype=torch.bool, device=device)  # (B, N, columns)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
+
+    def threads(self) -> AbstractContextManager[None]:
+        """As many threads as a step pays for."""
+        rows = len(self.open.score) * self._settings.beam_size
+        width = self._hidden.shape[-1]
+        return threads_for(2 * rows * width * 3 * width, self._hidden.device)  # of queries, keys and values
 
     def choose(self) -> BeamTimeStep:
         """Let continuations compete: what ended, and what is worth going on with, the best first."""

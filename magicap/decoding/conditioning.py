@@ -28,7 +28,7 @@ def project_onto_memory(memory: CaptionMemory, queries: Tensor, excluded: Tensor
         excluded: (B,) position of a caption that must not count for each, -1 for none: the one whose vector
             is in a picture's place, which no picture would find.
     """
-    cosines, positions = memory.nearest(queries.to(memory.coordinates), NEIGHBOURS)
+    cosines, positions = memory.nearest(queries.float().to(memory.device), NEIGHBOURS)
     return weighted_mean(memory, cosines, positions, excluded).to(queries)
 
 
@@ -37,7 +37,7 @@ def weighted_mean(
 ) -> Tensor:
     """(B, D) of neighbours that were found before: cosines and positions, both (B, M)."""
     weights = torch.from_numpy(softmax_in_deviations(cosines.cpu().double().numpy(), _TEMPERATURE))
-    weights = weights.to(memory.coordinates)
+    weights = weights.float().to(memory.device)
     if excluded is not None:
         weights = weights * (positions != excluded.to(positions)[:, None]).to(weights)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)

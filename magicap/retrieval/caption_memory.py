@@ -21,7 +21,6 @@ from torch import Tensor
 from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.metrics.cider import DocumentFrequencies
-from magicap.models.finite import are_unit
 from magicap.models.scorer import text_fingerprint
 from magicap.packed_texts import PackedTexts
 from magicap.reading import require_readable_model
@@ -38,6 +37,7 @@ from magicap.retrieval.memory_files import (
 from magicap.retrieval.memory_record import MemoryRecord
 from magicap.retrieval.nearest import largest
 from magicap.retrieval.quantisation import STEPS, packed, quantised, unpacked
+from magicap.retrieval.stored_vectors import StoredVectors, require_unit_vectors
 
 if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
@@ -68,7 +68,6 @@ class CaptionMemory:
 
     Attributes:
         texts: N captions, packed; they read like a list of strings.
-        coordinates: (N, R) unit vectors along the axes.
         axes: (R, D) orthonormal; None: the coordinates are the vectors themselves.
         bits: in how many a coordinate is written to disk, 8 or 4.
         text_tower: fingerprint of the text tower in float32 that encoded the captions; None: not known.
@@ -94,7 +93,7 @@ class CaptionMemory:
     def __init__(
         self,
         texts: Sequence[str],
-        vectors: Tensor,
+        vectors: Tensor | StoredVectors,
         document_frequencies: DocumentFrequencies | None = None,
         *,
         bits: int = 8,
@@ -106,16 +105,16 @@ class CaptionMemory:
             raise BadSettings(
                 f"a memory needs one vector a caption; found {len(texts)} captions, {len(vectors)} vectors"
             )
-        if axes is not None and (axes.ndim != 2 or len(axes) != vectors.shape[1]):
+        stored = vectors if isinstance(vectors, StoredVectors) else StoredVectors.of("vectors", vectors)
+        if axes is not None and (axes.ndim != 2 or len(axes) != stored.width):
             raise BadSettings(
-                f"a memory needs one axis for each of {vectors.shape[1]} coordinates, "
+                f"a memory needs one axis for each of {stored.width} coordinates, "
                 f"found axes {tuple(axes.shape)}"
             )
-        _require_unit("vectors", vectors)
         if axes is not None:
-            _require_unit("axes of vectors", axes)
+            require_unit_vectors("axes of vectors", axes)
         self.texts = PackedTexts.of(texts)
-        self.coordinates, self.axes, self.bits = vectors, axes, bits
+        self._stored, self.axes, self.bits = stored, axes, bits
         if document_frequencies is not None:
             self.document_frequencies = document_frequencies
         self._part: tuple[Hashable, CaptionMemory] | None = None
@@ -165,15 +164,15 @@ class CaptionMemory:
         positions = torch.linspace(0, len(self) - 1, min(_PROBES, len(self))).long().tolist()
         encoded = scorer.encode_texts([self.texts[position] for position in positions])
         # Both as written to disk, or rounding to four bits would look like another scorer.
-        expected = quantised(self._along_axes(encoded.to(self.coordinates)), self.bits)
-        same = F.cosine_similarity(expected, quantised(self.coordinates[positions], self.bits))
+        expected = quantised(self._along_axes(encoded.float().to(self.device)), self.bits)
+        same = F.cosine_similarity(expected, quantised(self._stored.at(positions), self.bits))
         return bool((same >= _SAME).all())
 
     def with_texts(self, scorer: ImageTextScorer, texts: Sequence[str]) -> CaptionMemory:
         """A memory of these captions and of others; those that it holds already are not encoded again."""
         held = set(self.texts)
         added = [text for text in dict.fromkeys(texts) if text not in held]
-        coordinates = self._along_axes(scorer.encode_texts(added).to(self.coordinates))
+        coordinates = self._along_axes(scorer.encode_texts(added).float().to(self.device))
         coordinates = torch.cat([self.coordinates, F.normalize(coordinates, dim=1)])
         return self._alike([*self.texts, *added], coordinates)
 
@@ -194,12 +193,17 @@ class CaptionMemory:
     @property
     def width(self) -> int:
         """D, of the scorer that encoded the captions."""
-        return int((self.coordinates if self.axes is None else self.axes).shape[1])
+        return self._stored.width if self.axes is None else int(self.axes.shape[1])
 
     @property
     def device(self) -> torch.device:
         """Where the vectors are."""
-        return self.coordinates.device
+        return self._stored.device
+
+    @property
+    def coordinates(self) -> Tensor:
+        """(N, R) unit vectors along the axes; computed anew where they are held in few bits."""
+        return self._stored.all()
 
     @property
     def vectors(self) -> Tensor:
@@ -208,7 +212,7 @@ class CaptionMemory:
 
     def vectors_at(self, positions: Tensor) -> Tensor:
         """(..., D) unit vectors of the captions at some positions (...)."""
-        coordinates = self.coordinates[positions]
+        coordinates = self._stored.at(positions)
         return coordinates if self.axes is None else coordinates @ self.axes
 
     def cosines(self, queries: Tensor) -> Tensor:
@@ -222,7 +226,7 @@ class CaptionMemory:
                 f"this memory holds vectors of width {self.width}, the pictures' are of width "
                 f"{queries.shape[1]}: encode the memory with the captioner's own scorer"
             )
-        return self._along_axes(queries) @ self.coordinates.T
+        return self._stored.products(self._along_axes(queries))
 
     def _along_axes(self, vectors: Tensor) -> Tensor:
         return vectors if self.axes is None else vectors @ self.axes.T
@@ -272,11 +276,13 @@ class CaptionMemory:
                 record = beside.submit(MemoryRecord.read, folder, files_of(folder))  # while the rest is read
                 stored = load_file(folder / VECTORS_FILE)
                 bits = 4 if "nibbles" in stored else 8
-                vectors = unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"].float()
-                if vectors.ndim != 2:
-                    raise ValueError(f"expected vectors (N, D), found {tuple(vectors.shape)}")
-                texts = read_captions(folder, len(vectors))
-                vectors = vectors.div_(vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(device)
+                steps = unpacked(stored["nibbles"]) if bits == 4 else stored["vectors"]
+                if steps.ndim != 2 or steps.dtype != torch.int8:
+                    raise ValueError(
+                        f"expected vectors (N, D), int8, found {tuple(steps.shape)}, {steps.dtype}"
+                    )
+                texts = read_captions(folder, len(steps))
+                vectors = StoredVectors.of_steps("vectors", steps).to(device)
                 axes = stored["axes"].float().to(device) if "axes" in stored else None
                 frequencies = read_frequencies(folder, len(texts))
                 memory = cls(texts, vectors, frequencies, bits=bits, axes=axes)
@@ -360,12 +366,15 @@ class CaptionMemory:
             kept = [number for number, text in enumerate(self.texts) if holds(text)]
             if not kept:
                 raise BadSettings(f"none of the {len(self)} captions of the memory {asked}")
-            texts, coordinates = self.texts.select(kept), self.coordinates[kept]
+            texts, coordinates = self.texts.select(kept), self._stored.select(kept)
             self._part = key, self._alike(texts, coordinates, self.document_frequencies)
         return self._part[1]
 
     def _alike(
-        self, texts: Sequence[str], coordinates: Tensor, frequencies: DocumentFrequencies | None = None
+        self,
+        texts: Sequence[str],
+        coordinates: Tensor | StoredVectors,
+        frequencies: DocumentFrequencies | None = None,
     ) -> CaptionMemory:
         """A memory of other captions, in the same subspace and by the same text tower."""
         memory = CaptionMemory(texts, coordinates, frequencies, bits=self.bits, axes=self.axes)
@@ -376,13 +385,3 @@ class CaptionMemory:
     def document_frequencies(self) -> DocumentFrequencies:
         """In how many of the captions each n-gram stands."""
         return DocumentFrequencies.of_texts(self.texts)
-
-
-def _require_unit(what: str, vectors: Tensor) -> None:
-    broken = ~are_unit(vectors)
-    if bool(broken.any()):
-        is_finite = bool(torch.isfinite(vectors[broken]).all())
-        raise BadSettings(
-            f"a memory needs {what} of length one; found {int(broken.sum())} of {len(vectors)} "
-            + ("of another length" if is_finite else "that hold NaN or infinity")
-        )
