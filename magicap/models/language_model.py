@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
 from magicap.models.finite import require_finite, require_unit
 from magicap.models.gpt2 import Gpt2Blocks
+from magicap.models.language_files import kind_of, read_language_model, run_in_full
 from magicap.models.loading import explain_loading_errors, no_loading_bar
+from magicap.models.plain_gpt2 import Gpt2Folder
+from magicap.models.plain_tokenizer import PlainTokenizer
 from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
@@ -34,6 +38,7 @@ PAD_TOKEN = "<-pad->"
 END_TOKEN = "<|endoftext|>"
 
 _log = logging.getLogger(__name__)
+_building = threading.Lock()
 
 
 class LanguageModel:
@@ -52,17 +57,22 @@ class LanguageModel:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | Gpt2Folder,
+        tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
         soft_prompt: SoftPrompt | None = None,
     ) -> None:
         """
+        Args:
+            model: transformers' own, or what :attr:`model` is to be made of when it is asked for.
+            tokenizer: the same.
+
         Raises:
             BadModel: no end token, or a model that does not work as GPT-2 does.
         """
-        self.model: Any = model.eval()
+        self._unbuilt = model if isinstance(model, Gpt2Folder) else None
+        self._network: Any = model.model if isinstance(model, Gpt2Folder) else model.eval()
         self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
-        self.tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
         self.soft_prompt = soft_prompt
         self._add_missing_tokens()
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
@@ -70,7 +80,7 @@ class LanguageModel:
         self.end_id = self._find_end_id()
         self.max_new_tokens = self._find_room()
         if soft_prompt is not None:
-            soft_prompt.require_width(self.model.get_input_embeddings().weight.shape[1])
+            soft_prompt.require_width(int(self._network.get_input_embeddings().weight.shape[1]))
         self._special_ids = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
         self._confirm()
 
@@ -94,20 +104,35 @@ class LanguageModel:
             BadModel: not a causal language model of the GPT-2 kind, incomplete, with broken weights, or an
                 unsafe pickle.
         """
-        with explain_loading_errors("language model", str(source)), no_loading_bar():
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            commit = revision or "main"
-            tokenizer = AutoTokenizer.from_pretrained(str(source), revision=commit)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(source), revision=commit, dtype=dtype, weights_only=True, output_loading_info=True
-            )
-            model, info = loaded
-            if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
-                raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(missing[:5])}")
-            require_finite(model, f"language model {str(source)!r}")
+        with explain_loading_errors("language model", str(source)):
+            model, tokenizer = read_language_model(source, {START_TOKEN, PAD_TOKEN}, dtype, revision)
+            network = model.model if isinstance(model, Gpt2Folder) else model
+            require_finite(network, f"language model {str(source)!r}")
             prompt = SoftPrompt.from_pretrained(source) if (Path(source) / PROMPT_FILE).is_file() else None
-            return cls(model.to(device), tokenizer, prompt and prompt.to(device, dtype))
+            network.to(device)
+            return cls(model, tokenizer, prompt and prompt.to(device, dtype))
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; one that was loaded without transformers is built when first asked for."""
+        if self._unbuilt is not None:
+            with _building:
+                if self._unbuilt is not None:
+                    self._network, self._unbuilt = self._unbuilt.whole(), None
+        return self._network
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer, built in the same way."""
+        if isinstance(self._tokenizer, PlainTokenizer):
+            self._tokenizer = self._tokenizer.whole()
+        return self._tokenizer
+
+    @property
+    def network(self) -> nn.Module:
+        """What it computes with: :attr:`model`, or what stands for it while nobody has asked for that."""
+        network: nn.Module = self._network
+        return network
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write model (safetensors), prompt and tokenizer into a folder, in ``dtype`` where given."""
@@ -138,13 +163,19 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
+        device: torch.device = self._network.device
         return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        dtype: torch.dtype = self._network.dtype
+        return dtype
 
     @property
     def vocabulary_size(self) -> int:
         """V, how many tokens the output head tells apart."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return int(self._network.get_output_embeddings().weight.shape[0])
 
     @torch.inference_mode()
     def start(self, prompts: Tensor | None = None) -> Prefixes:
@@ -165,7 +196,7 @@ class LanguageModel:
         Raises:
             BrokenNumbers: a row's are not finite.
         """
-        head: Any = self.model.get_output_embeddings()
+        head: Any = self._network.get_output_embeddings()
         probabilities = torch.softmax(head(last).float(), dim=-1)
         if bool(probabilities[:, 0].isnan().any()):  # one of a row that is NaN makes all of it so
             raise BrokenNumbers("expected finite logits of the language model, found NaN or infinity")
@@ -227,19 +258,19 @@ class LanguageModel:
         if not len(batch):
             return []
         words = [[int(i) for i in ids if int(i) not in self._special_ids] for ids in batch]
-        texts: list[str] = self.tokenizer.batch_decode(words, clean_up_tokenization_spaces=False)
+        texts: list[str] = self._tokenizer.batch_decode(words, clean_up_tokenization_spaces=False)
         return texts
 
     def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of whole captions, between the start and the end token."""
-        fast: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        fast: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if not captions:
             rows = []
         elif fast is not None and fast.truncation is None and fast.padding is None:
             # The same ids without masks and offsets, which take most of the time.
             rows = [row.ids for row in fast.encode_batch_fast(list(captions), add_special_tokens=False)]
         else:
-            rows = self.tokenizer(list(captions), add_special_tokens=False).input_ids
+            rows = self._tokenizer(list(captions), add_special_tokens=False).input_ids
         return [[self.start_id, *ids, self.end_id] for ids in rows]
 
     def partial_texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
@@ -278,7 +309,7 @@ class LanguageModel:
             cache: of the P columns before, which takes up theirs.
             prompts: (B, D) of :attr:`soft_prompt`, added to each row's embeddings.
         """
-        embeddings = self.model.get_input_embeddings()(ids)
+        embeddings = self._network.get_input_embeddings()(ids)
         if prompts is not None:
             embeddings = embeddings + prompts[:, None].to(embeddings)
         mask = None
@@ -287,7 +318,7 @@ class LanguageModel:
             mask = torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill_(~visible, least)
         if self._blocks is not None:
             return self._blocks(embeddings, position, mask, cache)
-        output: Any = self.model.base_model(
+        output: Any = self._network.base_model(
             inputs_embeds=embeddings,
             past_key_values=cache,
             position_ids=torch.full_like(ids, position),
@@ -316,24 +347,24 @@ class LanguageModel:
     @property
     def _blocks(self) -> Gpt2Blocks | None:
         """A step of our own, where the model is a plain GPT-2."""
-        if self._blocks_of is None or self._blocks_of[0] is not self.model:
-            self._blocks_of = self.model, Gpt2Blocks.of(self.model)
+        if self._blocks_of is None or self._blocks_of[0] is not self._network:
+            self._blocks_of = self._network, Gpt2Blocks.of(self._network)
         return self._blocks_of[1]
 
     def _add_missing_tokens(self) -> None:
-        vocabulary = self.tokenizer.get_vocab()
+        vocabulary = self._tokenizer.get_vocab()
         missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in vocabulary]
         if missing:
-            self.tokenizer.add_tokens(missing)
+            self._tokenizer.add_tokens(missing)
             _log.warning("the language model's tokenizer lacked %s; added, untrained", " and ".join(missing))
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > rows:
-            self.model.resize_token_embeddings(len(self.tokenizer))
+        rows = self._network.get_input_embeddings().weight.shape[0]
+        if len(self._tokenizer) > rows:
+            self._network.resize_token_embeddings(len(self._tokenizer))
 
     def _find_end_id(self) -> int:
-        end = self.tokenizer.eos_token_id
+        end = self._tokenizer.eos_token_id
         if end is None:
-            end = self.tokenizer.get_vocab().get(END_TOKEN)
+            end = self._tokenizer.get_vocab().get(END_TOKEN)
         if end is None:
             raise BadModel(
                 f"the language model's tokenizer has no end token; expected an eos_token or {END_TOKEN!r}"
@@ -341,12 +372,9 @@ class LanguageModel:
         return int(end)
 
     def _find_room(self) -> int:
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        positions = getattr(self._network.config, "max_position_embeddings", None)
         if not isinstance(positions, int):
-            raise BadModel(
-                "expected a language model with a fixed number of positions, "
-                f"found {type(self.model).__name__}"
-            )
+            raise BadModel(f"expected a language model with a fixed number of positions, found {kind}")
         return positions - 1
 
     @torch.inference_mode()
@@ -356,26 +384,24 @@ class LanguageModel:
         Raises:
             BadModel: they disagree, so captions would silently be wrong.
         """
+        kind = kind_of(self._network)
         token = torch.tensor([[self.end_id, self.start_id]], device=self.device)
         try:
             prefixes = self.choose(self.extend(self.start(), token), torch.tensor([1], device=self.device))
-            mask = torch.ones_like(prefixes.ids)
-            output: Any = self.model(prefixes.ids, attention_mask=mask)
-            # Not by output_hidden_states: transformers keeps hooks for it, with which no model pickles.
-            states: Any = self.model.base_model(prefixes.ids, attention_mask=mask).last_hidden_state
+            states, logits = run_in_full(self._network, prefixes.ids)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise BadModel(f"{type(self.model).__name__} does not work as GPT-2 does: {error}") from error
-        require_unit(prefixes.hidden, f"hidden states of the {type(self.model).__name__}")
+            raise BadModel(f"{kind} does not work as GPT-2 does: {error}") from error
+        require_unit(prefixes.hidden, f"hidden states of the {kind}")
         hidden = F.normalize(states.float(), dim=-1)
-        probabilities = torch.softmax(output.logits[:, -1].float(), dim=-1)
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2
+        probabilities = torch.softmax(logits[:, -1].float(), dim=-1)
+        tolerance = 1e-3 if self._network.dtype == torch.float32 else 5e-2
         wrong = max(
             (hidden - prefixes.hidden).abs().max(),
             (probabilities - self.probabilities(prefixes.last)).abs().max(),
         )
         if not wrong <= tolerance:
             raise BadModel(
-                f"{type(self.model).__name__} does not work as GPT-2 does (its own output differs by "
+                f"{kind} does not work as GPT-2 does (its own output differs by "
                 f"{wrong:.1e}); use a causal language model of the GPT-2 kind"
             )
 
