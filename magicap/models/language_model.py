@@ -374,6 +374,7 @@ class LanguageModel:
     def _find_room(self) -> int:
         positions = getattr(self._network.config, "max_position_embeddings", None)
         if not isinstance(positions, int):
+            kind = kind_of(self._network)
             raise BadModel(f"expected a language model with a fixed number of positions, found {kind}")
         return positions - 1
 

@@ -36,7 +36,6 @@ _PREPROCESS = {
     "mode": ("RGB",),
     "interpolation": ("bicubic", "bilinear"),
     "resize_mode": ("shortest", "longest", "squash"),
-    "fill_color": (0,),
 }
 """What a plain ``preprocess_cfg`` may say."""
 
@@ -249,7 +248,7 @@ def read_config(path: Path) -> Any:
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a plain scorer as open_clip states it once the model is made."""
-    preprocess = config["preprocess_cfg"]
+    preprocess = {"fill_color": 0, **config["preprocess_cfg"]}
     order = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
     return {
         "model_cfg": config["model_cfg"],
@@ -276,9 +275,10 @@ def as_open_clip(plain: PlainClip, config: dict[str, Any]) -> nn.Module:
 
 def _is_plain_preprocess(preprocess: dict[str, Any]) -> bool:
     """Whether a ``preprocess_cfg`` says all, and nothing that open_clip might refuse."""
-    if preprocess.keys() != {*_PREPROCESS, "size", "mean", "std"}:
+    if preprocess.keys() - {"fill_color"} != {*_PREPROCESS, "size", "mean", "std"}:
         return False
-    if preprocess["size"] not in (_SIDE, [_SIDE, _SIDE]) or type(preprocess["fill_color"]) is not int:
+    fill = preprocess.get("fill_color", 0)
+    if preprocess["size"] not in (_SIDE, [_SIDE, _SIDE]) or type(fill) is not int or fill != 0:
         return False
     channels = (preprocess["mean"], preprocess["std"])
     return all(preprocess[name] in values for name, values in _PREPROCESS.items()) and all(

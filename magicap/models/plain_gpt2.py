@@ -40,7 +40,15 @@ _ONLY = {
 }
 """What a configuration says, where it says anything of it, of a GPT-2 that this file can hold."""
 
-_UNUSUAL = ("quantization_config", "auto_map", "attn_implementation", "_attn_implementation")
+_WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout"), (float,)),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), (int, type(None))),
+    **dict.fromkeys(("dtype", "torch_dtype", "transformers_version", "summary_type"), (str,)),
+    **dict.fromkeys(("use_cache", "summary_proj_to_labels", "summary_use_proj"), (bool,)),
+    "initializer_range": (float,),
+    "summary_activation": (type(None),),
+}
+"""Other settings and their types, which change nothing that is computed; dropout is for training."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class Gpt2Shape:
             return None
         if any(config.get(name, value) != value for name, value in _ONLY.items()):
             return None
-        if any(config.get(name) is not None for name in _UNUSUAL):
+        others = config.keys() - cls.__dataclass_fields__.keys() - _ONLY.keys()
+        if not all(_is_without_effect(name, config[name]) for name in others):
             return None
         shape = cls(**{name: config[name] for name in cls.__dataclass_fields__ if name in config})
         sizes = (shape.vocab_size, shape.n_positions, shape.n_embd, shape.n_layer, shape.n_head)
@@ -94,6 +103,11 @@ class Gpt2Shape:
     def inner(self) -> int:
         """Width inside the feed-forward layers."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+
+def _is_without_effect(name: str, value: Any) -> bool:
+    usual = type(value) in _WITHOUT_EFFECT.get(name, ())
+    return usual and (not name.endswith(("drop", "dropout")) or 0 <= value <= 1)
 
 
 class Conv1D(nn.Module):
@@ -212,11 +226,12 @@ class Gpt2Folder:
         try:
             names = [n for n in (CONFIG_FILE, GENERATION_FILE) if n == CONFIG_FILE or (folder / n).exists()]
             files = {name: read_text(folder / name) for name in names}
-            shape = Gpt2Shape.of(json.loads(files[CONFIG_FILE]))
+            configs = {name: json.loads(text) for name, text in files.items()}
+            shape = Gpt2Shape.of(configs[CONFIG_FILE])
             weights = load_file(folder / WEIGHTS_FILE) if shape else {}
         except (OSError, ValueError, TypeError, RecursionError, MemoryError, SafetensorError):
             return None
-        if shape is None:
+        if shape is None or not isinstance(configs.get(GENERATION_FILE, {}), dict):
             return None
         with torch.device("meta"):  # which spends nothing on random weights
             model = PlainGpt2(shape)

@@ -26,6 +26,15 @@ TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer_config.json"
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PLAIN_KINDS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_GPT2 = "GPT2Tokenizer"
+_GPT2_SETTINGS = {"add_prefix_space": False, "errors": "replace"}
+_GPT2_NAMED = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+"""What transformers takes these to be where settings do not say."""
+
+_GPT2_MODEL = {"type": "BPE", "dropout": None, "unk_token": None} | dict.fromkeys(
+    ("fuse_unk", "byte_fallback", "ignore_merges"), False
+)
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _WITHOUT_EFFECT = {
     "backend",
     "clean_up_tokenization_spaces",
@@ -73,14 +82,15 @@ class PlainTokenizer:
             files = {
                 name: read_text(folder / name, LARGEST_MODEL_TEXT) for name in (TOKENIZER_FILE, SETTINGS_FILE)
             }
-            settings = json.loads(files[SETTINGS_FILE])
+            settings = _settings(json.loads(files[SETTINGS_FILE]), files[TOKENIZER_FILE])
             backend = Tokenizer.from_str(files[TOKENIZER_FILE])
         except Exception:  # tokenizers raises no narrower kind
             return None
         named = _named_tokens(settings, backend)
-        if named is None or backend.padding is not None:
+        if named is None or not _is_usual(backend, named):
             return None
-        backend.no_truncation()  # transformers too cuts texts only where a call asks for it
+        backend.no_truncation()  # transformers too cuts and pads only where a call asks for it
+        backend.no_padding()
         return cls(backend, named, str(folder), files)
 
     def whole(self) -> PreTrainedTokenizerBase:
@@ -154,7 +164,39 @@ class PlainTokenizer:
     @cached_property
     def _cutting(self) -> Tokenizer:
         """Another tokenizer of the same file: cutting is a state of it."""
-        return Tokenizer.from_str(self.files[TOKENIZER_FILE])
+        cutting: Tokenizer = Tokenizer.from_str(self.files[TOKENIZER_FILE])
+        cutting.no_truncation()
+        cutting.no_padding()
+        return cutting
+
+
+def _settings(settings: Any, tokenizer: str) -> Any:
+    """Settings of a GPT-2 tokenizer as those of the general kind, where its file describes what that does."""
+    if not isinstance(settings, dict) or settings.get("tokenizer_class") != _GPT2:
+        return settings
+    parts = json.loads(tokenizer)
+    model, before, after = parts["model"], parts["pre_tokenizer"], parts["post_processor"] or {}
+    usual = (
+        all(settings.get(name, value) == value for name, value in _GPT2_SETTINGS.items())
+        and all(model[name] == value for name, value in _GPT2_MODEL.items())
+        and not model["continuing_subword_prefix"]
+        and not model["end_of_word_suffix"]
+        and all(before[name] == value for name, value in _BYTE_LEVEL.items())
+        and parts["decoder"]["type"] == "ByteLevel"
+        and parts["normalizer"] is None
+        and not after.get("special_tokens")
+    )
+    if not usual:
+        return None
+    general = {name: value for name, value in settings.items() if name not in _GPT2_SETTINGS}
+    return {**_GPT2_NAMED, **general, "tokenizer_class": _PLAIN_KINDS[0]}
+
+
+def _is_usual(backend: Tokenizer, named: dict[str, str]) -> bool:
+    """Whether a tokenizer that was saved while it cut or padded did so on the right, by its pad token."""
+    cut, pad = backend.truncation or {}, backend.padding or {}
+    sides = {cut.get("direction", "right"), pad.get("direction", "right")}
+    return sides == {"right"} and pad.get("pad_token", named.get("pad_token")) == named.get("pad_token")
 
 
 def _named_tokens(settings: Any, backend: Tokenizer) -> dict[str, str] | None:

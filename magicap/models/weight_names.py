@@ -54,6 +54,7 @@ def fits(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
 def table(rows: int, width: int) -> nn.Embedding:
     """An embedding whose weights are still to be read.
 
-    Its random ones would take time, most of all on the meta device, where torch imports its compiler for them.
+    Its random ones would take time, most of all on the meta device, for which torch imports its compiler.
     """
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    return empty
