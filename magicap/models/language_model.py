@@ -45,8 +45,9 @@ class LanguageModel:
     """A transformers causal language model with its tokenizer.
 
     Attributes:
-        model: a ``transformers`` model, e.g. ``GPT2LMHeadModel``.
-        tokenizer: its tokenizer.
+        model: a ``transformers`` model, e.g. ``GPT2LMHeadModel``, built when it is first asked for where
+            the folder could be read without transformers.
+        tokenizer: its tokenizer, in the same way.
         start_id, pad_id, end_id: ids of the start, pad and end token.
         max_new_tokens: how many tokens fit behind the start token.
         soft_prompt: by which it can be conditioned on a picture; None: it cannot.

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magicap.models.class_vector import attach_class_vector, class_vector_of
+from magicap.models.loading import import_open_clip
 from magicap.models.weight_names import fits, table
 from magicap.reading import read_text
 
@@ -261,9 +262,11 @@ def as_open_clip(plain: PlainClip, config: dict[str, Any]) -> nn.Module:
 
     Args:
         config: ``model_cfg`` and ``preprocess_cfg``.
-    """
-    import open_clip
 
+    Raises:
+        MissingPackage: torchvision, which open_clip needs, is broken.
+    """
+    open_clip = import_open_clip()
     with torch.random.fork_rng(devices=[]):  # its random weights are not kept
         whole: Any = open_clip.CLIP(**copy.deepcopy(config["model_cfg"])).to(plain.logit_scale.device)
     open_clip.set_model_preprocess_cfg(whole, config["preprocess_cfg"])

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magicap.models.gpt2 import ACTIVATIONS
+from magicap.models.loading import explain_loading_errors
 from magicap.models.weight_names import fits, table
 from magicap.reading import read_text
 
@@ -249,7 +250,8 @@ class Gpt2Folder:
 
     def whole(self) -> PreTrainedModel:
         """Transformers' own model, of the very same parameters."""
-        from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+        with explain_loading_errors("language model", self.source):
+            from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
         config: Any = GPT2Config.from_dict(json.loads(self.files[CONFIG_FILE]))
         config._name_or_path, config.dtype = self.source, self.model.dtype

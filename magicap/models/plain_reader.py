@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from magicap.models.loading import import_open_clip
 from magicap.models.plain_tokenizer import PlainTokenizer
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class PlainReader:
 
     def whole(self) -> HFTokenizer:
         """Open_clip's own."""
+        import_open_clip()
         from open_clip.tokenizer import HFTokenizer
 
         with self.tokenizer.unpacked() as folder:

@@ -32,6 +32,7 @@ from magicap.models.class_vector import (
 from magicap.models.fingerprint import fingerprint, fingerprint_of_weights
 from magicap.models.finite import are_unit, broken_image, require_unit
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
+from magicap.models.loading import import_open_clip
 from magicap.models.pinned import LOCAL_DIR
 from magicap.models.plain_clip import PlainClip, as_open_clip
 from magicap.models.plain_reader import PlainReader, is_clean
@@ -180,6 +181,7 @@ class ImageTextScorer:
     def preprocess(self) -> Callable[[Image], Tensor]:
         """An RGB picture to the tensor (3, H, W) the model expects, by open_clip itself."""
         if self._preprocess is None:
+            import_open_clip()
             from open_clip.transform import PreprocessCfg, image_transform_v2
 
             self._preprocess = image_transform_v2(

@@ -11,7 +11,7 @@ from torch import nn
 
 from magicap.models.class_vector import CLASS_VECTOR_FILE, attach_class_vector, load_class_vector
 from magicap.models.finite import require_finite
-from magicap.models.loading import explain_loading_errors
+from magicap.models.loading import explain_loading_errors, import_open_clip
 from magicap.models.pinned import LOCAL_DIR, at_commit, hub_file
 from magicap.models.plain_clip import plain_config, read_config, read_plain_clip
 from magicap.models.plain_reader import PlainReader
@@ -76,9 +76,7 @@ def _by_open_clip(
 ) -> ScorerParts:
     from PIL.Image import new as new_image
 
-    with explain_loading_errors("open_clip", "open_clip"):
-        import open_clip
-
+    open_clip = import_open_clip()
     name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
     trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
     title = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
