@@ -68,7 +68,9 @@ class ClipShape:
             return None
         plain = {"timm_model_pretrained": False, "timm_proj": "mlp", "image_size": _SIDE}
         named = {"timm_model_name", "timm_pool"}
-        if vision.keys() != plain.keys() | named or any(vision[name] != plain[name] for name in plain):
+        if vision.keys() != plain.keys() | named or any(
+            repr(vision[name]) != repr(plain[name]) for name in plain
+        ):
             return None
         sizes = {"context_length", "vocab_size", "width", "heads", "layers"}
         may = {"pool_type", "eos_id", "hf_tokenizer_name"}
@@ -281,7 +283,11 @@ def _is_plain_preprocess(preprocess: dict[str, Any]) -> bool:
     if preprocess.keys() - {"fill_color"} != {*_PREPROCESS, "size", "mean", "std"}:
         return False
     fill = preprocess.get("fill_color", 0)
-    if preprocess["size"] not in (_SIDE, [_SIDE, _SIDE]) or type(fill) is not int or fill != 0:
+    if (
+        repr(preprocess["size"]) not in (f"{_SIDE}", f"[{_SIDE}, {_SIDE}]")
+        or type(fill) is not int
+        or fill != 0
+    ):
         return False
     channels = (preprocess["mean"], preprocess["std"])
     return all(preprocess[name] in values for name, values in _PREPROCESS.items()) and all(

@@ -51,6 +51,15 @@ _WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
 }
 """Other settings and their types, which change nothing that is computed; dropout is for training."""
 
+_GENERATION: dict[str, tuple[type, ...]] = {
+    **{name: types for name, types in _WITHOUT_EFFECT.items() if name.endswith("token_id")},
+    **dict.fromkeys(
+        ("_from_model_config", "output_attentions", "output_hidden_states", "use_cache"), (bool,)
+    ),
+    "transformers_version": (str,),
+}
+"""The same of a ``generation_config.json``."""
+
 
 @dataclass(frozen=True)
 class Gpt2Shape:
@@ -79,7 +88,8 @@ class Gpt2Shape:
         """The shape that a ``config.json`` describes; None where that is no plain GPT-2."""
         if not isinstance(config, dict) or "model_type" not in config or "architectures" not in config:
             return None
-        if any(config.get(name, value) != value for name, value in _ONLY.items()):
+        # By their forms, as 0 is False to Python, but not to transformers.
+        if any(repr(config.get(name, value)) != repr(value) for name, value in _ONLY.items()):
             return None
         others = config.keys() - cls.__dataclass_fields__.keys() - _ONLY.keys()
         if not all(_is_without_effect(name, config[name]) for name in others):
@@ -109,6 +119,13 @@ class Gpt2Shape:
 def _is_without_effect(name: str, value: Any) -> bool:
     usual = type(value) in _WITHOUT_EFFECT.get(name, ())
     return usual and (not name.endswith(("drop", "dropout")) or 0 <= value <= 1)
+
+
+def _is_plain_generation(config: Any) -> bool:
+    """Whether a ``generation_config.json`` is one that transformers makes of a model's own configuration."""
+    return isinstance(config, dict) and all(
+        type(value) in _GENERATION.get(name, ()) and value != -1 for name, value in config.items()
+    )
 
 
 class Conv1D(nn.Module):
@@ -232,7 +249,7 @@ class Gpt2Folder:
             weights = load_file(folder / WEIGHTS_FILE) if shape else {}
         except (OSError, ValueError, TypeError, RecursionError, MemoryError, SafetensorError):
             return None
-        if shape is None or not isinstance(configs.get(GENERATION_FILE, {}), dict):
+        if shape is None or not _is_plain_generation(configs.get(GENERATION_FILE, {})):
             return None
         with torch.device("meta"):  # which spends nothing on random weights
             model = PlainGpt2(shape)

@@ -35,20 +35,13 @@ _GPT2_MODEL = {"type": "BPE", "dropout": None, "unk_token": None} | dict.fromkey
     ("fuse_unk", "byte_fallback", "ignore_merges"), False
 )
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-_WITHOUT_EFFECT = {
-    "backend",
-    "clean_up_tokenization_spaces",
-    "is_local",
-    "local_files_only",
-    "max_length",
-    "model_max_length",
-    "pad_to_multiple_of",
-    "pad_token_type_id",
-    "stride",
-    "tokenizer_class",
-    "truncation_strategy",
+_WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("backend", "tokenizer_class", "truncation_strategy"), (str,)),
+    **dict.fromkeys(("clean_up_tokenization_spaces", "is_local", "local_files_only"), (bool,)),
+    **dict.fromkeys(("max_length", "model_max_length", "pad_token_type_id", "stride"), (int,)),
+    "pad_to_multiple_of": (int, type(None)),
 }
-"""Settings that change no id of a text alone, nor what ids are decoded to as this package asks for it."""
+"""Settings and their types that change no id of a text, nor what ids are decoded to as is done here."""
 
 _SIDES = {"padding_side": "right", "truncation_side": "right"}
 _OTHER_FILES = ("added_tokens.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -177,7 +170,7 @@ def _settings(settings: Any, tokenizer: str) -> Any:
     parts = json.loads(tokenizer)
     model, before, after = parts["model"], parts["pre_tokenizer"], parts["post_processor"] or {}
     usual = (
-        all(settings.get(name, value) == value for name, value in _GPT2_SETTINGS.items())
+        all(repr(settings.get(name, value)) == repr(value) for name, value in _GPT2_SETTINGS.items())
         and all(model[name] == value for name, value in _GPT2_MODEL.items())
         and not model["continuing_subword_prefix"]
         and not model["end_of_word_suffix"]
@@ -203,7 +196,8 @@ def _named_tokens(settings: Any, backend: Tokenizer) -> dict[str, str] | None:
     """The special tokens that settings name; None where settings or tokens are not plain."""
     if not isinstance(settings, dict) or settings.get("tokenizer_class") not in _PLAIN_KINDS:
         return None
-    if settings.keys() - _WITHOUT_EFFECT - _SIDES.keys() - set(_NAMED):
+    others = settings.keys() - _SIDES.keys() - set(_NAMED)
+    if any(type(settings[name]) not in _WITHOUT_EFFECT.get(name, ()) for name in others):
         return None
     if any(settings.get(name, side) != side for name, side in _SIDES.items()):
         return None

@@ -86,6 +86,7 @@ def test_a_plain_model_read_from_a_folder_equals_that_of_transformers(tmp_path_f
     [
         {"tie_word_embeddings": False},
         {"add_cross_attention": True},
+        {"add_cross_attention": 0},
         {"reorder_and_upcast_attn": True},
         {"activation_function": "silu"},
         {"attn_pdrop": 3.0},
