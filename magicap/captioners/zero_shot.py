@@ -114,7 +114,7 @@ class Captioner(BaseCaptioner[Any]):
                 f"and {scorer.device}"
             )
         if memory is not None:
-            memory.require_encoded_by(scorer)
+            memory.require_encoded_by(scorer.to_read())
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Any = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
@@ -204,7 +204,7 @@ class Captioner(BaseCaptioner[Any]):
     @cached_property
     def _models(self) -> str:
         soft_prompt = self.language_model.soft_prompt
-        models = [self.language_model.model, self.scorer.model]
+        models = [self.language_model.network, self.scorer.network]
         return fingerprint(*models, *([soft_prompt] if soft_prompt else []))
 
     def save_pretrained(
@@ -232,15 +232,15 @@ class Captioner(BaseCaptioner[Any]):
         decoding = to_dict(self.decoding, DECODINGS)
         stored = None if dtype is None else as_dtype(dtype)
         if fine_grained is not None:
-            require_made_for(fine_grained, weights_fingerprint(self.scorer.model, stored))
+            require_made_for(fine_grained, weights_fingerprint(self.scorer.network, stored))
             self._fine_grained = Path(fine_grained)
         digest = None
         with put_folder_in_place(folder, _IN_FOLDER) as new:
             self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
             self.scorer.save_pretrained(new / SCORER, dtype=stored)
             if self.memory is not None:
-                self.memory.require_encoded_by(self.scorer)
-                text_tower = text_fingerprint(as_stored(self.scorer.model, stored))
+                self.memory.require_encoded_by(self.scorer.to_read())
+                text_tower = text_fingerprint(as_stored(self.scorer.network, stored))
                 digest = self.memory.save_pretrained(new / MEMORY, text_tower=text_tower)
             if self._fine_grained is not None:
                 _copy_fine_grained(self._fine_grained, new / FINE_GRAINED)
@@ -255,8 +255,8 @@ class Captioner(BaseCaptioner[Any]):
         """The parts that were written into a folder, by name."""
         language_model, scorer = self.language_model, self.scorer
         parts = {
-            LANGUAGE_MODEL: Part(LANGUAGE_MODEL, weights_fingerprint(language_model.model, dtype)),
-            SCORER: Part(SCORER, weights_fingerprint(scorer.model, dtype)),
+            LANGUAGE_MODEL: Part(LANGUAGE_MODEL, weights_fingerprint(language_model.network, dtype)),
+            SCORER: Part(SCORER, weights_fingerprint(scorer.network, dtype)),
         }
         if language_model.soft_prompt is not None:
             digits = weights_fingerprint(language_model.soft_prompt, dtype)
@@ -342,7 +342,7 @@ class Captioner(BaseCaptioner[Any]):
 
     @cached_property
     def _in_float32(self) -> Self | None:
-        if self.scorer.dtype == self.language_model.model.dtype == torch.float32:
+        if self.scorer.dtype == self.language_model.dtype == torch.float32:
             return None
         scorer, language_model = copy.deepcopy(self.scorer), copy.deepcopy(self.language_model)
         scorer.model.float()

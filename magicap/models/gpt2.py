@@ -22,7 +22,7 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "gelu": F.gelu,
@@ -33,7 +33,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Gpt2Blocks:
-    """A view on the blocks of a ``GPT2LMHeadModel``; owns no weights."""
+    """A view on the blocks of a ``GPT2LMHeadModel`` or a :class:`PlainGpt2`; owns no weights."""
 
     transformer: Any
     """The module that holds positions and blocks."""
@@ -47,8 +47,8 @@ class Gpt2Blocks:
     def of(cls, model: nn.Module) -> Gpt2Blocks | None:
         """The blocks of a model, or None where it is no plain GPT-2."""
         config: Any = getattr(model, "config", None)
-        activation = _ACTIVATIONS.get(str(getattr(config, "activation_function", "")))
-        if type(model).__name__ != "GPT2LMHeadModel" or activation is None:
+        activation = ACTIVATIONS.get(str(getattr(config, "activation_function", "")))
+        if type(model).__name__ not in ("GPT2LMHeadModel", "PlainGpt2") or activation is None:
             return None
         blocks = getattr(getattr(model, "transformer", None), "h", ())
         plain = all(

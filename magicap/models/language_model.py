@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from magicap.arrays import BoolArray, IntArray
+from magicap.arrays import IntArray
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
 from magicap.models.finite import require_finite, require_unit
 from magicap.models.gpt2 import Gpt2Blocks
+from magicap.models.language_files import kind_of, read_language_model, run_in_full
 from magicap.models.loading import explain_loading_errors, no_loading_bar
+from magicap.models.plain_gpt2 import Gpt2Folder
+from magicap.models.plain_tokenizer import PlainTokenizer
 from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
 from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
 from magicap.models.topk import topk
-from magicap.packed_texts import PackedTexts, Vocabulary, WordExpansion, replace_runs, sums_of_runs
+from magicap.models.word_tokens import WordTokens, splits_at_spaces
+from magicap.packed_texts import PackedTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,14 +43,16 @@ PAD_TOKEN = "<-pad->"
 END_TOKEN = "<|endoftext|>"
 
 _log = logging.getLogger(__name__)
+_building = threading.Lock()
 
 
 class LanguageModel:
     """A transformers causal language model with its tokenizer.
 
     Attributes:
-        model: a ``transformers`` model, e.g. ``GPT2LMHeadModel``.
-        tokenizer: its tokenizer.
+        model: a ``transformers`` model, e.g. ``GPT2LMHeadModel``, built when it is first asked for where
+            the folder could be read without transformers.
+        tokenizer: its tokenizer, in the same way.
         start_id, pad_id, end_id: ids of the start, pad and end token.
         max_new_tokens: how many tokens fit behind the start token.
         soft_prompt: by which it can be conditioned on a picture; None: it cannot.
@@ -57,18 +63,24 @@ class LanguageModel:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | Gpt2Folder,
+        tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
         soft_prompt: SoftPrompt | None = None,
     ) -> None:
         """
+        Args:
+            model: transformers' own, or what :attr:`model` is to be made of when it is asked for.
+            tokenizer: the same.
+
         Raises:
             BadModel: no end token, or a model that does not work as GPT-2 does.
         """
-        self.model: Any = model.eval()
+        self._unbuilt = model if isinstance(model, Gpt2Folder) else None
+        self._network: Any = model.model if isinstance(model, Gpt2Folder) else model.eval()
         self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
-        self._word_tokens: tuple[Vocabulary, WordExpansion, BoolArray] | None = None
-        self.tokenizer = tokenizer
+        self._word_tokens: WordTokens | None = None
+        self._splits_at_spaces = splits_at_spaces(getattr(tokenizer, "backend_tokenizer", None))
+        self._tokenizer: Any = tokenizer
         self.soft_prompt = soft_prompt
         self._add_missing_tokens()
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
@@ -76,7 +88,7 @@ class LanguageModel:
         self.end_id = self._find_end_id()
         self.max_new_tokens = self._find_room()
         if soft_prompt is not None:
-            soft_prompt.require_width(self.model.get_input_embeddings().weight.shape[1])
+            soft_prompt.require_width(int(self._network.get_input_embeddings().weight.shape[1]))
         self._special_ids = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
         self._confirm()
 
@@ -100,20 +112,35 @@ class LanguageModel:
             BadModel: not a causal language model of the GPT-2 kind, incomplete, with broken weights, or an
                 unsafe pickle.
         """
-        with explain_loading_errors("language model", str(source)), no_loading_bar():
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            commit = revision or "main"
-            tokenizer = AutoTokenizer.from_pretrained(str(source), revision=commit)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(source), revision=commit, dtype=dtype, weights_only=True, output_loading_info=True
-            )
-            model, info = loaded
-            if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
-                raise BadModel(f"the weights of language model {str(source)!r} lack {', '.join(missing[:5])}")
-            require_finite(model, f"language model {str(source)!r}")
+        with explain_loading_errors("language model", str(source)):
+            model, tokenizer = read_language_model(source, {START_TOKEN, PAD_TOKEN}, dtype, revision)
+            network = model.model if isinstance(model, Gpt2Folder) else model
+            require_finite(network, f"language model {str(source)!r}")
             prompt = SoftPrompt.from_pretrained(source) if (Path(source) / PROMPT_FILE).is_file() else None
-            return cls(model.to(device), tokenizer, prompt and prompt.to(device, dtype))
+            network.to(device)
+            return cls(model, tokenizer, prompt and prompt.to(device, dtype))
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; one that was loaded without transformers is built when first asked for."""
+        if self._unbuilt is not None:
+            with _building:
+                if self._unbuilt is not None:
+                    self._network, self._unbuilt = self._unbuilt.whole(), None
+        return self._network
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer, built in the same way."""
+        if isinstance(self._tokenizer, PlainTokenizer):
+            self._tokenizer = self._tokenizer.whole()
+        return self._tokenizer
+
+    @property
+    def network(self) -> nn.Module:
+        """What it computes with: :attr:`model`, or what stands for it while nobody has asked for that."""
+        network: nn.Module = self._network
+        return network
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write model (safetensors), prompt and tokenizer into a folder, in ``dtype`` where given."""
@@ -144,13 +171,19 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
+        device: torch.device = self._network.device
         return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        dtype: torch.dtype = self._network.dtype
+        return dtype
 
     @property
     def vocabulary_size(self) -> int:
         """V, how many tokens the output head tells apart."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return int(self._network.get_output_embeddings().weight.shape[0])
 
     @torch.inference_mode()
     def start(self, prompts: Tensor | None = None) -> Prefixes:
@@ -170,7 +203,7 @@ class LanguageModel:
 
         A row whose numbers broke is NaN throughout.
         """
-        head: Any = self.model.get_output_embeddings()
+        head: Any = self._network.get_output_embeddings()
         return torch.softmax(head(last).float(), dim=-1)
 
     @torch.inference_mode()
@@ -246,7 +279,7 @@ class LanguageModel:
         if not len(batch):
             return []
         words = [[int(i) for i in ids if int(i) not in self._special_ids] for ids in batch]
-        texts: list[str] = self.tokenizer.batch_decode(words, clean_up_tokenization_spaces=False)
+        texts: list[str] = self._tokenizer.batch_decode(words, clean_up_tokenization_spaces=False)
         return texts
 
     def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
@@ -263,54 +296,21 @@ class LanguageModel:
             rows = self.encode_captions(captions)
             lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
             return np.array([token for ids in rows for token in ids], dtype=np.int64), lengths
-        words, V = captions.vocabulary.words, len(captions.vocabulary)
-        if self._word_tokens is None or self._word_tokens[0] is not captions.vocabulary:
-            whole = captions.vocabulary.where(lambda word: not word or not word.isprintable())
-            self._word_tokens = captions.vocabulary, WordExpansion(2 * V), whole
-        _, expansion, whole = self._word_tokens
-
-        def work_out(numbers: list[int]) -> list[list[int]]:
-            # the first V words begin a caption, the others stand behind a space
-            return self._encode([words[n] if n < V else f" {words[n - V]}" for n in numbers])
-
-        numbers = captions.numbers.astype(np.int64) + V
-        numbers[captions.starts[:-1]] -= V
-        tokens, counts = expansion.expand(numbers, work_out)
-        lengths = sums_of_runs(counts, captions.starts)
-        odd = np.flatnonzero(captions.any_word(whole)).tolist()
-        others = self._encode([captions[number] for number in odd])
-        tokens, lengths = replace_runs(tokens, lengths, dict(zip(odd, others, strict=True)))
-        lengths = lengths + 2
-        ends = np.cumsum(lengths)
-        framed = np.full(int(lengths.sum()), self.start_id, dtype=np.int64)
-        framed[ends - 1] = self.end_id
-        inside = np.ones(len(framed), dtype=bool)
-        inside[ends - 1] = inside[ends - lengths] = False
-        framed[inside] = tokens
-        return framed, lengths
+        known = self._word_tokens
+        if known is None or known.vocabulary is not captions.vocabulary:
+            self._word_tokens = known = WordTokens(captions.vocabulary)
+        return known.framed(captions, self._encode, self.start_id, self.end_id)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, without any special token."""
         if not texts:
             return []
-        fast: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        fast: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if fast is not None and fast.truncation is None and fast.padding is None:
             # The same ids without masks and offsets, which take most of the time.
             return [row.ids for row in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False).input_ids
         return ids
-
-    @cached_property
-    def _splits_at_spaces(self) -> bool:
-        """Whether the tokens of printable words behind single spaces are those of the text: GPT-2's BPE."""
-        fast: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        before: Any = None if fast is None else fast.pre_tokenizer
-        if type(before).__name__ != "ByteLevel" or before.add_prefix_space or not before.use_regex:
-            return False
-        added = fast.get_added_tokens_decoder().values()
-        return fast.normalizer is None and not any(
-            token.lstrip or token.rstrip or token.single_word or " " in token.content for token in added
-        )
 
     def partial_texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""
@@ -348,7 +348,7 @@ class LanguageModel:
             cache: of the P columns before, which takes up theirs.
             prompts: (B, D) of :attr:`soft_prompt`, added to each row's embeddings.
         """
-        embeddings = self.model.get_input_embeddings()(ids)
+        embeddings = self._network.get_input_embeddings()(ids)
         if prompts is not None:
             embeddings = embeddings + prompts[:, None].to(embeddings)
         mask = None
@@ -357,7 +357,7 @@ class LanguageModel:
             mask = torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill_(~visible, least)
         if self._blocks is not None:
             return self._blocks(embeddings, position, mask, cache)
-        output: Any = self.model.base_model(
+        output: Any = self._network.base_model(
             inputs_embeds=embeddings,
             past_key_values=cache,
             position_ids=torch.full_like(ids, position),
@@ -386,24 +386,24 @@ class LanguageModel:
     @property
     def _blocks(self) -> Gpt2Blocks | None:
         """A step of our own, where the model is a plain GPT-2."""
-        if self._blocks_of is None or self._blocks_of[0] is not self.model:
-            self._blocks_of = self.model, Gpt2Blocks.of(self.model)
+        if self._blocks_of is None or self._blocks_of[0] is not self._network:
+            self._blocks_of = self._network, Gpt2Blocks.of(self._network)
         return self._blocks_of[1]
 
     def _add_missing_tokens(self) -> None:
-        vocabulary = self.tokenizer.get_vocab()
+        vocabulary = self._tokenizer.get_vocab()
         missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in vocabulary]
         if missing:
-            self.tokenizer.add_tokens(missing)
+            self._tokenizer.add_tokens(missing)
             _log.warning("the language model's tokenizer lacked %s; added, untrained", " and ".join(missing))
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > rows:
-            self.model.resize_token_embeddings(len(self.tokenizer))
+        rows = self._network.get_input_embeddings().weight.shape[0]
+        if len(self._tokenizer) > rows:
+            self._network.resize_token_embeddings(len(self._tokenizer))
 
     def _find_end_id(self) -> int:
-        end = self.tokenizer.eos_token_id
+        end = self._tokenizer.eos_token_id
         if end is None:
-            end = self.tokenizer.get_vocab().get(END_TOKEN)
+            end = self._tokenizer.get_vocab().get(END_TOKEN)
         if end is None:
             raise BadModel(
                 f"the language model's tokenizer has no end token; expected an eos_token or {END_TOKEN!r}"
@@ -411,12 +411,10 @@ class LanguageModel:
         return int(end)
 
     def _find_room(self) -> int:
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        positions = getattr(self._network.config, "max_position_embeddings", None)
         if not isinstance(positions, int):
-            raise BadModel(
-                "expected a language model with a fixed number of positions, "
-                f"found {type(self.model).__name__}"
-            )
+            kind = kind_of(self._network)
+            raise BadModel(f"expected a language model with a fixed number of positions, found {kind}")
         return positions - 1
 
     @torch.inference_mode()
@@ -426,26 +424,24 @@ class LanguageModel:
         Raises:
             BadModel: they disagree, so captions would silently be wrong.
         """
+        kind = kind_of(self._network)
         token = torch.tensor([[self.end_id, self.start_id]], device=self.device)
         try:
             prefixes = self.choose(self.extend(self.start(), token), torch.tensor([1], device=self.device))
-            mask = torch.ones_like(prefixes.ids)
-            output: Any = self.model(prefixes.ids, attention_mask=mask)
-            # Not by output_hidden_states: transformers keeps hooks for it, with which no model pickles.
-            states: Any = self.model.base_model(prefixes.ids, attention_mask=mask).last_hidden_state
+            states, logits = run_in_full(self._network, prefixes.ids)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise BadModel(f"{type(self.model).__name__} does not work as GPT-2 does: {error}") from error
-        require_unit(prefixes.hidden, f"hidden states of the {type(self.model).__name__}")
+            raise BadModel(f"{kind} does not work as GPT-2 does: {error}") from error
+        require_unit(prefixes.hidden, f"hidden states of the {kind}")
         hidden = F.normalize(states.float(), dim=-1)
-        probabilities = torch.softmax(output.logits[:, -1].float(), dim=-1)
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2
+        probabilities = torch.softmax(logits[:, -1].float(), dim=-1)
+        tolerance = 1e-3 if self._network.dtype == torch.float32 else 5e-2
         wrong = max(
             (hidden - prefixes.hidden).abs().max(),
             (probabilities - self.probabilities(prefixes.last)).abs().max(),
         )
         if not wrong <= tolerance:
             raise BadModel(
-                f"{type(self.model).__name__} does not work as GPT-2 does (its own output differs by "
+                f"{kind} does not work as GPT-2 does (its own output differs by "
                 f"{wrong:.1e}); use a causal language model of the GPT-2 kind"
             )
 

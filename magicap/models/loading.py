@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 
@@ -46,6 +47,18 @@ def explain_loading_errors(what: str, source: str, repository: str | None = None
         raise
     except Exception as error:  # the libraries raise nearly every kind while loading
         raise _explained(what, source, repository or source, error) from error
+
+
+def import_open_clip() -> Any:
+    """The library open_clip, which imports others of some seconds.
+
+    Raises:
+        MissingPackage: torchvision, which it needs, is broken.
+        BadModel: it cannot be imported for another reason.
+    """
+    with explain_loading_errors("open_clip", "open_clip"):
+        import open_clip
+    return open_clip
 
 
 @contextmanager

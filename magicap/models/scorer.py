@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,28 +26,26 @@ from magicap.images.transform import ImageTransform, prepare
 from magicap.models.class_vector import (
     CLASS_VECTOR_FILE,
     ClassVector,
-    attach_class_vector,
     class_vector_of,
-    load_class_vector,
     split_weights,
 )
 from magicap.models.fingerprint import fingerprint, fingerprint_of_weights
-from magicap.models.finite import are_unit, broken_image, require_finite, require_unit
+from magicap.models.finite import are_unit, broken_image, require_unit
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
-from magicap.models.loading import explain_loading_errors
-from magicap.models.pinned import LOCAL_DIR, at_commit, hub_file
+from magicap.models.loading import import_open_clip
+from magicap.models.pinned import LOCAL_DIR
+from magicap.models.plain_clip import PlainClip, as_open_clip
+from magicap.models.plain_reader import PlainReader, is_clean
+from magicap.models.scorer_files import CONFIG_FILE, WEIGHTS_FILE, read_scorer
 from magicap.models.text_tower import CausalTextTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
-
-_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
 _PROBES = (("a dog", "a dog runs"), ("a dog runs", "a dog runs across the grass."), ("a dog r", "a man"))
 
 _log = logging.getLogger(__name__)
+_building = threading.Lock()
 
 
 class ImageTextScorer:
@@ -56,19 +55,22 @@ class ImageTextScorer:
         self,
         model: nn.Module,
         tokenizer: Callable[[Sequence[str]], Tensor],
-        preprocess: Callable[[Image], Tensor],
+        preprocess: Callable[[Image], Tensor] | None,
         config: dict[str, Any],
     ) -> None:
         """
         Args:
-            model: an open_clip ``CLIP`` or ``CustomTextCLIP``.
-            tokenizer: open_clip's tokenizer of that model.
-            preprocess: an RGB picture to the tensor (3, H, W) the model expects, by open_clip itself.
+            model: an open_clip ``CLIP`` or ``CustomTextCLIP``, or a :class:`PlainClip` that becomes one when
+                :attr:`model` is asked for.
+            tokenizer: open_clip's tokenizer of that model, or a :class:`PlainReader`.
+            preprocess: an RGB picture to the tensor (3, H, W) the model expects, by open_clip itself; None:
+                made of the config when asked for.
             config: ``model_cfg`` and ``preprocess_cfg`` as in an ``open_clip_config.json``.
         """
-        self.model: Any = model.eval()
-        self.tokenizer: Any = tokenizer
-        self.preprocess = preprocess
+        self._network: Any = model.eval()
+        self._reader: Any = tokenizer
+        self._preprocess: Any = preprocess
+        self._builds = True
         self.config = config
         self.transform = ImageTransform.of(config["preprocess_cfg"])
         self._specials = _special_tokens(tokenizer)
@@ -100,39 +102,9 @@ class ImageTextScorer:
             BadSettings: a ``revision`` of a scorer that is not of the hub.
             MissingPackage: torchvision, which open_clip needs, is broken.
         """
-        from PIL.Image import new as new_image
-
-        with explain_loading_errors("open_clip", "open_clip"):
-            import open_clip
-
-        name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
-        trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
-        title = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
-        weights: dict[str, Any] = {"pretrained": tag}
-        with explain_loading_errors("scorer", title, hub_file(name, trained)[0]):
-            if revision is not None:
-                name, weights = at_commit(name, trained, revision)
-            model, preprocess = open_clip.create_model_from_pretrained(
-                name,
-                precision=_PRECISIONS[dtype],
-                device=device,
-                # The weights of OpenAI fit no other activation, and open_clip only warns of it.
-                force_quick_gelu=bool(trained.get("quick_gelu", False)),
-                **weights,
-            )
-            config = {
-                "model_cfg": open_clip.get_model_config(name),
-                "preprocess_cfg": model.visual.preprocess_cfg,
-            }
-            if trained.get("quick_gelu"):
-                config["model_cfg"]["quick_gelu"] = True
-            tokenizer = open_clip.get_tokenizer(name)
-            preprocess(new_image("RGB", (8, 8)))  # what a damaged configuration says of it may be no numbers
-        file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
-        if name.startswith(LOCAL_DIR) and file.is_file():
-            attach_class_vector(model, load_class_vector(file))
-        require_finite(model, f"scorer {title!r}")
+        model, tokenizer, preprocess, config = read_scorer(name, tag, device, dtype, revision)
         scorer = cls(model, tokenizer, preprocess, config)
+        title = str(name).removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
         scorer._require_unit_vectors(f"scorer {title!r}")
         return scorer
 
@@ -177,7 +149,7 @@ class ImageTextScorer:
         (folder / CONFIG_FILE).write_text(
             json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
-        weights, of_class_vector = split_weights(self.model)
+        weights, of_class_vector = split_weights(self._network)
         save_file(stored(weights), folder / WEIGHTS_FILE, metadata={"format": "pt"})
         (folder / CLASS_VECTOR_FILE).unlink(missing_ok=True)  # of a scorer that was saved here before
         if self.class_vector is not None:
@@ -186,30 +158,75 @@ class ImageTextScorer:
         open_to_readers(folder)
 
     @property
+    def model(self) -> Any:
+        """The open_clip model; one that was loaded without open_clip is built when it is first asked for."""
+        if isinstance(self._network, PlainClip) and self._builds:
+            with _building:
+                if isinstance(self._network, PlainClip):
+                    whole = as_open_clip(self._network, self.config)
+                    if self.text_tower is not None:
+                        self.text_tower = CausalTextTower.of(whole)
+                    self._network = whole
+        return self._network
+
+    @property
+    def tokenizer(self) -> Any:
+        """Open_clip's tokenizer of that model."""
+        if isinstance(self._reader, PlainReader):
+            self._reader = self._reader.whole()
+            self._plain_tokenizer = _is_plain(self._reader)
+        return self._reader
+
+    @property
+    def preprocess(self) -> Callable[[Image], Tensor]:
+        """An RGB picture to the tensor (3, H, W) the model expects, by open_clip itself."""
+        if self._preprocess is None:
+            import_open_clip()
+            from open_clip.transform import PreprocessCfg, image_transform_v2
+
+            self._preprocess = image_transform_v2(
+                PreprocessCfg(**self.config["preprocess_cfg"]), is_train=False
+            )
+        preprocess: Callable[[Image], Tensor] = self._preprocess
+        return preprocess
+
+    @property
+    def network(self) -> nn.Module:
+        """What it computes with: :attr:`model`, or what stands for it while nobody has asked for that."""
+        network: nn.Module = self._network
+        return network
+
+    def to_read(self) -> ImageTextScorer:
+        """This scorer for who reads its weights alone: its ``model`` is :attr:`network`, nothing is built."""
+        reading = copy.copy(self)
+        reading._builds = False
+        return reading
+
+    @property
     def class_vector(self) -> ClassVector | None:
         """What adds the names of a classifier's classes to the image vectors; None where nothing does."""
-        return class_vector_of(self.model)
+        return class_vector_of(self._network)
 
     @property
     def logit_scale(self) -> float:
         """The trained inverse temperature by which cosines are multiplied before a softmax."""
-        return float(self.model.logit_scale.detach().float().exp())
+        return float(self._network.logit_scale.detach().float().exp())
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
+        device: torch.device = next(self._network.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        dtype: torch.dtype = next(self.model.parameters()).dtype
+        dtype: torch.dtype = next(self._network.parameters()).dtype
         return dtype
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that tell this scorer from any other, of its weights at first use."""
-        return fingerprint(self.model)
+        return fingerprint(self._network)
 
     def pixels(self, image: ImageSource) -> Tensor:
         """A picture as bytes (3, H, W) of the size that the image tower reads.
@@ -225,9 +242,9 @@ class ImageTextScorer:
 
         Where the tower's numbers break for a picture its vector is not of length one: see :func:`are_unit`.
         """
-        dtype = next(self.model.visual.parameters()).dtype
+        dtype = next(self._network.visual.parameters()).dtype
         normalised = self.transform.normalise(pixels.to(self.device))
-        features: Tensor = self.model.encode_image(normalised.to(dtype))
+        features: Tensor = self._network.encode_image(normalised.to(dtype))
         return F.normalize(features.float(), dim=-1)
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> Tensor:
@@ -274,13 +291,16 @@ class ImageTextScorer:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, start and end token included; padding may follow."""
+        if isinstance(self._reader, PlainReader):
+            reader = self._reader
+            return reader.tokenizer.encode_within(list(map(reader.clean_fn, texts)), reader.context_length)
         if not self._plain_tokenizer:
-            padded: list[list[int]] = self.tokenizer(list(texts)).tolist()
+            padded: list[list[int]] = self._reader(list(texts)).tolist()
             return padded
         # The same ids without what takes most of the time: padding, masks and mending what is not broken.
-        clean = [text if _is_clean(text) else self.tokenizer.clean_fn(text) for text in texts]
-        ids: list[list[int]] = self.tokenizer.tokenizer(
-            clean, truncation=True, max_length=self.tokenizer.context_length, return_attention_mask=False
+        clean = [text if is_clean(text) else self._reader.clean_fn(text) for text in texts]
+        ids: list[list[int]] = self._reader.tokenizer(
+            clean, truncation=True, max_length=self._reader.context_length, return_attention_mask=False
         ).input_ids
         return ids
 
@@ -289,11 +309,13 @@ class ImageTextScorer:
         plain = [self.without_specials(text) for text in texts]
         if not plain:
             return 0
-        if hasattr(self.tokenizer, "encode"):  # CLIP's own, which adds start and end later
-            lengths = [len(self.tokenizer.encode(text)) + 2 for text in plain]
+        if isinstance(self._reader, PlainReader):
+            lengths = list(map(len, self._reader.tokenizer.encode(plain)))
+        elif hasattr(self._reader, "encode"):  # CLIP's own, which adds start and end later
+            lengths = [len(self._reader.encode(text)) + 2 for text in plain]
         else:
-            lengths = [len(ids) for ids in self.tokenizer.tokenizer(plain, verbose=False).input_ids]
-        return sum(length > self.tokenizer.context_length for length in lengths)
+            lengths = [len(ids) for ids in self._reader.tokenizer(plain, verbose=False).input_ids]
+        return sum(length > self._reader.context_length for length in lengths)
 
     def incremental_text_encoder(self) -> IncrementalTextEncoder:
         """An encoder of growing captions, exact whatever the tower (see :class:`IncrementalTextEncoder`)."""
@@ -314,7 +336,7 @@ class ImageTextScorer:
         """The text as towers read it: what would read as a special token dropped, however often escaped."""
         before = None
         while text != before:
-            before, text = text, self._specials.sub(" ", self.tokenizer.clean_fn(text))
+            before, text = text, self._specials.sub(" ", self._reader.clean_fn(text))
         return text
 
     def _require_unit_vectors(self, what: str) -> None:
@@ -331,13 +353,13 @@ class ImageTextScorer:
         return self.text_tower.encode([self.text_tower.cut(row) for row in self.tokenize(texts)])
 
     def _encode_in_full(self, texts: Sequence[str]) -> Tensor:
-        features: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+        features: Tensor = self._network.encode_text(self._reader(list(texts)).to(self.device))
         return F.normalize(features.float(), dim=-1)
 
     @torch.inference_mode()
     def _confirmed_tower(self) -> CausalTextTower | None:
         """The causal tower, if it gives what the model's own encoder gives for a few texts."""
-        tower = CausalTextTower.of(self.model)
+        tower = CausalTextTower.of(self._network)
         if tower is None:
             return None
         encoder = IncrementalTextEncoder(self.tokenize, self._encode_batch, tower)
@@ -382,6 +404,8 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
 
 def _is_plain(tokenizer: Any) -> bool:
     """Whether open_clip hands texts to a transformers tokenizer, only their white space folded and mended."""
+    if isinstance(tokenizer, PlainReader):
+        return False
     from open_clip.tokenizer import HFTokenizer, get_clean_fn
 
     return (
@@ -390,8 +414,3 @@ def _is_plain(tokenizer: Any) -> bool:
         and not tokenizer.tokenizer_mode
         and not tokenizer.strip_sep_token
     )
-
-
-def _is_clean(text: str) -> bool:
-    """Whether open_clip's cleaning would leave a text as it is: true of nearly all that a model writes."""
-    return text.isascii() and text.isprintable() and "&" not in text and text == " ".join(text.split())

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magicap.models.plain_clip import PlainClip
 from magicap.models.token_cache import KeysAndValues
 
 
@@ -37,6 +38,8 @@ class CausalTextTower:
     @classmethod
     def of(cls, model: nn.Module) -> CausalTextTower | None:
         """The tower of an open_clip model, or None where the model's config makes no causal one."""
+        if isinstance(model, PlainClip):
+            return cls(model, model.text_pool_type, model.text_eos_id)
         from open_clip.transformer import ResidualAttentionBlock
 
         part: Any = getattr(model, "text", model)

@@ -1,4 +1,4 @@
-"""Attributes renamed after weights were written: files and ``state_dict()`` keep the names they had."""
+"""Names of weights in files: attributes renamed after weights were written keep those they had there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def keep_weight_names(module: nn.Module, names: Mapping[str, str]) -> None:
@@ -40,3 +41,20 @@ def _rename(names: Mapping[str, str], state_dict: dict[str, Any], prefix: str) -
         tensor = state_dict.pop(key)
         first, dot, behind = key.removeprefix(prefix).partition(".")
         state_dict[f"{prefix}{names.get(first, first)}{dot}{behind}"] = tensor
+
+
+def fits(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights are those of a model, by name and shape, and floating-point numbers."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return expected == {name: tensor.shape for name, tensor in weights.items()} and all(
+        tensor.is_floating_point() for tensor in weights.values()
+    )
+
+
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are still to be read.
+
+    Its random ones would take time, most of all on the meta device, for which torch imports its compiler.
+    """
+    empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    return empty

@@ -197,13 +197,27 @@ def test_a_broken_torchvision_is_named_with_its_fix(tmp_path):
     (tmp_path / "torchvision/__init__.py").write_text(broken)
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from magicap.cli import main\n"
-        "for preset in ('embedded', 'cnn-lstm'):\n"
+        "for preset in sys.argv[2:]:\n"
         "    assert main(['caption', sys.argv[1], '--preset', preset]) == 2"
     )
+    captioner = tiny.captioner(0)
+    captioner.save_pretrained(tmp_path / "it")  # its image tower is open_clip's own, which needs torchvision
     sample = ROOT / "docs/sample.jpg"
-    done = run(program, str(sample), home=tmp_path / "home", HF_HUB_OFFLINE="1")
+    presets = (str(tmp_path / "it"), "cnn-lstm")
+    done = run(program, str(sample), *presets, home=tmp_path / "home", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (0, "")
     lines = done.stderr.splitlines()
-    assert len(lines) == 2
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from magicap.cli import main\n"
+        "from magicap import Captioner, MissingPackage\n"
+        "assert main(['caption', sys.argv[1]]) == 0\n"
+        "try: Captioner.from_pretrained().scorer.model\n"
+        "except MissingPackage as error: print('magicap:', error, file=sys.stderr)"
+    )
+    done = run(program, str(sample), home=tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("A man ")  # the embedded one needs it only for open_clip's own model
+    lines += done.stderr.splitlines()
+    assert len(lines) == 3
     assert all(line.startswith("magicap: torchvision is missing or does not fit torch 2.") for line in lines)
     assert all("pip install --force-reinstall torch torchvision" in line for line in lines)

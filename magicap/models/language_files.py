@@ -1,0 +1,78 @@
+"""A language model read: by transformers, or without it where a folder holds a plain GPT-2.
+
+Shapes: B rows, T tokens, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from magicap.errors import BadModel
+from magicap.models.loading import no_loading_bar
+from magicap.models.plain_gpt2 import PLAIN_KIND, Gpt2Folder, PlainGpt2
+from magicap.models.plain_tokenizer import PlainTokenizer
+
+
+def read_language_model(
+    source: str | Path, tokens: Collection[str], dtype: torch.dtype, revision: str | None
+) -> tuple[Any, Any]:
+    """Model and tokenizer, as :class:`LanguageModel` takes them.
+
+    Args:
+        source: a folder, or a hub id.
+        tokens: those without which only transformers can make the model fit.
+        revision: commit, branch or tag of the hub's repository.
+
+    Raises:
+        BadModel: there are weights that the model needs and the folder lacks. Others raise what they like.
+    """
+    plain = _read_plain(Path(source), tokens, dtype)
+    return plain or _by_transformers(str(source), dtype, revision or "main")
+
+
+def kind_of(network: nn.Module) -> str:
+    """The name that transformers has for the class of a language model."""
+    return PLAIN_KIND if isinstance(network, PlainGpt2) else type(network).__name__
+
+
+def run_in_full(network: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states (B, T, D) and logits (B, T, V) of whole rows (B, T), by the model's own forward."""
+    if isinstance(network, PlainGpt2):
+        states, logits = network(ids)
+        return states, logits
+    mask = torch.ones_like(ids)
+    output = network(ids, attention_mask=mask)
+    # Not by output_hidden_states: transformers keeps hooks for it, with which no model pickles.
+    return network.base_model(ids, attention_mask=mask).last_hidden_state, output.logits
+
+
+def _read_plain(
+    folder: Path, tokens: Collection[str], dtype: torch.dtype
+) -> tuple[Gpt2Folder, PlainTokenizer] | None:
+    """What a folder of a plain GPT-2 holds, read without transformers; None where that has to read it."""
+    tokenizer = PlainTokenizer.read(folder) if folder.is_dir() else None
+    if tokenizer is None or not set(tokens) <= tokenizer.get_vocab().keys():
+        return None
+    model = Gpt2Folder.read(folder, dtype)
+    if model is None or len(tokenizer) > model.model.config.vocab_size:
+        return None
+    return model, tokenizer
+
+
+def _by_transformers(source: str, dtype: torch.dtype, revision: str) -> tuple[Any, Any]:
+    with no_loading_bar():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=dtype, weights_only=True, output_loading_info=True
+        )
+    model, info = loaded
+    if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
+        raise BadModel(f"the weights of language model {source!r} lack {', '.join(missing[:5])}")
+    return model, tokenizer

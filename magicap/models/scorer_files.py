@@ -1,0 +1,107 @@
+"""A scorer read by its name: by open_clip, or without it where a folder holds a plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from magicap.models.class_vector import CLASS_VECTOR_FILE, attach_class_vector, load_class_vector
+from magicap.models.finite import require_finite
+from magicap.models.loading import explain_loading_errors, import_open_clip
+from magicap.models.pinned import LOCAL_DIR, at_commit, hub_file
+from magicap.models.plain_clip import plain_config, read_config, read_plain_clip
+from magicap.models.plain_reader import PlainReader
+from magicap.models.plain_tokenizer import PlainTokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
+
+
+class ScorerParts(NamedTuple):
+    """What an :class:`ImageTextScorer` is made of."""
+
+    model: nn.Module
+    tokenizer: Any
+    preprocess: Callable[[Image], Tensor] | None
+    config: dict[str, Any]
+
+
+def read_scorer(
+    name: str | Path,
+    tag: str | None,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    revision: str | None,
+) -> ScorerParts:
+    """The parts of a scorer with finite weights; arguments and errors as of ``from_pretrained``."""
+    plain = None
+    if tag is None and revision is None and dtype == torch.float32:
+        plain = _read_plain(Path(str(name).removeprefix(LOCAL_DIR)), device)
+    return plain or _by_open_clip(name, tag, device, dtype, revision)
+
+
+def _read_plain(folder: Path, device: str | torch.device) -> ScorerParts | None:
+    """A plain scorer from a folder, without open_clip; None where that has to load it, or to refuse it."""
+    if not folder.is_dir():
+        return None
+    with explain_loading_errors("scorer", str(folder)):
+        config = read_config(folder / CONFIG_FILE)
+        model = read_plain_clip(config, folder / WEIGHTS_FILE)
+        tokenizer = None if model is None else PlainTokenizer.read(folder)
+        if model is None or tokenizer is None or tokenizer.pad_token_id is None:
+            return None
+    if (file := folder / CLASS_VECTOR_FILE).is_file():
+        attach_class_vector(model, load_class_vector(file))
+    require_finite(model, f"scorer {str(folder)!r}")
+    reader = PlainReader(tokenizer, model.shape.context_length)
+    return ScorerParts(model.to(device), reader, None, plain_config(config))
+
+
+def _by_open_clip(
+    name: str | Path,
+    tag: str | None,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    revision: str | None,
+) -> ScorerParts:
+    from PIL.Image import new as new_image
+
+    open_clip = import_open_clip()
+    name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
+    trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
+    title = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
+    weights: dict[str, Any] = {"pretrained": tag}
+    with explain_loading_errors("scorer", title, hub_file(name, trained)[0]):
+        if revision is not None:
+            name, weights = at_commit(name, trained, revision)
+        model, preprocess = open_clip.create_model_from_pretrained(
+            name,
+            precision=_PRECISIONS[dtype],
+            device=device,
+            # The weights of OpenAI fit no other activation, and open_clip only warns of it.
+            force_quick_gelu=bool(trained.get("quick_gelu", False)),
+            **weights,
+        )
+        config = {
+            "model_cfg": open_clip.get_model_config(name),
+            "preprocess_cfg": model.visual.preprocess_cfg,
+        }
+        if trained.get("quick_gelu"):
+            config["model_cfg"]["quick_gelu"] = True
+        tokenizer = open_clip.get_tokenizer(name)
+        preprocess(new_image("RGB", (8, 8)))  # what a damaged configuration says of it may be no numbers
+    file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
+    if name.startswith(LOCAL_DIR) and file.is_file():
+        attach_class_vector(model, load_class_vector(file))
+    require_finite(model, f"scorer {title!r}")
+    return ScorerParts(model, tokenizer, preprocess, config)
