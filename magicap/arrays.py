@@ -29,20 +29,20 @@ def distinct(values: IntArray) -> tuple[IntArray, IntArray]:
     slots = np.empty(1 << (64 - int(shift)), dtype=np.int64)
     number, inverse = np.empty(len(values), dtype=np.int64), np.empty(len(values), dtype=np.int64)
     representatives, count, hashes = [np.zeros(0, dtype=np.int64)], 0, 0
-    rest = np.arange(len(values))
-    while len(rest):
-        slot = (keys[rest] * np.uint64(_MULTIPLIERS[hashes % len(_MULTIPLIERS)])) >> shift
-        slots[slot] = rest  # of several in one slot the last is kept
+    pending = np.arange(len(values))
+    while len(pending):
+        slot = (keys[pending] * np.uint64(_MULTIPLIERS[hashes % len(_MULTIPLIERS)])) >> shift
+        slots[slot] = pending  # of several in one slot the last is kept
         representative = slots[slot]
-        new = rest[representative == rest]
+        new = pending[representative == pending]
         number[new] = np.arange(count, count + len(new))
         representatives.append(new)
         count, hashes = count + len(new), hashes + 1
-        same = keys[representative] == keys[rest]
-        inverse[rest[same]] = number[representative[same]]
-        rest = rest[~same]
-    found = values[np.concatenate(representatives)]
-    order = np.argsort(found)
+        same = keys[representative] == keys[pending]
+        inverse[pending[same]] = number[representative[same]]
+        pending = pending[~same]
+    unique = values[np.concatenate(representatives)]
+    order = np.argsort(unique)
     rank = np.empty(count, dtype=np.int64)
     rank[order] = np.arange(count)
-    return found[order], rank[inverse]
+    return unique[order], rank[inverse]

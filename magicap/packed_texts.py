@@ -113,12 +113,12 @@ class PackedTexts(Sequence[str]):
         """Where other texts stand among these, the last of equals; None where they do not."""
         numbers, starts = self.numbers.tobytes(), (self.starts * self.numbers.itemsize).tolist()
         places = {numbers[start:end]: place for place, (start, end) in enumerate(pairwise(starts))}
-        found = []
+        positions = []
         for text in texts:
             words = [self.vocabulary.numbers.get(word, -1) for word in text.split(" ")]
             key = b"" if -1 in words else np.array(words).astype(self.numbers.dtype).tobytes()
-            found.append(places.get(key))
-        return found
+            positions.append(places.get(key))
+        return positions
 
     def select(self, positions: Any) -> PackedTexts:
         """Some texts, (P,) positions, which may repeat."""

@@ -114,7 +114,7 @@ class Captioner(BaseCaptioner[Any]):
                 f"and {scorer.device}"
             )
         if memory is not None:
-            memory.require_encoded_by(scorer.to_read())
+            memory.require_encoded_by(scorer)
         self.language_model = language_model
         self.scorer = scorer
         self.decoding: Any = decoding or (MagicSearch() if memory is None else BeamMagicSearch())
@@ -239,7 +239,7 @@ class Captioner(BaseCaptioner[Any]):
             self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
             self.scorer.save_pretrained(new / SCORER, dtype=stored)
             if self.memory is not None:
-                self.memory.require_encoded_by(self.scorer.to_read())
+                self.memory.require_encoded_by(self.scorer)
                 text_tower = text_fingerprint(as_stored(self.scorer.network, stored))
                 digest = self.memory.save_pretrained(new / MEMORY, text_tower=text_tower)
             if self._fine_grained is not None:

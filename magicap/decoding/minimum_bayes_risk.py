@@ -77,7 +77,7 @@ class Ranking(Sequence[Hypothesis]):
     log_probability: FloatArray
     """(C,) NaN where no beam wrote it."""
 
-    remembered: BoolArray
+    from_memory: BoolArray
     """(C,) whether it is the memory's."""
 
     finished: BoolArray
@@ -109,7 +109,7 @@ class Ranking(Sequence[Hypothesis]):
             _known(self.expected_utility[place]),
             _known(self.cosine[place]),
             _known(self.log_probability[place]),
-            "memory" if self.remembered[place] else "beam",
+            "memory" if self.from_memory[place] else "beam",
             bool(self.finished[place]),
             float(self.score[place]),
         )
@@ -138,11 +138,11 @@ class Ranking(Sequence[Hypothesis]):
             cosines: of the picture and each of the first few.
             weight: what a cosine of one is worth in points of expected utility.
         """
-        first, rest = self.order[: len(cosines)], self.order[len(cosines) :]
+        first, others = self.order[: len(cosines)], self.order[len(cosines) :]
         cosine, score = self.cosine.copy(), self.score.copy()
         cosine[first] = cosines
         score[first] += weight * cosines
-        order = np.concatenate([first[np.argsort(-score[first], kind="stable")], rest])
+        order = np.concatenate([first[np.argsort(-score[first], kind="stable")], others])
         return replace(self, order=order, cosine=cosine, score=score, encoded=len(cosines))
 
 
@@ -215,9 +215,9 @@ def rank_by_utility(
     others = [one.text for one, place in zip(written, places, strict=True) if place is None]
     C = M + len(others)
     log_probability, finished = np.full(C, np.nan), np.ones(C, dtype=bool)
-    cosine, remembered, last = np.full(C, np.nan), np.zeros(C, dtype=bool), np.zeros(C, dtype=bool)
+    cosine, from_memory, last = np.full(C, np.nan), np.zeros(C, dtype=bool), np.zeros(C, dtype=bool)
     if remembers:
-        cosine[:M], remembered[:M] = evidence.cosines, True
+        cosine[:M], from_memory[:M] = evidence.cosines, True
     if behind is not None:
         last[:M] = behind
     behind_evidence = iter(range(M, C))
@@ -234,7 +234,7 @@ def rank_by_utility(
         utility,
         cosine,
         log_probability,
-        remembered,
+        from_memory,
         finished,
         score=utility,
         behind=int(last.sum()),

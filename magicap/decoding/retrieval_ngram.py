@@ -60,14 +60,14 @@ class RetrievalNgramModel:
         for length in range(LONGEST + 1):
             positions = np.flatnonzero(before >= length)  # that many tokens of the caption come before
             own = weight[positions]
-            found, number = distinct(context[positions] * vocabulary_size + tokens[positions])
+            own_keys, number = distinct(context[positions] * vocabulary_size + tokens[positions])
             totals += np.bincount(context[positions], weights=own, minlength=len(totals))
-            keys.append(found)
-            counts.append(np.bincount(number, weights=own, minlength=len(found)))
+            keys.append(own_keys)
+            counts.append(np.bincount(number, weights=own, minlength=len(own_keys)))
             context = np.zeros(len(tokens) + 1, dtype=np.int64)
             context[positions + 1] = contexts + number  # the n-gram that ends at a token is the next one's
-            context, contexts = context[:-1], contexts + len(found)
-            totals = np.concatenate([totals, np.zeros(len(found))])
+            context, contexts = context[:-1], contexts + len(own_keys)
+            totals = np.concatenate([totals, np.zeros(len(own_keys))])
         self._keys = torch.from_numpy(np.concatenate(keys)).to(device)
         self._counts = torch.from_numpy(np.concatenate(counts)).to(device)
         self._totals = torch.from_numpy(totals).to(device)

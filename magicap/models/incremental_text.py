@@ -51,6 +51,11 @@ class IncrementalTextEncoder:
 
     All that is new of a caption is packed into one row (:func:`pack_continuations`) and kept apart by the
     attention mask, so neither padding nor copies of the prefix are computed.
+
+    Args:
+        tokenize: texts to the scorer's ids, start and end token included, padding allowed behind.
+        encode: texts to unit vectors (N, D), for towers that are not causal.
+        tower: the causal tower, or None to encode every candidate in full.
     """
 
     def __init__(
@@ -59,12 +64,6 @@ class IncrementalTextEncoder:
         encode: Callable[[Sequence[str]], Tensor],
         tower: CausalTextTower | None,
     ) -> None:
-        """
-        Args:
-            tokenize: texts to the scorer's ids, start and end token included, padding allowed behind.
-            encode: texts to unit vectors (N, D), for towers that are not causal.
-            tower: the causal tower, or None to encode every candidate in full.
-        """
         self.tower = tower
         self._tokenize = tokenize
         self._encode = encode

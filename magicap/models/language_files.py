@@ -32,7 +32,7 @@ def read_language_model(
         BadModel: there are weights that the model needs and the folder lacks. Others raise what they like.
     """
     plain = _read_plain(Path(source), tokens, dtype)
-    return plain or _by_transformers(str(source), dtype, revision or "main")
+    return plain or by_transformers(str(source), dtype, revision or "main")
 
 
 def kind_of(network: nn.Module) -> str:
@@ -64,7 +64,12 @@ def _read_plain(
     return model, tokenizer
 
 
-def _by_transformers(source: str, dtype: torch.dtype, revision: str) -> tuple[Any, Any]:
+def by_transformers(source: str, dtype: torch.dtype, revision: str) -> tuple[Any, Any]:
+    """What transformers reads: model and tokenizer.
+
+    Raises:
+        BadModel: weights are missing.
+    """
     with no_loading_bar():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

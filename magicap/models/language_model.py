@@ -59,6 +59,13 @@ class LanguageModel:
 
     The published start and pad tokens are added where the tokenizer lacks them; a start token that was
     added here is untrained, so such a model must be tuned before it can caption.
+
+    Args:
+        model: transformers' own, or what :attr:`model` is to be made of when it is asked for.
+        tokenizer: the same.
+
+    Raises:
+        BadModel: no end token, or a model that does not work as GPT-2 does.
     """
 
     def __init__(
@@ -67,14 +74,6 @@ class LanguageModel:
         tokenizer: PreTrainedTokenizerBase | PlainTokenizer,
         soft_prompt: SoftPrompt | None = None,
     ) -> None:
-        """
-        Args:
-            model: transformers' own, or what :attr:`model` is to be made of when it is asked for.
-            tokenizer: the same.
-
-        Raises:
-            BadModel: no end token, or a model that does not work as GPT-2 does.
-        """
         self._unbuilt = model if isinstance(model, Gpt2Folder) else None
         self._network: Any = model.model if isinstance(model, Gpt2Folder) else model.eval()
         self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
@@ -171,6 +170,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where it computes."""
         device: torch.device = self._network.device
         return device
 

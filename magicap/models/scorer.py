@@ -49,7 +49,16 @@ _building = threading.Lock()
 
 
 class ImageTextScorer:
-    """A CLIP-type model: pictures and texts as unit vectors of one space."""
+    """A CLIP-type model: pictures and texts as unit vectors of one space.
+
+    Args:
+        model: an open_clip ``CLIP`` or ``CustomTextCLIP``, or a :class:`PlainClip` that becomes one when
+            :attr:`model` is asked for.
+        tokenizer: open_clip's tokenizer of that model, or a :class:`PlainReader`.
+        preprocess: an RGB picture to the tensor (3, H, W) the model expects, by open_clip itself; None:
+            made of the config when asked for.
+        config: ``model_cfg`` and ``preprocess_cfg`` as in an ``open_clip_config.json``.
+    """
 
     def __init__(
         self,
@@ -58,19 +67,9 @@ class ImageTextScorer:
         preprocess: Callable[[Image], Tensor] | None,
         config: dict[str, Any],
     ) -> None:
-        """
-        Args:
-            model: an open_clip ``CLIP`` or ``CustomTextCLIP``, or a :class:`PlainClip` that becomes one when
-                :attr:`model` is asked for.
-            tokenizer: open_clip's tokenizer of that model, or a :class:`PlainReader`.
-            preprocess: an RGB picture to the tensor (3, H, W) the model expects, by open_clip itself; None:
-                made of the config when asked for.
-            config: ``model_cfg`` and ``preprocess_cfg`` as in an ``open_clip_config.json``.
-        """
         self._network: Any = model.eval()
         self._reader: Any = tokenizer
         self._preprocess: Any = preprocess
-        self._builds = True
         self.config = config
         self.transform = ImageTransform.of(config["preprocess_cfg"])
         self._specials = _special_tokens(tokenizer)
@@ -160,7 +159,7 @@ class ImageTextScorer:
     @property
     def model(self) -> Any:
         """The open_clip model; one that was loaded without open_clip is built when it is first asked for."""
-        if isinstance(self._network, PlainClip) and self._builds:
+        if isinstance(self._network, PlainClip):
             with _building:
                 if isinstance(self._network, PlainClip):
                     whole = as_open_clip(self._network, self.config)
@@ -196,12 +195,6 @@ class ImageTextScorer:
         network: nn.Module = self._network
         return network
 
-    def to_read(self) -> ImageTextScorer:
-        """This scorer for who reads its weights alone: its ``model`` is :attr:`network`, nothing is built."""
-        reading = copy.copy(self)
-        reading._builds = False
-        return reading
-
     @property
     def class_vector(self) -> ClassVector | None:
         """What adds the names of a classifier's classes to the image vectors; None where nothing does."""
@@ -214,6 +207,7 @@ class ImageTextScorer:
 
     @property
     def device(self) -> torch.device:
+        """Where it computes."""
         device: torch.device = next(self._network.parameters()).device
         return device
 

@@ -47,7 +47,7 @@ def read_scorer(
     plain = None
     if tag is None and revision is None and dtype == torch.float32:
         plain = _read_plain(Path(str(name).removeprefix(LOCAL_DIR)), device)
-    return plain or _by_open_clip(name, tag, device, dtype, revision)
+    return plain or by_open_clip(name, tag, device, dtype, revision)
 
 
 def _read_plain(folder: Path, device: str | torch.device) -> ScorerParts | None:
@@ -67,13 +67,18 @@ def _read_plain(folder: Path, device: str | torch.device) -> ScorerParts | None:
     return ScorerParts(model.to(device), reader, None, plain_config(config))
 
 
-def _by_open_clip(
+def by_open_clip(
     name: str | Path,
     tag: str | None,
     device: str | torch.device,
     dtype: torch.dtype,
     revision: str | None,
 ) -> ScorerParts:
+    """What open_clip reads.
+
+    Raises:
+        ModelNotFound, BadModel: nothing there, or nothing that can be used.
+    """
     from PIL.Image import new as new_image
 
     open_clip = import_open_clip()

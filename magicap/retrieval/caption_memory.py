@@ -136,7 +136,7 @@ class CaptionMemory:
         distinct = list(dict.fromkeys(texts))
         memory = cls(distinct, scorer.encode_texts(distinct, on_progress=on_progress))
         if scorer.dtype == torch.float32:
-            memory.text_tower = text_fingerprint(scorer.model)
+            memory.text_tower = text_fingerprint(scorer.network)
         return memory
 
     @torch.inference_mode()
@@ -150,7 +150,7 @@ class CaptionMemory:
             BadModel: it is refused.
         """
         known = self.text_tower is not None and scorer.dtype == torch.float32
-        if known and self.text_tower == text_fingerprint(scorer.model):
+        if known and self.text_tower == text_fingerprint(scorer.network):
             return
         if known or scorer.width != self.width or not self._has_vectors_of(scorer):
             raise BadModel(

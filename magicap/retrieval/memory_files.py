@@ -58,9 +58,9 @@ def read_captions(folder: Path, count: int) -> PackedTexts:
     content = gunzip(read_bytes(folder / file, LARGEST_TEXT), _most_bytes(count))
     if file == FORMER_CAPTIONS_FILE:
         return PackedTexts.of(_strings(content))
-    line, _, rest = content.partition(b"\n")
+    line, _, packed = content.partition(b"\n")
     words = _strings(line)
-    numbers = np.frombuffer(rest, dtype=_number_type(len(words)))
+    numbers = np.frombuffer(packed, dtype=_number_type(len(words)))
     ends = np.flatnonzero(numbers == 0)
     if not len(numbers) or numbers[-1] != 0 or numbers.max() > len(words):
         raise ValueError(f"expected numbers of {len(words)} words, found others, or a caption without an end")

@@ -128,7 +128,7 @@ def _limits(out: Path) -> None:
     out.mkdir(parents=True)
     os.mkfifo(out / "fifo.jsonl")
     os.mkfifo(out / "fifo.jpg")
-    bomb = captioner(out / "gz_bomb", "memory/captions.json.gz") / "memory/captions.json.gz"
+    bomb = captioner(out / "gz_bomb", "memory/captions.gz") / "memory/captions.gz"
     bomb.write_bytes(_bomb(b'["a dog runs"', b" " * (1 << 24), 128, b"]"))
     _tars(out, encoded(scene()))
     with open(out / "hole.jsonl", "wb") as file:

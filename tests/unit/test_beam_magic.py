@@ -284,8 +284,8 @@ def test_an_ngram_model_is_what_its_definition_says(pictures, data):
     prefixes = [
         [0, *data.draw(st.lists(st.integers(1, 5), min_size=length, max_size=length))] for _ in pictures
     ]
-    found = behind(ngram_model(captions, weights, owner), prefixes, list(range(10)))
+    probabilities = behind(ngram_model(captions, weights, owner), prefixes, list(range(10)))
     for number, (of_picture, prefix) in enumerate(zip(pictures, prefixes, strict=True)):
         own = [weight for weight, picture in zip(weights, owner, strict=True) if picture == number]
         expected = [counted(of_picture, own, prefix, candidate) for candidate in range(10)]
-        assert found[number] == pytest.approx(expected, abs=1e-12)
+        assert probabilities[number] == pytest.approx(expected, abs=1e-12)
