@@ -1,16 +1,12 @@
-"""How many pictures are searched together, and on a processor in how many parts side by side."""
+"""How many pictures are searched together: as many as a GPU's memory holds, and no more than pays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
-ResultT = TypeVar("ResultT")
 
 ON_CPU = 16
 """Pictures together on a processor: more gain nothing (docs/experiments.md), fewer cost time."""
@@ -21,36 +17,6 @@ FIRST_ON_GPU = 8
 MOST_ON_GPU = 256
 
 _SHARE = 0.5  # of free memory; longer captions need more than the first batch showed
-
-
-_LEAST_PART = 4  # pictures that a thread of its own pays for
-
-
-def side_by_side(
-    search: Callable[[Tensor, Sequence[int]], list[ResultT]], pixels: Tensor, seeds: Sequence[int]
-) -> list[ResultT]:
-    """Search pictures in as many parts as torch has threads, each in one thread.
-
-    A beam's products are small: two threads that share each of them wait for one another at every step, and
-    what is no product has one thread alone. On a GPU, or with few pictures, there is one part.
-
-    Args:
-        search: of pixels (B, 3, H, W) and B seeds; may be called in several threads at once.
-    """
-    threads = torch.get_num_threads()
-    parts = min(threads, len(seeds) // _LEAST_PART)
-    if parts < 2 or pixels.is_cuda:
-        return search(pixels, seeds)
-    sizes = [len(rows) for rows in torch.arange(len(seeds)).tensor_split(parts)]
-    starts = [sum(sizes[:number]) for number in range(parts)]
-    with ThreadPoolExecutor(parts, "magicap-search", torch.set_num_threads, (1,)) as pool:
-        running = [
-            pool.submit(search, part, seeds[start : start + len(part)])
-            for start, part in zip(starts, pixels.split(sizes), strict=True)
-        ]
-        results = [result for part in running for result in part.result()]
-    torch.set_num_threads(threads)  # of threads to come: the number is theirs as well as each thread's own
-    return results
 
 
 class GpuMemory(NamedTuple):

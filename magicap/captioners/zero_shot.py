@@ -14,7 +14,6 @@ from torch import Tensor
 
 from magicap.adaptation.parts import Parts
 from magicap.captioners.base import BaseCaptioner
-from magicap.captioners.batching import side_by_side
 from magicap.captioners.folder import (
     ZERO_SHOT,
     CaptionerSettings,
@@ -44,11 +43,17 @@ from magicap.captioners.sources import (
     SOFT_PROMPT,
     sources_of,
 )
+from magicap.captioners.sub_batches import (
+    SubBatch,
+    caption_side_by_side,
+    in_sub_batches,
+    progress_side_by_side,
+)
 from magicap.checks import require_int
 from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.context import DecodingContext
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
-from magicap.decoding.searches import explain, search_of, stream_steps
+from magicap.decoding.searches import Search, explain, search_of, stream_steps
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
@@ -365,14 +370,22 @@ class Captioner(BaseCaptioner[Any]):
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
         row = search_of(decoding)
 
-        def search(part: Tensor, own_seeds: Sequence[int]) -> list[Caption]:
-            return row.captions(self._context(self._vectors(part), decoding, own_seeds), decoding)
+        def search(batch: SubBatch) -> list[Caption]:
+            return row.captions(self._context(self._vectors(batch[0]), decoding, batch[1]), decoding)
 
-        return side_by_side(search, pixels, seeds) if row.splits else search(pixels, seeds)
+        return caption_side_by_side(search, self._sub_batches(row, pixels, seeds))
 
     def _progress(self, pixels: Tensor, decoding: Any, seeds: list[int], candidates: int) -> CaptionProgress:
-        context = self._context(self._vectors(pixels), decoding, seeds)
-        return (yield from search_of(decoding).captions_with_progress(context, decoding, candidates))
+        row = search_of(decoding)
+
+        def search(batch: SubBatch) -> CaptionProgress:
+            context = self._context(self._vectors(batch[0]), decoding, batch[1])
+            return (yield from row.captions_with_progress(context, decoding, candidates))
+
+        return (yield from progress_side_by_side(search, self._sub_batches(row, pixels, seeds)))
+
+    def _sub_batches(self, row: Search, pixels: Tensor, seeds: Sequence[int]) -> list[SubBatch]:
+        return in_sub_batches(pixels, seeds, self.device) if row.splits else [(pixels, seeds)]
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         """(B, D) unit vectors of pictures (B, 3, H, W)."""
