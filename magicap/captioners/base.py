@@ -115,7 +115,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 gives a list in the same order; an iterator, or an ``IterableDataset``, gives an iterator that
                 holds two batches, the one being captioned and the one being read.
             decoding: how to search; None takes the captioner's own.
-            batch_size: pictures that are searched together; it changes the speed, not the captions. None: 16
+            batch_size: pictures that are searched together; it changes the speed, not the captions. None: 32
                 on a processor, as many as memory holds on a GPU. A batch for which a GPU has not enough
                 memory is searched in halves.
             seed: for searches that sample; picture i of a call samples with its own ``seed + i``.

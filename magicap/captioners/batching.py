@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-ON_CPU = 16
-"""Pictures together on a processor: more gain nothing (docs/experiments.md), fewer cost time."""
+ON_CPU = 32
+"""Pictures together on a processor, which two cores share (docs/experiments.md)."""
 
 FIRST_ON_GPU = 8
 """Pictures of the first batch on a GPU, by which the need of memory is measured."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHOWN_ERRORS = 10
 """Errors that are said on stderr; all of them stand in the rows."""
 
-_BATCH_SIZE, _BATCH_SIZE_ON_GPU = 16, 64
+_BATCH_SIZE, _BATCH_SIZE_ON_GPU = 32, 64
 
 
 @dataclass(frozen=True)

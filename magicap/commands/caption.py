@@ -59,7 +59,7 @@ class Options:
     """Print a JSON object a picture, errors included."""
 
     batch_size: int | None = None
-    """Pictures at a time; default: 16, on a GPU what its memory holds."""
+    """Pictures at a time; default: 32, on a GPU what its memory holds."""
 
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""

@@ -73,7 +73,7 @@ class RunSettings:
     rows_per_file: int = ROWS_PER_FILE
     """Of an output folder."""
 
-    batch_size: int = 16
+    batch_size: int = 32
     """Pictures that are searched together."""
 
     on_existing: str = "fail"
