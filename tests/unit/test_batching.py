@@ -4,7 +4,10 @@ import pytest
 import tiny
 import torch
 
+from magicap import BadSettings, BeamMagicSearch, Captioner, CaptionMemory
 from magicap.captioners.batching import FIRST_ON_GPU, MOST_ON_GPU, ON_CPU, BatchSize, GpuMemory
+from magicap.generators import Returning
+from magicap.images.transform import prepare
 
 GPU = torch.device("cuda")
 
@@ -53,3 +56,39 @@ def test_it_ends_somewhere():
 def test_no_size_given_captions_as_any_does():
     captioner, pictures = tiny.captioner(), tiny.pictures(ON_CPU + 3)
     assert captioner.caption(pictures) == captioner.caption(pictures, batch_size=1)
+
+
+@pytest.fixture
+def threads():
+    """Sets how many threads torch has, for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_sub_batches_caption_as_the_batch_does(threads):
+    memory_free, pictures = tiny.captioner(), tiny.pictures(11)
+    memory = CaptionMemory.from_texts(memory_free.scorer, tiny.SENTENCES)
+    search = BeamMagicSearch(top_k=6, beam_size=3, num_finished=4, neighbours=5)
+    captioner = Captioner(memory_free.language_model, memory_free.scorer, search, memory)
+    prepared = [prepare(picture, captioner.transform) for picture in pictures]
+    threads(1)
+    alone = captioner.caption(pictures)
+    threads(2)
+    together = captioner.caption(pictures)
+    assert together == alone
+    assert torch.get_num_threads() == 2
+    progress = Returning(captioner.caption_batch_with_progress(prepared, candidates=2))
+    rows = [{row for row, _ in competing} for competing in progress]
+    assert progress.value == alone
+    assert rows[0] == set(range(11))
+    assert torch.get_num_threads() == 2
+
+
+def test_what_a_sub_batch_raises_is_raised(threads):
+    threads(2)
+    captioner = tiny.captioner()
+    captioner.memory = CaptionMemory.from_texts(captioner.scorer, tiny.SENTENCES)
+    with pytest.raises(BadSettings, match="none of"):
+        captioner.caption(tiny.pictures(9), BeamMagicSearch(include=("zebra",)))
+    assert torch.get_num_threads() == 2

@@ -157,10 +157,10 @@ def test_the_default_decoding_takes_no_more_operations_than_its_beams_need():
     taken = operations(lambda: captions.extend(captioner.caption(pictures)))
 
     # Of each picture: the image tower (1.05 million operations); two projections of the soft prompt (14,336);
-    # the start token, then four beams of seven tokens that are run, the eighth being the last, each at most as
-    # dear as one of nine tokens that all see all nine (74,688); the text tower for the three captions that are
-    # re-ranked, the chosen one among them (0.46 million for nine tokens). Nearest neighbours and small
-    # products: two hundredths on top.
+    # the start token, then four beams of seven tokens, for the eighth is not run, each at most as dear as one
+    # of nine tokens that all see all nine (74,688); the text tower for the three captions that are re-ranked,
+    # the chosen one among them (0.46 million for nine tokens). Nearest neighbours and small products: two
+    # hundredths on top.
     images = operations(lambda: scorer.encode_images(pictures))
     vector = torch.ones(len(pictures), scorer.width)
     prompts = operations(lambda: model.soft_prompt(vector, vector))
