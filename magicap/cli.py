@@ -49,6 +49,8 @@ def _run(words: Sequence[str]) -> int:
     require_streams()
     options = _parser().parse_args(without_underscores(words))
     _quieten_libraries()
+    # Threads that wait for one another sleep: spinning, they take the cores that the others need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code: int = options.run(options)
     return code
 

@@ -9,7 +9,6 @@ Shapes: B pictures, N beams of each (one at the start), K candidates, F captions
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,6 @@ from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BrokenNumbers
 from magicap.models.language_model import LanguageModel
-from magicap.models.threads import threads_for
 from magicap.results import Hypothesis
 
 _SMALLEST = 1e-9  # probability of what neither the language model nor the n-gram model would say
@@ -140,7 +138,7 @@ def beam_time_steps(
     """
     beams = _Beams(context, settings, ngram_model, image_scores)
     for position in range(settings.max_new_tokens):
-        with beams.threads():
+        with context.threads(len(context) * settings.beam_size):
             if position:
                 beams.extend()
             time_step = beams.choose()
@@ -180,12 +178,6 @@ class _Beams:
         self._hidden = self._language_model.step(start, 0, None, self._cache, prompts)  # (B, N, W)
         self._visible = torch.ones((B, 1, 1), dtype=torch.bool, device=device)  # (B, N, columns)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
-
-    def threads(self) -> AbstractContextManager[None]:
-        """As many threads as a step pays for."""
-        rows = len(self.open.score) * self._settings.beam_size
-        width = self._hidden.shape[-1]
-        return threads_for(2 * rows * width * 3 * width, self._hidden.device)  # of queries, keys and values
 
     def choose(self) -> BeamTimeStep:
         """Let continuations compete: what ended, and what is worth going on with, the best first."""

@@ -59,10 +59,11 @@ def beam_magic_time_steps(
     context.language_model.require_room(settings.max_new_tokens)
     if not len(context):
         return []
-    evidence = retrieve_evidence(context, settings)
-    ngram_model, lengths = None, None
-    if evidence is not None:
-        ngram_model, lengths = _ngram_model(context.language_model, evidence)
+    rows, ngram_model, lengths = len(context) * settings.beam_size, None, None
+    with context.threads(rows):
+        evidence = retrieve_evidence(context, settings)
+        if evidence is not None:
+            ngram_model, lengths = _ngram_model(context.language_model, evidence)
     image_weight = settings.image_weight
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
@@ -73,7 +74,8 @@ def beam_magic_time_steps(
         )
         image_scores = BeamImageScores(context, std, image_weight)
     written = yield from beam_time_steps(context, settings, ngram_model, image_scores)
-    return _compete(context, settings, written, evidence, lengths)
+    with context.threads(rows):
+        return _compete(context, settings, written, evidence, lengths)
 
 
 def needs_memory(settings: BeamMagicSearch) -> bool:

@@ -6,6 +6,7 @@ Shapes: B pictures, D embedding width, W hidden width of the language model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from magicap.decoding.prefix_cache import CachedPrefix, PrefixCache
 from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
+from magicap.models.threads import threads_for
 from magicap.retrieval.caption_memory import CaptionMemory
 
 
@@ -101,6 +103,11 @@ class DecodingContext:
         if soft_prompt:
             return self.cache.starts(top_k, self.soft_prompts())
         return [self.cache.start(top_k)] * len(self)
+
+    def threads(self, rows: int) -> AbstractContextManager[None]:
+        """As many threads as products of so many rows with the language model's weights pay for."""
+        width = self.language_model.width
+        return threads_for(2 * rows * width * 3 * width, self.image_vectors.device)  # queries, keys, values
 
     @cached_property
     @torch.inference_mode()

@@ -181,6 +181,11 @@ class LanguageModel:
         return dtype
 
     @property
+    def width(self) -> int:
+        """D, of its hidden states."""
+        return int(self._network.get_input_embeddings().weight.shape[1])
+
+    @property
     def vocabulary_size(self) -> int:
         """V, how many tokens the output head tells apart."""
         return int(self._network.get_output_embeddings().weight.shape[0])
