@@ -184,7 +184,7 @@ class CaptionWorkers:
             task.future.set_exception(
                 WorkerFailed(
                     f"expected pictures that workers survive, found that {_ATTEMPTS} ended with the batch "
-                    f"from picture {task.batch[3]} on; run the same command again, with fewer --workers where "
+                    f"from picture {task.batch[3]} on; run the same command again, with fewer workers where "
                     "memory is short"
                 )
             )
