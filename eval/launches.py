@@ -124,7 +124,7 @@ def _is_mask(index: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Steps:
+class Counted:
     """What a batch took, part by part."""
 
     parts: list[tuple[int, int]]
@@ -138,7 +138,7 @@ class Steps:
         return statistics.median(counts), min(counts), max(counts)
 
 
-def counted(captioner: Captioner, pictures: list[PreparedImage], decoding: Any) -> Steps:
+def counted(captioner: Captioner, pictures: list[PreparedImage], decoding: Any) -> Counted:
     """Caption pictures together, and count."""
     captioner.caption(pictures[:1], decoding)  # what is computed once and kept is of no caption
     captioner.cache.clear()
@@ -148,7 +148,7 @@ def counted(captioner: Captioner, pictures: list[PreparedImage], decoding: Any) 
             seen.append(operators.totals)
         seen.append(operators.totals)
     parts = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(seen)]
-    return Steps(parts, operators)
+    return Counted(parts, operators)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ def run(
     settings = _settings(options, sources, batch_size or _BATCH_SIZE)
     _require_readable(settings)
     require_number("--image-timeout", options.image_timeout, lambda seconds: seconds > 0, "above 0")
-    require_number("--workers", options.workers, lambda count: count >= 1, "at least 1")
+    if options.workers < 1:
+        raise BadSettings(
+            f"--workers: expected at least 1, found {options.workers}; processes that read are --readers"
+        )
     if options.readers is not None:
         require_number("--readers", options.readers, lambda count: count >= 0, "at least 0")
     with open_state(settings) as state:

@@ -63,7 +63,7 @@ class _Task:
 
 
 class CaptionWorkers:
-    """This process and others caption batches side by side, each with an equal share of torch's threads.
+    """This process and others caption a batch each, all with an equal share of torch's threads.
 
     A process that ends, for want of memory for example, is reported and not started anew; its batch goes to
     another worker. What captions here is a thread, so one worker is always left.
@@ -72,7 +72,7 @@ class CaptionWorkers:
         captioner: of this process; on a processor.
         load: loads the same captioner in another process; can be pickled.
         others: how many processes there are beside this one.
-        on_ended: is told of a process that ended, by the thread that asks for captions.
+        on_ended: is called with a message for each process that ended, by the thread that asks for captions.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class CaptionWorkers:
             self._tasks.put((task.number, task))
 
     def _lose(self, process: subprocess.Popen[bytes], why: str = "") -> None:
-        """Tell of a process that is no worker any more."""
+        """Report a process that is no worker any more."""
         if self._is_closed.is_set():
             return
         process.kill()

@@ -211,5 +211,5 @@ def test_on_a_gpu_it_is_refused(pictures, tmp_path):
     with pytest.raises(BadSettings, match=r"--workers 2: expected a processor, found cuda; .* --shard I/N"):
         command.run(options, [str(pictures)], None, lambda: on_gpu)
     options = command.Options(out=str(tmp_path / "o.jsonl"), workers=0)
-    with pytest.raises(BadSettings, match="--workers"):
+    with pytest.raises(BadSettings, match=r"--workers: expected at least 1, found 0; .* are --readers"):
         command.run(options, [str(pictures)], None, lambda: on_gpu)
