@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from itertools import islice
 from time import monotonic
@@ -21,7 +21,9 @@ from magicap.runs.state import Counts, RunState, open_state
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
+    from magicap.runs.readers import ReaderPool
     from magicap.runs.rows import Row
+    from magicap.runs.workers import CaptionWorkers
 
 SHOWN_ERRORS = 10
 """Errors that are said on stderr; all of them stand in the rows."""
@@ -71,7 +73,11 @@ class Options:
     rows_per_file: int = ROWS_PER_FILE
     """Rows of a file in an output folder."""
 
-    workers: int | None = None
+    workers: int = 1
+    """Processes that caption on a processor, this one among them; each loads the captioner, and has an equal
+    share of the cores."""
+
+    readers: int | None = None
     """Processes that read pictures, or 0 for none beside this one; default: half the cores, at most 4."""
 
     image_timeout: float = 60.0
@@ -104,19 +110,24 @@ def run(
     settings = _settings(options, sources, batch_size or _BATCH_SIZE)
     _require_readable(settings)
     require_number("--image-timeout", options.image_timeout, lambda seconds: seconds > 0, "above 0")
-    if options.workers is not None:
-        require_number("--workers", options.workers, lambda count: count >= 0, "at least 0")
+    if options.workers < 1:
+        raise BadSettings(
+            f"--workers: expected at least 1, found {options.workers}; processes that read are --readers"
+        )
+    if options.readers is not None:
+        require_number("--readers", options.readers, lambda count: count >= 0, "at least 0")
     with open_state(settings) as state:
         if state is None:
             complain(f"{settings.replaces or settings.output} is there, and kept; sources were not compared")
             return 0
-        workers = options.workers if options.workers is not None else _workers()
-        with ReaderPool(workers, options.image_timeout) as readers:
+        count = options.readers if options.readers is not None else _readers()
+        with ReaderPool(count, options.image_timeout) as readers:
             captioner = load()
             default = _BATCH_SIZE_ON_GPU if captioner.device.type == "cuda" else _BATCH_SIZE
             # a run that was begun elsewhere goes on with its own
             settings = _settings(options, sources, batch_size or state.batch_size or default)
-            counts = _finish(settings, state, captioner, readers)
+            with _workers(options.workers, captioner, load) as workers:
+                counts = _finish(settings, state, captioner, readers, workers)
     return SOME_FAILED if counts.errors else 0
 
 
@@ -133,13 +144,35 @@ def _require_readable(settings: RunSettings) -> None:
         raise BadSettings(f"no pictures found in {', '.join(settings.sources[:3])}")
 
 
-def _finish(settings: RunSettings, state: RunState, captioner: AnyCaptioner, readers: Any) -> Counts:
+def _workers(
+    count: int, captioner: AnyCaptioner, load: Callable[[], AnyCaptioner]
+) -> AbstractContextManager[CaptionWorkers | None]:
+    """Processes that caption beside this one; None where it does so alone."""
+    from magicap.runs.workers import CaptionWorkers
+
+    if count == 1:
+        return nullcontext()
+    if captioner.device.type != "cpu":
+        raise BadSettings(
+            f"--workers {count}: expected a processor, found {captioner.device}; give each of several GPUs a "
+            "run with --shard I/N, or use recipes/caption_accelerate.py"
+        )
+    return CaptionWorkers(captioner, load, count - 1, complain)
+
+
+def _finish(
+    settings: RunSettings,
+    state: RunState,
+    captioner: AnyCaptioner,
+    readers: ReaderPool,
+    workers: CaptionWorkers | None,
+) -> Counts:
     from magicap.runs.run import Run
 
     began = monotonic()
     with _progress(settings) as progress:
         try:
-            counts = Run(settings, state, captioner, readers, progress.add).finish()
+            counts = Run(settings, state, captioner, readers, progress.add, workers).finish()
         except KeyboardInterrupt:
             complain(f"{progress.counts.rows} rows are kept: the same command goes on with the run")
             raise
@@ -170,7 +203,7 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _workers() -> int:
+def _readers() -> int:
     return min(4, max(1, (os.cpu_count() or 1) // 2))
 
 

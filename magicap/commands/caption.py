@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,7 +116,7 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
     named = _named(options)
     if output.is_asked_for():
         _require_no_lines(options)
-        return bulk.run(output, named, options.batch_size, lambda: _captioner(options, settings))
+        return bulk.run(output, named, options.batch_size, partial(_captioner, options, settings))
     unsure_below = _unsure_below(options)
     unlisted: list[BadImage] = []
     paths = list(find_images(named, on_error=unlisted.append))

@@ -118,7 +118,7 @@ class TimeStep:
         """
         terms = self.terms.at(torch.tensor(columns, device=self.terms.image_score.device)).tolist()
         tokens = [
-            prefix.candidates[torch.tensor(row)].tolist()
+            [prefix.tokens[column] for column in row]
             for prefix, row in zip(self.prefixes, columns, strict=True)
         ]
         before = language_model.partial_texts([prefix.ids for prefix in self.prefixes])
@@ -181,7 +181,7 @@ def magic_time_steps(context: DecodingContext, settings: MagicSearch, top_n: int
         unfinished = [
             number
             for number, (prefix, column) in enumerate(zip(prefixes, winners, strict=True))
-            if int(prefix.candidates[column]) != context.language_model.end_id
+            if prefix.tokens[column] != context.language_model.end_id
         ]
         if not unfinished or position + 1 == settings.max_new_tokens:
             return

@@ -48,6 +48,9 @@ class CachedPrefix:
     candidates: Tensor
     """(K,) token ids."""
 
+    tokens: tuple[int, ...]
+    """The same where asking for them waits for no device."""
+
     probabilities: Tensor
     """(K,) of the candidates."""
 
@@ -177,7 +180,7 @@ class PrefixCache:
         if missing:
             count = len(missing[0].candidates)
             ids = [prefix.ids for prefix in missing]
-            ids += [(*prefix.ids, token) for prefix in missing for token in prefix.candidates.tolist()]
+            ids += [(*prefix.ids, token) for prefix in missing for token in prefix.tokens]
             texts = self.language_model.texts(ids)
             captions, candidates = texts[: len(missing)], texts[len(missing) :]
             rows = [candidates[start : start + count] for start in range(0, len(candidates), count)]
@@ -213,8 +216,8 @@ class PrefixCache:
         ]
         fresh = self._run(*zip(*rows, strict=True))
         cosines = max_cosine(fresh.extension.hidden, fresh.extension.prefixes.hidden)
-        for (prefix, row), values in zip(rows, cosines, strict=True):
-            columns = torch.tensor(row, device=values.device)
+        numbers = torch.tensor([row for _, row in rows], device=cosines.device)
+        for (prefix, _), columns, values in zip(rows, numbers, cosines, strict=True):
             with self._lock:  # or another thread's cosines of other columns could be lost
                 prefix.repetition = prefix.repetition.index_copy(0, columns, values)
         return torch.stack([prefix.repetition for prefix in prefixes]), fresh
@@ -228,7 +231,7 @@ class PrefixCache:
             fresh: what :meth:`degeneration` has just run, so that it need not be run again.
         """
         steps = list(zip(prefixes, columns, strict=True))
-        keys = {step: (*step[0].key, int(step[0].candidates[step[1]])) for step in steps}
+        keys = {step: (*step[0].key, step[0].tokens[step[1]]) for step in steps}
         extended = {step: self._lookup(key) for step, key in keys.items()}
         missing = [step for step, prefix in extended.items() if prefix is None]
         if missing:
@@ -273,13 +276,16 @@ class PrefixCache:
         """New prefixes, all with as many candidates; the output head runs for these alone."""
         last = torch.stack([row[-1].last for row in states])
         top = self.language_model.probabilities(last).topk(keys[0][0], dim=1)
-        unknown = torch.full_like(top.values, torch.nan)
+        unknown, ids_of_candidates = torch.full_like(top.values, torch.nan), top.indices.tolist()
         self._count(prefixes_made=len(keys))
         prefixes = []
         for row, ((_, prompt, *ids), tokens, text) in enumerate(zip(keys, states, texts, strict=True)):
             candidates, probabilities = top.indices[row].clone(), top.values[row].clone()
             repetition = unknown[row].clone()
-            prefix = CachedPrefix(tuple(ids), tokens, candidates, probabilities, repetition, text, prompt)
+            own = tuple(ids_of_candidates[row])
+            prefix = CachedPrefix(
+                tuple(ids), tokens, candidates, own, probabilities, repetition, text, prompt
+            )
             prefixes.append(prefix)
             new = tokens[-1]  # the others are shared with shorter prefixes
             self._keep(prefix, _bytes(new.hidden, new.last, new.cache, candidates, probabilities, repetition))

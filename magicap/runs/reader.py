@@ -93,6 +93,27 @@ class InThread:
         """Nothing is open."""
 
 
+def started(module: str, threads: int = 1) -> subprocess.Popen[bytes]:
+    """A process that runs a module of this package, and is spoken to by its stdin and stdout.
+
+    Args:
+        threads: that share a product there.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    # not multiprocessing, which would run the caller's main module once more
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],  # -P: nothing is imported from the working folder
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+
+
 def _widen(pipe: Any) -> None:
     """Let a pipe hold a whole picture, where the system knows how and this user may."""
     with suppress(ImportError, AttributeError, OSError):
@@ -119,22 +140,10 @@ class ReaderProcess:
         """
         if self._process is not None:
             return
-        # not multiprocessing, which would run the caller's main module once more
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": "1",
-        }
         with self._lock:
             if self._is_closed:
                 raise ReaderFailed("the readers were closed")
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE],  # -P: nothing is imported from the working folder
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
+            self._process = started(MODULE)
         self.was_overdue, self._waiting = False, 0
         for stream in (self._process.stdin, self._process.stdout):
             _widen(stream)

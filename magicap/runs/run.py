@@ -34,6 +34,7 @@ from magicap.runs.sources import Listing
 from magicap.runs.state import Counts, RunState, Shard
 from magicap.runs.tags import HYPOTHESES, tags_of
 from magicap.runs.text_files import ExistingTexts
+from magicap.runs.workers import CaptionWorkers, InTurn
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
@@ -80,6 +81,7 @@ class Run:
         captioner: of either kind.
         readers: read the pictures.
         on_rows: called with the rows that are new, and the counts of all so far.
+        workers: caption several batches at once, with captioners like this one; None: it captions alone.
 
     Raises:
         BadSettings: the run that was begun is another, or the captioner cannot give what is asked.
@@ -92,9 +94,11 @@ class Run:
         captioner: BaseCaptioner[Any],
         readers: ReaderPool,
         on_rows: OnRows = lambda rows, counts: None,
+        workers: CaptionWorkers | None = None,
     ) -> None:
-        self._settings, self._state, self._captioner, self._readers = settings, state, captioner, readers
-        self._on_rows = on_rows
+        self._settings, self._state, self._readers = settings, state, readers
+        self._on_rows, self._workers = on_rows, workers or InTurn(captioner)
+        self._transform = captioner.transform
         self._decoding = with_hypotheses(captioner.decoding, settings)
         self._made_by = Provenance.of(captioner).entries
         self._counts = Counts()
@@ -170,8 +174,7 @@ class Run:
             writer = new_writer(self._settings, self._state.folder, number, self._made_by)
         try:
             batches = self._ahead(self._batches(records, kept))
-            for items, is_journaled in batches:
-                rows = self._rows(items, start + counts.rows)
+            for (items, is_journaled), rows in self._captioned(batches, start):
                 if not is_journaled:
                     with _writing(journal.path):
                         journal.append([self._line(item, row) for item, row in zip(items, rows, strict=True)])
@@ -249,10 +252,21 @@ class Run:
         except BadImage as error:
             item.row = item.row or Row.failed(name_of(record), error)
         if item.row is None:
-            item.picture = self._readers.submit(record, self._captioner.transform)
+            item.picture = self._readers.submit(record, self._transform)
 
-    def _rows(self, items: list[_Item], seed: int) -> list[Row]:
-        """The rows of a batch: from the journal, or captioned now."""
+    def _captioned(self, batches: Iterator[_Batch], seed: int) -> Iterator[tuple[_Batch, list[Row]]]:
+        """Batches with their rows, in order; workers are busy with those behind them meanwhile."""
+        begun: deque[tuple[_Batch, Callable[[], list[Row]]]] = deque()
+        for batch in batches:
+            begun.append((batch, self._rows(batch.items, seed)))
+            seed += len(batch.items)
+            if len(begun) > self._workers.ahead:
+                first, rows = begun.popleft()
+                yield first, rows()
+        yield from ((batch, rows()) for batch, rows in begun)
+
+    def _rows(self, items: list[_Item], seed: int) -> Callable[[], list[Row]]:
+        """What gives the rows of a batch once they are captioned; the journal has some already."""
         pictures: dict[int, PreparedImage] = {}
         rows: dict[int, Row] = {}
         for place, item in enumerate(items):
@@ -265,13 +279,18 @@ class Run:
                     pictures[place] = item.picture.result()
                 except BadImage as error:
                     rows[place] = Row.failed(name_of(item.record), error)
+        captions: Callable[[], list[Caption]] = list
         if pictures:
-            captions = self._captioner.caption(
-                list(pictures.values()), self._decoding, batch_size=self._settings.batch_size, seed=seed
+            captions = self._workers.submit(
+                list(pictures.values()), self._decoding, self._settings.batch_size, seed
             )
-            for (place, picture), caption in zip(pictures.items(), captions, strict=True):
+
+        def finished() -> list[Row]:
+            for (place, picture), caption in zip(pictures.items(), captions(), strict=True):
                 rows[place] = self._row(items[place].record, picture, caption)
-        return [rows[place] for place in range(len(items))]
+            return [rows[place] for place in range(len(items))]
+
+        return finished
 
     def _row(self, record: Record, picture: PreparedImage, caption: Caption) -> Row:
         settings = self._settings

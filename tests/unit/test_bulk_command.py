@@ -26,7 +26,7 @@ def caption(preset, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        code = main(["caption", "--preset", preset, "--workers", "0", *map(str, words)])
+        code = main(["caption", "--preset", preset, "--readers", "0", *map(str, words)])
         return code, *capsys.readouterr()
 
     return run
@@ -73,7 +73,7 @@ def test_exit_codes_and_a_second_run(caption, pictures, tmp_path):
         (["--format", "csv"], "--format csv needs --out"),
         (
             ["--limit", "3", "--tags"],
-            "--tags, --limit, --workers: for captions that go into files",
+            "--tags, --limit, --readers: for captions that go into files",
         ),
         (
             ["--out", "o.jsonl", "--decoding", "magic", "--n", "2"],
@@ -123,7 +123,8 @@ def test_what_is_written_can_be_evaluated(caption, pictures, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_interrupted_a_run_says_that_it_goes_on(pictures, preset, tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_interrupted_a_run_says_that_it_goes_on(pictures, preset, tmp_path, workers):
     for number in range(200):
         os.link(pictures / "picture 0.png", pictures / f"copy {number}.png")
     words = [
@@ -133,8 +134,10 @@ def test_interrupted_a_run_says_that_it_goes_on(pictures, preset, tmp_path):
         preset,
         "--out",
         "o.jsonl",
-        "--workers",
+        "--readers",
         "1",
+        "--workers",
+        workers,
         "--batch-size",
         "2",
     ]

@@ -1,0 +1,215 @@
+"""Workers: the rows that one process writes, whoever of them dies and whenever the run is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bulk
+import psutil
+import pytest
+import tiny
+import torch
+
+from magicap.commands import bulk as command
+from magicap.errors import BadSettings
+from magicap.runs.readers import ReaderPool
+from magicap.runs.run import Run
+from magicap.runs.settings import RunSettings
+from magicap.runs.state import Counts, open_state
+from magicap.runs.worker_process import WorkerFailed
+from magicap.runs.workers import CaptionWorkers
+
+MADE_OF = {"seed": 0, "max_new_tokens": 5}
+THIRD = 3  # pictures before the third batch: its seed
+
+
+class Doing:
+    """A captioner that does something before each batch."""
+
+    def __init__(self, first: Any) -> None:
+        self.captioner, self.first = tiny.captioner(**MADE_OF), first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.captioner, name)
+
+    def caption(self, images: Any, *arguments: Any, **options: Any) -> Any:
+        self.first(options["seed"])
+        return self.captioner.caption(images, *arguments, **options)
+
+
+def noting(folder: str, killed_by: str = "", failing_at: int | None = None) -> Any:
+    """Loads a captioner that notes each of its batches in a file, dies with some and fails at one."""
+
+    def first(seed: int) -> None:
+        notes = Path(folder) / "notes"
+        is_first = not notes.exists()
+        with open(notes, "a") as file:
+            file.write(f"{seed}\n")
+        if (killed_by == "its first" and is_first) or (killed_by == "the third" and seed == THIRD):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if seed == failing_at:
+            raise ZeroDivisionError("of this captioner")
+
+    return Doing(first)
+
+
+def failing() -> Any:
+    raise MemoryError("no room")
+
+
+def waiting(folder: Path, lines: int = 1) -> Any:
+    """A captioner that begins once other processes have noted so many batches."""
+
+    def first(seed: int) -> None:
+        del seed
+        _wait(folder, lambda seeds: len(seeds) >= lines)
+
+    return Doing(first)
+
+
+def _wait(folder: Path, holds: Callable[[list[str]], bool]) -> None:
+    """Until something holds of the batches that are noted."""
+    until, notes = time.monotonic() + 60, folder / "notes"
+    while time.monotonic() < until and not (notes.exists() and holds(notes.read_text().split())):
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return bulk.pictures_in(tmp_path / "pictures", 40)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(
+    captioner: Any, load: Any, source: Path, out: Path, others: int = 1, on_rows: Any = None, **settings: Any
+) -> tuple[Counts, list[str]]:
+    """A run with processes beside this one, in batches of four; its counts, and what it said of workers."""
+    of = RunSettings((str(source),), str(out), **{"batch_size": 4, **settings})
+    said: list[str] = []
+    with (
+        open_state(of) as state,
+        ReaderPool(0) as readers,
+        CaptionWorkers(captioner, load, others, said.append) as workers,
+    ):
+        counts = Run(of, state, captioner, readers, on_rows or (lambda *_: None), workers).finish()
+    return counts, said
+
+
+@pytest.mark.parametrize(
+    ("name", "out"), [("a.jsonl", {}), ("a", {"format": "parquet", "rows_per_file": 15})]
+)
+def test_two_write_what_one_writes(pictures, tmp_path, name, out):
+    expected = bulk.run(tiny.captioner(**MADE_OF), pictures, out=tmp_path / "one" / name, **out)
+    found, said = run(
+        waiting(tmp_path), partial(noting, str(tmp_path)), pictures, tmp_path / "two" / name, **out
+    )
+    assert (found, said) == (expected, [])
+    assert (tmp_path / "notes").exists()
+    one, two = bulk.written(tmp_path / "one"), bulk.written(tmp_path / "two")
+    assert one == two
+
+
+def test_a_worker_that_is_killed_leaves_its_batch_to_another(pictures, tmp_path):
+    bulk.run(tiny.captioner(**MADE_OF), pictures, out=tmp_path / "one.jsonl")
+    load = partial(noting, str(tmp_path), killed_by="its first")
+    counts, said = run(waiting(tmp_path), load, pictures, tmp_path / "two.jsonl")
+    assert counts.rows == 40
+    assert said == ["a worker ended (signal 9); its pictures go to the 1 that are left"]
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+def test_pictures_that_end_two_workers_end_the_run_which_can_be_gone_on_with(pictures, tmp_path):
+    load = partial(noting, str(tmp_path), killed_by="the third")
+    with pytest.raises(WorkerFailed, match=r"2 ended with the batch from picture 3 on; run the same"):
+        run(_until_two_died(tmp_path), load, pictures, tmp_path / "two.jsonl", others=2)
+    counts = bulk.run(tiny.captioner(**MADE_OF), pictures, out=tmp_path / "two.jsonl")
+    bulk.run(tiny.captioner(**MADE_OF), pictures, out=tmp_path / "one.jsonl")
+    assert counts.rows == 40
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+def _until_two_died(folder: Path) -> Any:
+    """A captioner that begins once two processes have died with the third batch."""
+
+    def first(seed: int) -> None:
+        del seed
+        _wait(folder, lambda seeds: seeds.count(str(THIRD)) == 2)
+
+    return Doing(first)
+
+
+def test_what_a_worker_raises_the_run_raises(pictures, tmp_path):
+    load = partial(noting, str(tmp_path), failing_at=THIRD)
+    with pytest.raises(ZeroDivisionError, match="of this captioner"):
+        run(waiting(tmp_path, lines=3), load, pictures, tmp_path / "two.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [
+        (failing, "MemoryError: no room"),
+        (partial(tiny.captioner, 1, max_new_tokens=5), "it loaded another captioner"),
+    ],
+)
+def test_a_worker_that_cannot_begin_is_told_of(pictures, tmp_path, load, why):
+    captioner = tiny.captioner(**MADE_OF)
+    with CaptionWorkers(captioner, load, 1, (said := []).append) as workers:
+        until = time.monotonic() + 60
+        while not said and time.monotonic() < until:
+            assert workers.submit([], captioner.decoding, 4, 0)() == []
+    assert said == [f"a worker ended ({why}); its pictures go to the 1 that are left"]
+
+
+def test_stopped_no_process_is_left_and_another_number_goes_on(pictures, tmp_path):
+    def stop(rows: Any, counts: Counts) -> None:
+        if counts.rows > 10:
+            raise KeyboardInterrupt
+
+    load = partial(noting, str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run(waiting(tmp_path), load, pictures, tmp_path / "two.jsonl", others=2, on_rows=stop)
+    assert psutil.Process().children() == []
+    assert torch.get_num_threads() == 1
+    kept = []
+    run(
+        tiny.captioner(**MADE_OF),
+        load,
+        pictures,
+        tmp_path / "two.jsonl",
+        on_rows=lambda rows, counts: kept.append(not rows),
+    )
+    assert kept[:4] == [True, True, True, True]
+    assert not any(kept[5:])
+    bulk.run(tiny.captioner(**MADE_OF), pictures, out=tmp_path / "one.jsonl")
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+def test_each_has_its_share_of_the_threads():
+    torch.set_num_threads(3)
+    with CaptionWorkers(tiny.captioner(**MADE_OF), failing, 1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+
+
+def test_on_a_gpu_it_is_refused(pictures, tmp_path):
+    options = command.Options(out=str(tmp_path / "o.jsonl"), workers=2, readers=0)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.raises(BadSettings, match=r"--workers 2: expected a processor, found cuda; .* --shard I/N"):
+        command.run(options, [str(pictures)], None, lambda: on_gpu)
+    options = command.Options(out=str(tmp_path / "o.jsonl"), workers=0)
+    with pytest.raises(BadSettings, match=r"--workers: expected at least 1, found 0; .* are --readers"):
+        command.run(options, [str(pictures)], None, lambda: on_gpu)
