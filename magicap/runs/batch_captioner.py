@@ -123,7 +123,7 @@ class BatchCaptioner:
         self.prefix = prefix
         self.decoding = decoding
         self.device = None if device is None else str(device)
-        self.dtype = str(as_dtype(dtype)).removeprefix("torch.")
+        self.dtype = str(as_dtype(dtype, int8=True)).removeprefix("torch.")
         self.batch_size = batch_size
         self._digest = _digest(self.preset)
 
