@@ -55,11 +55,7 @@ class Gpt2Blocks:
         if type(model).__name__ not in ("GPT2LMHeadModel", "PlainGpt2") or activation is None:
             return None
         blocks = getattr(getattr(model, "transformer", None), "h", ())
-        plain = all(
-            type(layer).__name__ == "Conv1D"
-            for block in blocks
-            for layer in _layers(block)
-        )
+        plain = all(type(layer).__name__ == "Conv1D" for block in blocks for layer in _layers(block))
         if not plain or not len(blocks) or config.reorder_and_upcast_attn or config.add_cross_attention:
             return None
         scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0

@@ -39,6 +39,9 @@ class FloatLayers:
         return F.linear(x, weight[width:], bias[width:])
 
 
+_FLOAT_LAYERS = FloatLayers()
+
+
 @dataclass(frozen=True)
 class CausalTextTower:
     """A view on the text half of an open_clip ``CLIP`` or ``CustomTextCLIP``; owns no weights.
@@ -57,7 +60,7 @@ class CausalTextTower:
     eos_id: int | None
     """Id of the end token, for ``eos`` pooling."""
 
-    layers: FloatLayers | Int8Layers = FloatLayers()
+    layers: FloatLayers | Int8Layers = _FLOAT_LAYERS
     """How linear layers of the blocks are computed."""
 
     @classmethod
