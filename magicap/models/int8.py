@@ -51,7 +51,8 @@ class Int8Product:
         product = torch._int_mm(numbers, self.numbers).float().mul_(self.steps).mul_(steps)
         if self.bias is not None:
             product.add_(self.bias)
-        return product.unflatten(0, x.shape[:-1])
+        shaped: Tensor = product.unflatten(0, x.shape[:-1])
+        return shaped
 
 
 class Int8Layers:
