@@ -89,10 +89,10 @@ def report(
         seed=config.seed,
     )
     for dtype, estimates in comparison.estimates.items():
-        found = estimates["CIDEr-D"]
-        line = f"{name}, {dtype}: CIDEr-D {found.score.text}"
-        if found.difference is not None:
-            ends = (found.difference, found.difference_low, found.difference_high)
+        estimate = estimates["CIDEr-D"]
+        line = f"{name}, {dtype}: CIDEr-D {estimate.score.text}"
+        if estimate.difference is not None:
+            ends = (estimate.difference, estimate.difference_low, estimate.difference_high)
             line += ", difference {:+.2f} ({:+.2f} to {:+.2f})".format(*(100 * (end or 0) for end in ends))
         print(line, flush=True)
 

@@ -183,7 +183,9 @@ class LanguageModel:
         blocks, head = self._blocks, self._network.get_output_embeddings()
         if blocks is None or self.dtype != torch.float32:
             kind = kind_of(self._network)
-            raise BadSettings(f"int8 takes a plain GPT-2 in float32, found {kind} in {self.dtype}")
+            raise BadSettings(
+                f"int8 takes a plain GPT-2 in float32, found {kind} in {self.dtype}; use another dtype"
+            )
         self._int8_head = Int8Product.of(head.weight.T, head.bias)
         self._blocks_of = self._network, blocks.in_int8()
         return self

@@ -213,9 +213,10 @@ class ImageTextScorer:
             BadSettings: the text tower is not causal, or not in float32.
         """
         if self.text_tower is None or self.dtype != torch.float32:
-            found = "another" if self.text_tower is None else f"one in {self.dtype}"
-            raise BadSettings(f"int8 takes a causal text tower in float32, found {found}")
+            kind = "another" if self.text_tower is None else f"one in {self.dtype}"
+            raise BadSettings(f"int8 takes a causal text tower in float32, found {kind}; use another dtype")
         self.text_tower, self._is_int8 = self.text_tower.in_int8(), True
+        self.__dict__.pop("fingerprint", None)
         return self
 
     def in_float32(self) -> ImageTextScorer:

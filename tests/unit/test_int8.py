@@ -62,11 +62,11 @@ def test_zeros_stay_zeros_and_broken_numbers_stay_broken():
     product = Int8Product.of(weight, None)
     x = torch.zeros(4, 8)
     x[1, 0], x[2, 0], x[3, 1] = float("nan"), float("inf"), 1.0
-    found = product(x)
-    assert found[0].eq(0).all()
-    assert not found[1:3].isfinite().any()
-    assert found[3].isfinite().all()
-    assert found[3, 0] == 0
+    answer = product(x)
+    assert answer[0].eq(0).all()
+    assert not answer[1:3].isfinite().any()
+    assert answer[3].isfinite().all()
+    assert answer[3, 0] == 0
 
 
 def test_an_in_projection_gives_queries_and_the_rest_alone():
