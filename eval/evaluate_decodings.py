@@ -47,7 +47,7 @@ class Config:
     images: list[str] = field(metadata={"help": "tar files or folders that hold the split's pictures"})
     split: str = field(default="dev", metadata={"help": "choose on dev, report on test once"})
     preset: str = field(default="embedded", metadata={"help": "a preset or a captioner's folder"})
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16"})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16, float16 or int8"})
     memory: list[str] = field(
         default_factory=list, metadata={"help": "captions to retrieve from (train split)"}
     )

@@ -62,7 +62,7 @@ class ShardOptions:
     batch_size: int = 16
     """Number of pictures that are captioned together; 64 suits a GPU."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     """Precision of the models, in which they are loaded."""
 
     readers: int = 1

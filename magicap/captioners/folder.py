@@ -206,14 +206,20 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return usable
 
 
-def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def as_dtype(dtype: str | torch.dtype, *, int8: bool = False) -> torch.dtype:
     """float32, bfloat16 or float16, by name or as such.
+
+    Args:
+        int8: whether that goes too.
 
     Raises:
         BadSettings: another.
     """
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if int8:
+        dtypes["int8"] = torch.int8
     for name, value in dtypes.items():
         if dtype in (name, value):
             return value
-    raise BadSettings(f"dtype must be {', '.join(dtypes)}, found {dtype!r}")
+    hint = "; int8 is for zero-shot captioners that caption" if dtype in ("int8", torch.int8) else ""
+    raise BadSettings(f"dtype must be {', '.join(dtypes)}, found {dtype!r}{hint}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -144,16 +144,25 @@ class Captioner(BaseCaptioner[Any]):
         Args:
             source: a preset's name or a folder. The default needs no network.
             device: where to compute; None takes a GPU if there is one.
-            dtype: float32 (exact), bfloat16 or float16.
+            dtype: float32 (exact), bfloat16, float16, or int8: the language model and the scorer's text tower
+                in eight bits, the rest in float32, on a processor alone.
             cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
             revision: repository of the hub -> commit, branch or tag to load, in place of the preset's own.
 
         Raises:
-            BadSettings: a ``revision`` of a repository that the captioner is not made of.
+            BadSettings: a ``revision`` of a repository that the captioner is not made of, another ``dtype``,
+                or int8 elsewhere than on a processor, or of models that it does not go with.
             ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
             BadModel: a folder or part that cannot be used.
         """
-        place, precision = as_device(device), as_dtype(dtype)
+        place, precision = as_device(device), as_dtype(dtype, int8=True)
+        if is_int8 := precision == torch.int8:
+            precision = torch.float32
+            if place.type != "cpu":
+                raise BadSettings(
+                    f"dtype int8 computes on cpu alone, found device {str(place)!r}; name device cpu, "
+                    "or dtype bfloat16"
+                )
         sources, commits = sources_of(source), revisions_of(source, revision)
         with naming_downloads(source, commits):
             language_model = LanguageModel.from_pretrained(
@@ -162,6 +171,8 @@ class Captioner(BaseCaptioner[Any]):
             scorer = ImageTextScorer.from_pretrained(
                 *sources.scorer, device=place, dtype=precision, revision=commits.scorer
             )
+            if is_int8:
+                language_model, scorer = language_model.to_int8(), scorer.to_int8()
             memory = None
             if sources.memory is not None:
                 memory = CaptionMemory.from_pretrained(sources.memory, device=place)
@@ -210,7 +221,12 @@ class Captioner(BaseCaptioner[Any]):
     def _models(self) -> str:
         soft_prompt = self.language_model.soft_prompt
         models = [self.language_model.network, self.scorer.network]
-        return fingerprint(*models, *([soft_prompt] if soft_prompt else []))
+        digits = fingerprint(*models, *([soft_prompt] if soft_prompt else []))
+        return combined(digits, "int8") if self._is_int8 else digits
+
+    @property
+    def _is_int8(self) -> bool:
+        return torch.int8 in (self.language_model.dtype, self.scorer.dtype)
 
     def save_pretrained(
         self,
@@ -300,7 +316,10 @@ class Captioner(BaseCaptioner[Any]):
         """
         from magicap.adaptation.adapt import adapt  # training brings libraries that captioning does without
 
-        parts, report = adapt(self.parts, texts, images, settings=settings)
+        exact = self._in_float32 if self._is_int8 else None
+        parts, report = adapt((exact or self).parts, texts, images, settings=settings)
+        if exact is not None:
+            parts = replace(parts, language_model=parts.language_model.to_int8(), scorer=self.scorer)
         adapted = Captioner(parts.language_model, parts.scorer, parts.decoding, parts.memory)
         adapted.adaptation = report
         return adapted
@@ -349,10 +368,7 @@ class Captioner(BaseCaptioner[Any]):
     def _in_float32(self) -> Self | None:
         if self.scorer.dtype == self.language_model.dtype == torch.float32:
             return None
-        scorer, language_model = copy.deepcopy(self.scorer), copy.deepcopy(self.language_model)
-        scorer.model.float()
-        language_model.to_caption(torch.float32)
-        exact = type(self)(language_model, scorer, self.decoding)
+        exact = type(self)(self.language_model.in_float32(), self.scorer.in_float32(), self.decoding)
         exact.memory = self.memory  # which need not have been encoded by these rounded weights
         return exact
 

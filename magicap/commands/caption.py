@@ -66,7 +66,7 @@ class Options:
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
 
     dtype: Annotated[str, About("NAME")] = "float32"
-    """Precision of the models: float32, bfloat16 or float16."""
+    """Precision of the models: float32, bfloat16, float16; int8: zero-shot captioners, on a processor."""
 
     min_confidence: Annotated[float | None, About("P")] = None
     """Leave out captions that are right with a probability below P, 0 to 1; with --json they are marked."""

@@ -68,7 +68,7 @@ class Options:
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
 
     dtype: Annotated[str, About("NAME")] = "float32"
-    """Precision of the models: float32, bfloat16 or float16."""
+    """Precision of the models: float32, bfloat16, float16; int8: zero-shot captioners, on a processor."""
 
 
 def add(commands: Any) -> None:

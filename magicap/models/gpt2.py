@@ -8,13 +8,14 @@ Shapes: B rows, Q new tokens a row, P cached tokens a row, H heads of width d, W
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magicap.models.int8 import Int8Layers
 from magicap.models.token_cache import TokenCache
 
 
@@ -43,6 +44,9 @@ class Gpt2Blocks:
     scales: tuple[float, ...]
     """By which each block's products of queries and keys are multiplied."""
 
+    product: Callable[[Tensor, Any], Tensor]
+    """(N, out) of (N, in) and a layer."""
+
     @classmethod
     def of(cls, model: nn.Module) -> Gpt2Blocks | None:
         """The blocks of a model, or None where it is no plain GPT-2."""
@@ -51,17 +55,18 @@ class Gpt2Blocks:
         if type(model).__name__ not in ("GPT2LMHeadModel", "PlainGpt2") or activation is None:
             return None
         blocks = getattr(getattr(model, "transformer", None), "h", ())
-        plain = all(
-            type(layer).__name__ == "Conv1D"
-            for block in blocks
-            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-        )
+        plain = all(type(layer).__name__ == "Conv1D" for block in blocks for layer in _layers(block))
         if not plain or not len(blocks) or config.reorder_and_upcast_attn or config.add_cross_attention:
             return None
         scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         by_layer = config.scale_attn_by_inverse_layer_idx
         scales = tuple(scale / (layer + 1 if by_layer else 1) for layer in range(len(blocks)))
-        return cls(model.transformer, config.n_head, activation, scales)
+        return cls(model.transformer, config.n_head, activation, scales, _product)
+
+    def in_int8(self) -> Gpt2Blocks:
+        """The same with layers in int8, of the weights as they are now."""
+        layers = (layer for block in self.transformer.h for layer in _layers(block))
+        return replace(self, product=Int8Layers(layers).product)
 
     def __call__(self, embeddings: Tensor, position: int, mask: Tensor | None, cache: TokenCache) -> Tensor:
         """Last hidden states (B, Q, W) of new tokens that all stand at one position.
@@ -71,18 +76,23 @@ class Gpt2Blocks:
             mask: broadcast to (B, H, Q, P + Q), added to the products of queries and keys; None: all is seen.
             cache: of the tokens before, which takes up those of the new ones.
         """
-        transformer = self.transformer
+        transformer, product = self.transformer, self.product
         B, Q, W = embeddings.shape
         x = (embeddings + transformer.wpe.weight[position]).view(B * Q, W)
         for layer, (block, scale) in enumerate(zip(transformer.h, self.scales, strict=True)):
-            qkv = _product(_normed(x, block.ln_1), block.attn.c_attn)
+            qkv = product(_normed(x, block.ln_1), block.attn.c_attn)
             query, key, value = qkv.view(B, Q, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
             keys, values = cache.update(key, value, layer)
             seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
-            x = x + _product(seen.transpose(1, 2).reshape(B * Q, W), block.attn.c_proj)
-            inner = self.activation(_product(_normed(x, block.ln_2), block.mlp.c_fc))
-            x = x + _product(inner, block.mlp.c_proj)
+            x = x + product(seen.transpose(1, 2).reshape(B * Q, W), block.attn.c_proj)
+            inner = self.activation(product(_normed(x, block.ln_2), block.mlp.c_fc))
+            x = x + product(inner, block.mlp.c_proj)
         return _normed(x, transformer.ln_f).view(B, Q, W)
+
+
+def _layers(block: Any) -> tuple[Any, ...]:
+    """A block's linear layers."""
+    return block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
 
 
 def _product(x: Tensor, layer: Any) -> Tensor:

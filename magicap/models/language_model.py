@@ -24,6 +24,7 @@ from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
 from magicap.models.finite import require_finite, require_unit
 from magicap.models.gpt2 import Gpt2Blocks
+from magicap.models.int8 import Int8Product
 from magicap.models.language_files import kind_of, read_language_model, run_in_full
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.plain_gpt2 import Gpt2Folder
@@ -77,6 +78,7 @@ class LanguageModel:
         self._unbuilt = model if isinstance(model, Gpt2Folder) else None
         self._network: Any = model.model if isinstance(model, Gpt2Folder) else model.eval()
         self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
+        self._int8_head: Int8Product | None = None
         self._word_tokens: WordTokens | None = None
         self._splits_at_spaces = splits_at_spaces(getattr(tokenizer, "backend_tokenizer", None))
         self._tokenizer: Any = tokenizer
@@ -156,6 +158,7 @@ class LanguageModel:
     def to_train(self) -> LanguageModel:
         """A copy in float32, whatever this one computes in, whose weights can learn."""
         trained = copy.deepcopy(self)
+        trained._int8_head = trained._blocks_of = None
         trained.model.float().requires_grad_(True)
         if trained.soft_prompt is not None:
             trained.soft_prompt.float().requires_grad_(True)
@@ -168,6 +171,32 @@ class LanguageModel:
             self.soft_prompt.to(dtype).eval().requires_grad_(False)
         return self
 
+    def to_int8(self) -> LanguageModel:
+        """This one with its blocks' linear layers and its output head in int8, on a processor.
+
+        Its weights stay as they are: they are what is saved and trained.
+
+        Raises:
+            BadSettings: it is no plain GPT-2 in float32.
+        """
+        blocks, head = self._blocks, self._network.get_output_embeddings()
+        if blocks is None or self.dtype != torch.float32:
+            kind = kind_of(self._network)
+            raise BadSettings(
+                f"int8 takes a plain GPT-2 in float32, found {kind} in {self.dtype}; use another dtype"
+            )
+        self._int8_head = Int8Product.of(head.weight.T, head.bias)
+        self._blocks_of = self._network, blocks.in_int8()
+        return self
+
+    def in_float32(self) -> LanguageModel:
+        """A copy that computes in float32; where this one does so in int8, of the same weights."""
+        if self._int8_head is None:
+            return copy.deepcopy(self).to_caption(torch.float32)
+        exact = copy.copy(self)
+        exact._int8_head = exact._blocks_of = None
+        return exact
+
     @property
     def device(self) -> torch.device:
         """Where it computes."""
@@ -178,7 +207,7 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         dtype: torch.dtype = self._network.dtype
-        return dtype
+        return dtype if self._int8_head is None else torch.int8
 
     @property
     def width(self) -> int:
@@ -208,7 +237,7 @@ class LanguageModel:
 
         A row whose numbers broke is NaN throughout.
         """
-        head: Any = self._network.get_output_embeddings()
+        head: Any = self._int8_head or self._network.get_output_embeddings()
         return torch.softmax(head(last).float(), dim=-1)
 
     @torch.inference_mode()
@@ -392,7 +421,8 @@ class LanguageModel:
     def _blocks(self) -> Gpt2Blocks | None:
         """A step of our own, where the model is a plain GPT-2."""
         if self._blocks_of is None or self._blocks_of[0] is not self._network:
-            self._blocks_of = self._network, Gpt2Blocks.of(self._network)
+            blocks = Gpt2Blocks.of(self._network)
+            self._blocks_of = self._network, blocks.in_int8() if blocks and self._int8_head else blocks
         return self._blocks_of[1]
 
     def _add_missing_tokens(self) -> None:

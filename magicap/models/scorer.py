@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magicap.errors import BadModel
+from magicap.errors import BadModel, BadSettings
 from magicap.files import open_to_readers
 from magicap.images.reader import ImageSource
 from magicap.images.transform import ImageTransform, prepare
@@ -29,7 +29,7 @@ from magicap.models.class_vector import (
     class_vector_of,
     split_weights,
 )
-from magicap.models.fingerprint import fingerprint, fingerprint_of_weights
+from magicap.models.fingerprint import combined, fingerprint, fingerprint_of_weights
 from magicap.models.finite import are_unit, broken_image, require_unit
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import import_open_clip
@@ -70,6 +70,7 @@ class ImageTextScorer:
         self._network: Any = model.eval()
         self._reader: Any = tokenizer
         self._preprocess: Any = preprocess
+        self._is_int8 = False
         self.config = config
         self.transform = ImageTransform.of(config["preprocess_cfg"])
         self._specials = _special_tokens(tokenizer)
@@ -164,7 +165,8 @@ class ImageTextScorer:
                 if isinstance(self._network, PlainClip):
                     whole = as_open_clip(self._network, self.config)
                     if self.text_tower is not None:
-                        self.text_tower = CausalTextTower.of(whole)
+                        tower = CausalTextTower.of(whole)
+                        self.text_tower = tower.in_int8() if tower and self._is_int8 else tower
                     self._network = whole
         return self._network
 
@@ -195,6 +197,32 @@ class ImageTextScorer:
         network: nn.Module = self._network
         return network
 
+    def to_int8(self) -> ImageTextScorer:
+        """This one with its text tower's blocks in int8, on a processor; the image tower stays as it is.
+
+        The weights stay as they are: they are what is saved.
+
+        Raises:
+            BadSettings: the text tower is not causal, or not in float32.
+        """
+        if self.text_tower is None or self.dtype != torch.float32:
+            kind = "another" if self.text_tower is None else f"one in {self.dtype}"
+            raise BadSettings(f"int8 takes a causal text tower in float32, found {kind}; use another dtype")
+        self.text_tower, self._is_int8 = self.text_tower.in_int8(), True
+        self.__dict__.pop("fingerprint", None)
+        return self
+
+    def in_float32(self) -> ImageTextScorer:
+        """A copy that computes in float32; where this one does so in int8, of the same weights."""
+        if not self._is_int8:
+            exact = copy.deepcopy(self)
+            exact.model.float()
+            return exact
+        exact = copy.copy(self)
+        exact.text_tower, exact._is_int8 = CausalTextTower.of(self._network), False
+        exact.__dict__.pop("fingerprint", None)
+        return exact
+
     @property
     def class_vector(self) -> ClassVector | None:
         """What adds the names of a classifier's classes to the image vectors; None where nothing does."""
@@ -213,14 +241,15 @@ class ImageTextScorer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """What it computes in; int8: its text tower does, its image tower in float32."""
         dtype: torch.dtype = next(self._network.parameters()).dtype
-        return dtype
+        return torch.int8 if self._is_int8 else dtype
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that tell this scorer from any other, of its weights at first use."""
-        return fingerprint(self._network)
+        digits = fingerprint(self._network)
+        return combined(digits, "int8") if self._is_int8 else digits
 
     def pixels(self, image: ImageSource) -> Tensor:
         """A picture as bytes (3, H, W) of the size that the image tower reads.

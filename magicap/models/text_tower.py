@@ -6,15 +6,40 @@ Shapes: B rows, Q new tokens a row, P cached tokens a row, W tower width, D embe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magicap.models.int8 import Int8Layers
 from magicap.models.plain_clip import PlainClip
 from magicap.models.token_cache import KeysAndValues
+
+
+class FloatLayers:
+    """Linear layers as their weights are; of an attention, its in-projection."""
+
+    def product(self, x: Tensor, layer: Any) -> Tensor:
+        """(..., out) of (..., in)."""
+        if isinstance(layer, nn.MultiheadAttention):
+            return F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
+        product: Tensor = layer(x)
+        return product
+
+    def queries(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
+        """(..., W) queries of (..., W)."""
+        width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
+        return F.linear(x, weight[:width], bias[:width])
+
+    def keys_and_values(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
+        """(..., 2W) keys and values of (..., W)."""
+        width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
+        return F.linear(x, weight[width:], bias[width:])
+
+
+_FLOAT_LAYERS = FloatLayers()
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,9 @@ class CausalTextTower:
 
     eos_id: int | None
     """Id of the end token, for ``eos`` pooling."""
+
+    layers: FloatLayers | Int8Layers = _FLOAT_LAYERS
+    """How linear layers of the blocks are computed."""
 
     @classmethod
     def of(cls, model: nn.Module) -> CausalTextTower | None:
@@ -57,6 +85,14 @@ class CausalTextTower:
         if not causal:
             return None
         return cls(part, str(pool_type), getattr(part, "eos_id" if nested else "text_eos_id", None))
+
+    def in_int8(self) -> CausalTextTower:
+        """The same with the blocks' layers in int8, of the weights as they are now; it cannot learn."""
+        blocks = self.part.transformer.resblocks
+        layers: list[Any] = [block.attn for block in blocks]
+        for block in blocks:
+            layers += [block.attn.out_proj, *filter(_is_linear, block.mlp)]
+        return replace(self, layers=Int8Layers(layers))
 
     def cut(self, ids: Sequence[int]) -> list[int]:
         """The ids up to and with the one that is pooled; nothing behind it can matter."""
@@ -132,10 +168,38 @@ class CausalTextTower:
             if ends is not None and layer == len(blocks) - 1:
                 rows = torch.arange(len(x), device=x.device)[:, None]
                 x, queries, mask = x[rows, ends], tokens[rows, ends], mask[rows, 0, ends][:, None]
-            attended, cache = _attend(block.attn, queries, tokens, past[layer] if past else None, mask)
+            attended, cache = self._attend(block.attn, queries, tokens, past[layer] if past else None, mask)
             x = x + block.ls_1(attended)
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+            inner = block.ln_2(x)
+            for module in block.mlp:
+                inner = self.layers.product(inner, module) if _is_linear(module) else module(inner)
+            x = x + block.ls_2(inner)
             yield x, cache
+
+    def _attend(
+        self,
+        attention: nn.MultiheadAttention,
+        queries: Tensor,
+        tokens: Tensor,
+        past: KeysAndValues | None,
+        mask: Tensor,
+    ) -> tuple[Tensor, KeysAndValues]:
+        """Attention of (B, E, W), all or some of the tokens (B, Q, W), over P cached and Q new tokens."""
+        heads, layers = attention.num_heads, self.layers
+
+        def by_head(projected: Tensor, parts: int) -> Tensor:
+            split: Tensor = projected.unflatten(2, (parts, heads, -1))
+            return split.permute(2, 0, 3, 1, 4)
+
+        if queries is tokens:
+            query, keys, values = by_head(layers.product(tokens, attention), 3)
+        else:
+            (query,) = by_head(layers.queries(queries, attention), 1)
+            keys, values = by_head(layers.keys_and_values(tokens, attention), 2)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        return layers.product(attended.transpose(1, 2).flatten(2), attention.out_proj), (keys, values)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Unit vectors (..., D) in float32 of pooled hidden states (..., W)."""
@@ -148,27 +212,5 @@ class CausalTextTower:
         return F.normalize(pooled.float(), dim=-1)
 
 
-def _attend(
-    attention: nn.MultiheadAttention,
-    queries: Tensor,
-    tokens: Tensor,
-    past: KeysAndValues | None,
-    mask: Tensor,
-) -> tuple[Tensor, KeysAndValues]:
-    """Attention of (B, E, W), all or some of the tokens (B, Q, W), over P cached and Q new tokens."""
-    width, heads = tokens.shape[2], attention.num_heads
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-
-    def by_head(projected: Tensor, parts: int) -> Tensor:
-        split: Tensor = projected.unflatten(2, (parts, heads, -1))
-        return split.permute(2, 0, 3, 1, 4)
-
-    if queries is tokens:
-        query, keys, values = by_head(F.linear(tokens, weight, bias), 3)
-    else:
-        (query,) = by_head(F.linear(queries, weight[:width], bias[:width]), 1)
-        keys, values = by_head(F.linear(tokens, weight[width:], bias[width:]), 2)
-    if past is not None:
-        keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    return attention.out_proj(attended.transpose(1, 2).flatten(2)), (keys, values)
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)

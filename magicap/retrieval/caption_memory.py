@@ -149,7 +149,8 @@ class CaptionMemory:
         Raises:
             BadModel: it is refused.
         """
-        known = self.text_tower is not None and scorer.dtype == torch.float32
+        # int8 is made of weights in float32, whose fingerprint tells as much
+        known = self.text_tower is not None and scorer.dtype in (torch.float32, torch.int8)
         if known and self.text_tower == text_fingerprint(scorer.network):
             return
         if known or scorer.width != self.width or not self._has_vectors_of(scorer):

@@ -95,7 +95,7 @@ class BatchCaptioner:
         decoding: how to search; None takes the captioner's own. Where it samples, a row's seed is its place
             in its batch.
         device: where to compute; None takes the GPU of the process's ``rank``, else a GPU if there is one.
-        dtype: float32 (exact), bfloat16 or float16.
+        dtype: float32 (exact), bfloat16, float16 or, on processors and of zero-shot captioners, int8.
         batch_size: pictures that are searched together, as of :meth:`magicap.Captioner.caption`.
 
     Raises:
@@ -123,7 +123,7 @@ class BatchCaptioner:
         self.prefix = prefix
         self.decoding = decoding
         self.device = None if device is None else str(device)
-        self.dtype = str(as_dtype(dtype)).removeprefix("torch.")
+        self.dtype = str(as_dtype(dtype, int8=True)).removeprefix("torch.")
         self.batch_size = batch_size
         self._digest = _digest(self.preset)
 
@@ -254,7 +254,7 @@ def captioner_of_process(preset: str, device: str | None, dtype: str, digest: st
     Args:
         preset: a preset's name or a captioner's folder.
         device: where to compute; None takes a GPU if there is one.
-        dtype: float32, bfloat16 or float16.
+        dtype: float32, bfloat16, float16 or int8.
         digest: of its folder, so that another one there is loaded anew.
     """
     return load_captioner(preset, device=device, dtype=dtype)
