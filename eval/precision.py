@@ -32,6 +32,9 @@ class Config:
     preset: str = field(default="embedded", metadata={"help": "a zero-shot preset or captioner's folder"})
     dtype: str = field(default="int8", metadata={"help": "beside float32"})
     limit: int | None = field(default=None, metadata={"help": "only the first so many pictures"})
+    decodings: list[str] = field(
+        default_factory=lambda: ["own", "plain magic"], metadata={"help": "own, plain magic or both"}
+    )
     batch_size: int = field(default=16, metadata={"help": "pictures searched together"})
     cold: bool = field(default=False, metadata={"help": "forget captions' prefixes before each batch"})
     seed: int = field(default=0, metadata={"help": "of the bootstrap"})
@@ -44,7 +47,8 @@ def main(config: Config) -> None:
     other = Captioner.from_pretrained(config.preset, device="cpu", dtype=config.dtype)
     print(f"{config.preset}, {config.split}, n = {len(rows)}, {torch.get_num_threads()} threads")
     pictures = [prepare(images.read(row.image), exact.transform) for row in rows]
-    for name, decoding in {"own": exact.decoding, "plain magic": MagicSearch()}.items():
+    decodings: dict[str, Any] = {"own": exact.decoding, "plain magic": MagicSearch()}
+    for name, decoding in ((name, decodings[name]) for name in config.decodings):
         captions: dict[str, list[Any]] = {"float32": [], config.dtype: []}
         seconds: dict[str, list[tuple[float, float]]] = {"float32": [], config.dtype: []}
         for first in range(0, len(pictures), config.batch_size):
