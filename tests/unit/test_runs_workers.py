@@ -27,6 +27,7 @@ from magicap.runs.worker_process import WorkerFailed
 from magicap.runs.workers import CaptionWorkers
 
 MADE_OF = {"seed": 0, "max_new_tokens": 5}
+PATIENCE = 240.0  # seconds for a process to start, on a machine that is busy
 THIRD = 3  # pictures before the third batch: its seed
 
 
@@ -76,7 +77,7 @@ def waiting(folder: Path, lines: int = 1) -> Any:
 
 def _wait(folder: Path, holds: Callable[[list[str]], bool]) -> None:
     """Until something holds of the batches that are noted."""
-    until, notes = time.monotonic() + 60, folder / "notes"
+    until, notes = time.monotonic() + PATIENCE, folder / "notes"
     while time.monotonic() < until and not (notes.exists() and holds(notes.read_text().split())):
         time.sleep(0.01)
 
@@ -168,7 +169,7 @@ def test_what_a_worker_raises_the_run_raises(pictures, tmp_path):
 def test_a_worker_that_cannot_begin_is_told_of(pictures, tmp_path, load, why):
     captioner = tiny.captioner(**MADE_OF)
     with CaptionWorkers(captioner, load, 1, (said := []).append) as workers:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not said and time.monotonic() < until:
             assert workers.submit([], captioner.decoding, 4, 0)() == []
     assert said == [f"a worker ended ({why}); its pictures go to the 1 that are left"]
