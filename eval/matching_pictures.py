@@ -6,8 +6,8 @@ Each picture is seen through a homography that moves its corners by up to ``--co
 ``--altered`` the copy is blurred, darkened and noisy too. ORB is OpenCV's, matched in the usual way: mutual
 nearest neighbours by the Hamming distance, and a ratio test. The geometry of both is found alike.
 
-Figures are means over pictures; the share of pictures whose homography moves the corners to within 16 pixels of
-where they belong, on average; and the share of pairs of different pictures, a quarter of the number, for which a
+Figures are means over pictures; the share of pictures whose homography moves the corners to within 16 pixels
+of where they belong, on average; and the share of pairs of different pictures (a quarter as many) for which a
 homography is found: it should be none.
 """
 

@@ -36,7 +36,7 @@ _BATCH = 16  # views at a time
 class FeatureSettings:
     """What a local feature is read from."""
 
-    depth: float = 0.5
+    depth: float = 0.33
     """Which block's states are read, as a share of all blocks: early ones know where, late ones know what."""
 
     shifts: int = 4

@@ -39,7 +39,7 @@ _OUTLIER = "#b42318"
 class MatchSettings:
     """What counts as a match, and as an inlier."""
 
-    ratio: float = 0.95
+    ratio: float = 0.8
     """Largest distance of a match as a share of that to the second nearest place (Lowe's ratio test)."""
 
     max_matches: int | None = None
