@@ -152,9 +152,9 @@ class PictureMatches:
         axes.set(xlim=(0, total), ylim=(1, 0))
         first = self.first_points / self.first.height
         second = self.second_points / self.second.height + np.array([left, 0.0])
-        for drawn, width, alpha in ((~self.inliers, 0.4, 0.35), (self.inliers, 0.9, 0.9)):
-            rows = _spread(drawn, first)
-            colours = colormaps["viridis"](first[rows, 1]) if drawn is self.inliers else _OUTLIER
+        for chosen, width, alpha in ((~self.inliers, 0.4, 0.35), (self.inliers, 0.9, 0.9)):
+            rows = _spread(chosen, first)
+            colours = colormaps["viridis"](first[rows, 1]) if chosen is self.inliers else _OUTLIER
             lines = np.stack([first[rows], second[rows]], axis=1)
             axes.add_collection(
                 LineCollection(cast("Any", lines), colors=colours, linewidths=width, alpha=alpha)
