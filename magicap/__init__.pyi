@@ -23,6 +23,9 @@ from magicap.errors import MagicapError as MagicapError
 from magicap.errors import MetricUnavailable as MetricUnavailable
 from magicap.errors import MissingPackage as MissingPackage
 from magicap.errors import ModelNotFound as ModelNotFound
+from magicap.matching.pictures import MatchSettings as MatchSettings
+from magicap.matching.pictures import PictureMatches as PictureMatches
+from magicap.matching.pictures import match_pictures as match_pictures
 from magicap.models.language_model import LanguageModel as LanguageModel
 from magicap.models.scorer import ImageTextScorer as ImageTextScorer
 from magicap.results import Caption as Caption

@@ -9,6 +9,7 @@ from magicap.errors import MissingPackage
 
 _EXTRAS = {
     "accelerate": "train",
+    "cv2": "match",
     "datasets": "bulk",
     "matplotlib": "eval",
     "pillow_heif": "heif",

@@ -126,12 +126,7 @@ class TowerStates:
     """
 
     def __init__(self, scorer: ImageTextScorer, settings: FineGrainedSettings) -> None:
-        visual = scorer.model.visual
-        if not hasattr(getattr(visual, "trunk", visual), "forward_intermediates"):
-            raise BadModel(
-                "expected an image tower that shows its patches (forward_intermediates, as those of timm and "
-                f"open_clip do), found {type(visual).__name__}; take another scorer"
-            )
+        require_patches(scorer.model.visual)
         if scorer.text_tower is None:
             raise BadModel(
                 "expected a causal text tower, whose words can be read one by one, found one of another "
@@ -201,6 +196,47 @@ class TowerStates:
     def _word_columns(self, row: Sequence[int]) -> list[int]:
         """Where in a row of ids the words' tokens stand."""
         return [column for column, token_id in enumerate(row) if token_id not in self._specials]
+
+
+def require_patches(visual: Any) -> Any:
+    """The image tower, of open_clip or timm, if it shows its patches.
+
+    Raises:
+        BadModel: it is of a kind that does not.
+    """
+    if not hasattr(getattr(visual, "trunk", visual), "forward_intermediates"):
+        raise BadModel(
+            "expected an image tower that shows its patches (forward_intermediates, as those of timm and "
+            f"open_clip do), found {type(visual).__name__}; take another scorer"
+        )
+    return visual
+
+
+def patch_states(visual: Any, pixels: Tensor, depth: float) -> Tensor:
+    """States (N, W, rows, columns) of the patches of normalised pictures (N, 3, H, W).
+
+    Args:
+        visual: an image tower of open_clip, or a network of timm.
+        depth: which block's states, as a share of all blocks, above 0; 1 for the last. Blocks above it are
+            not computed.
+    """
+    blocks = _blocks(getattr(visual, "trunk", visual))
+    output = visual.forward_intermediates(
+        pixels,
+        indices=[max(0, round(depth * blocks) - 1)],
+        stop_early=True,
+        output_fmt="NCHW",
+        intermediates_only=True,
+    )
+    states: Tensor = (output["image_intermediates"] if isinstance(output, dict) else output)[0]
+    return states.float()
+
+
+def _blocks(trunk: Any) -> int:
+    """How many blocks, or stages, a network can show."""
+    if hasattr(trunk, "feature_info"):
+        return len(trunk.feature_info)
+    return len(trunk.transformer.resblocks)
 
 
 def padded(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
