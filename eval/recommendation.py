@@ -7,7 +7,8 @@
 Rows of the data set must say their ``class``. Half of the pictures, drawn by the seed, choose settings
 (--half dev), the others are reported on once (--half test); each half is searched by itself, and the pictures
 of a query are left out. A match is right if it is of the class of what is liked. What is not liked is the
-nearest picture of another class, where there is one among the first ten, or the name of its class.
+nearest picture of another class, where there is one among the first ten, or the name of its class; that
+picture is left out too.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ QUERIES = (
     "- picture",
     "- sentence",
 )
-"""The last three are of those pictures alone that have another class among their first ten."""
+"""The last three are of those pictures alone that have another class among their first ten; the nearest such
+picture is left out of all three."""
 
 
 def precisions(pictures: Pictures, share: float, gamma: float, seed: int) -> list[str]:
@@ -151,9 +153,13 @@ def precisions(pictures: Pictures, share: float, gamma: float, seed: int) -> lis
     right: dict[str, list[float]] = {name: [] for name in QUERIES}
     none = vectors[:0]
 
-    def add(kind: str, target: int, liked: Tensor, given: Sequence[int], unliked: Tensor = none) -> list[int]:
+    def add(
+        kind: str, target: int, liked: Tensor, left_out: Sequence[int], unliked: Tensor = none
+    ) -> list[int]:
         query = weighed_sum(liked, unliked, vectors, gamma=gamma, share=share)
-        found = [n for n in nearest(query, vectors, TOP + len(given))[1][0].tolist() if n not in given][:TOP]
+        found = [n for n in nearest(query, vectors, TOP + len(left_out))[1][0].tolist() if n not in left_out][
+            :TOP
+        ]
         right[kind].append(100 * sum(classes[number] == target for number in found) / TOP)
         return found
 
@@ -168,9 +174,9 @@ def precisions(pictures: Pictures, share: float, gamma: float, seed: int) -> lis
         add("picture + sentence", target, torch.cat([mine, words]), [number])
         wrong = next((n for n in found if classes[n] != target), None)
         if wrong is not None:
-            right["1 picture, mixed"].append(right["1 picture"][-1])
+            add("1 picture, mixed", target, mine, [number, wrong])
             add("- picture", target, mine, [number, wrong], vectors[wrong : wrong + 1])
-            add("- sentence", target, mine, [number], sentences[classes[wrong]][None])
+            add("- sentence", target, mine, [number, wrong], sentences[classes[wrong]][None])
     return [mean(values) for values in right.values()]
 
 
@@ -205,10 +211,10 @@ def diversity(pictures: Pictures, value: float) -> list[str]:
     ]
 
 
-def diverse(pictures: Pictures, query: Tensor, given: Sequence[int], value: float) -> list[int]:
-    cosines, positions = nearest(query, pictures.vectors, POOL * TOP + len(given))
+def diverse(pictures: Pictures, query: Tensor, left_out: Sequence[int], value: float) -> list[int]:
+    cosines, positions = nearest(query, pictures.vectors, POOL * TOP + len(left_out))
     pairs = zip(cosines[0].tolist(), positions[0].tolist(), strict=True)
-    kept = [(cosine, position) for cosine, position in pairs if position not in given]
+    kept = [(cosine, position) for cosine, position in pairs if position not in left_out]
     relevance = torch.tensor([cosine for cosine, _ in kept])
     candidates = [position for _, position in kept]
     chosen = marginal_relevance(relevance, pictures.vectors[candidates], TOP, value)

@@ -282,12 +282,12 @@ class RetrievalIndex:
         if not like:
             raise BadSettings("expected something that is liked, found nothing; give a picture or a sentence")
         query = weighed_sum(encode_parts(self.scorer, like), encode_parts(self.scorer, unlike), self.vectors)
-        given = set() if keep_given else given_items([*like, *unlike])
-        pool = (POOL * top_k if diversity else top_k) + len(given)
+        left_out = set() if keep_given else given_items([*like, *unlike])
+        pool = (POOL * top_k if diversity else top_k) + len(left_out)
         matches = [
             match
             for match in self.search(query, pool)[0]
-            if (match.item.path or match.item.text) not in given
+            if (match.item.path or match.item.text) not in left_out
             and (min_similarity is None or match.cosine >= min_similarity)
         ]
         if diversity:
