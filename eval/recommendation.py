@@ -157,22 +157,22 @@ def precisions(pictures: Pictures, share: float, gamma: float, seed: int) -> lis
         kind: str, target: int, liked: Tensor, left_out: Sequence[int], unliked: Tensor = none
     ) -> list[int]:
         query = weighed_sum(liked, unliked, vectors, gamma=gamma, share=share)
-        found = [n for n in nearest(query, vectors, TOP + len(left_out))[1][0].tolist() if n not in left_out][
-            :TOP
-        ]
-        right[kind].append(100 * sum(classes[number] == target for number in found) / TOP)
-        return found
+        matches = [
+            n for n in nearest(query, vectors, TOP + len(left_out))[1][0].tolist() if n not in left_out
+        ][:TOP]
+        right[kind].append(100 * sum(classes[number] == target for number in matches) / TOP)
+        return matches
 
     for target in range(len(sentences)):
         add("sentence", target, sentences[target : target + 1], ())
     for number, target in enumerate(classes):
         mine, words = vectors[number : number + 1], sentences[target : target + 1]
-        found = add("1 picture", target, mine, [number])
+        matches = add("1 picture", target, mine, [number])
         others = [n for n, kind in enumerate(classes) if kind == target and n != number]
         three = [number, *rng.sample(others, 2)]
         add("3 pictures", target, vectors[three], three)
         add("picture + sentence", target, torch.cat([mine, words]), [number])
-        wrong = next((n for n in found if classes[n] != target), None)
+        wrong = next((n for n in matches if classes[n] != target), None)
         if wrong is not None:
             add("1 picture, mixed", target, mine, [number, wrong])
             add("- picture", target, mine, [number, wrong], vectors[wrong : wrong + 1])
@@ -195,11 +195,11 @@ def diversity(pictures: Pictures, value: float) -> list[str]:
         (diverse(pictures, words[None], [], value), target) for target, words in enumerate(pictures.sentences)
     ]
 
-    def share_right(found: Sequence[tuple[list[int], int]]) -> str:
-        return mean([100 * sum(pictures.classes[n] == kind for n in row) / TOP for row, kind in found])
+    def share_right(matches: Sequence[tuple[list[int], int]]) -> str:
+        return mean([100 * sum(pictures.classes[n] == kind for n in row) / TOP for row, kind in matches])
 
-    def differ(found: Sequence[tuple[list[int], int]], of: Callable[[int], object]) -> str:
-        return mean([len({of(number) for number in row}) for row, _ in found])
+    def differ(matches: Sequence[tuple[list[int], int]], of: Callable[[int], object]) -> str:
+        return mean([len({of(number) for number in row}) for row, _ in matches])
 
     return [
         f"{value:g}",
