@@ -47,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     require_streams()
-    options = _parser().parse_args(without_underscores(words))
+    words = without_underscores(words)
+    if words[:1] == ["search"]:
+        words = ["search", *search.arranged_words(words[1:])]
+    options = _parser().parse_args(words)
     _quieten_libraries()
     # Threads that wait for one another sleep: spinning, they take the cores that the others need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

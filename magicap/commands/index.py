@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.options import About, add_options, from_namespace, options_of
-from magicap.commands.output import complain, print_line, progress_bar
-from magicap.commands.shared import SOME_FAILED, load_scorer
+from magicap.commands.output import complain, print_json, print_line, progress_bar
+from magicap.commands.shared import SOME_FAILED, load_scorer, path_from_here
 from magicap.errors import BadImage, BadSettings
 from magicap.files import only_writer
 from magicap.images.folders import find_images, is_picture
 from magicap.images.reader import describe_source
 from magicap.retrieval.header import INDEX_FILE, Header, index_folder, require_index_folder
-from magicap.retrieval.items import IMAGE, PLURAL, TEXT, OnError
+from magicap.retrieval.items import DUPLICATE, IMAGE, PLURAL, TEXT, OnError
 
 if TYPE_CHECKING:
     from magicap.retrieval.index import Changes, RetrievalIndex
@@ -52,6 +52,15 @@ class Options:
     rebuild: bool = False
     """Encode everything, whatever index is there."""
 
+    duplicates: bool = False
+    """Then print groups of near-duplicates, from what the index holds."""
+
+    threshold: Annotated[float, About("X")] = DUPLICATE
+    """Least cosine that links two near-duplicates, -1 to 1."""
+
+    json: bool = False
+    """Print near-duplicates as a JSON object a line."""
+
     batch_size: int = 32
     """Pictures at a time."""
 
@@ -66,7 +75,8 @@ def add(commands: Any) -> None:
         help="make pictures or sentences searchable",
         description="Encode pictures, or sentences, with a captioner's scorer, for 'magicap search'. Run\n"
         "again, it encodes only what is new or changed, and drops what is gone. Exit code 2 if any\n"
-        "picture failed; the others are indexed all the same.",
+        "picture failed; the others are indexed all the same. With --duplicates near-duplicates\n"
+        "follow in groups, each item with its cosine to the first of its group.",
         epilog="Without --out, the index of one folder is kept inside it as .magicap-index,\n"
         "that of one file F beside it as F.magicap-index, that of several in .magicap-index here.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,6 +89,10 @@ def run(options: Options) -> int:
     """Refuse what cannot be written and list what is to be encoded before a model is loaded."""
     from magicap.retrieval.parquet import require_parquet
 
+    if not -1 <= options.threshold <= 1:
+        raise BadSettings(f"--threshold: expected -1 to 1, found {options.threshold}")
+    if options.json and not options.duplicates:
+        raise BadSettings("--json: expected --duplicates with it, found none; add it, or leave --json out")
     out = Path(options.out) if options.out else _default_folder(options.sources)
     require_index_folder(out)
     require_parquet()
@@ -123,8 +137,30 @@ def _run(out: Path, options: Options) -> int:
         return SOME_FAILED
     counts = f"{changes.added} new, {changes.kept} unchanged, {changes.dropped} dropped"
     things = PLURAL[kind] if len(index) > 1 else PLURAL[kind].removesuffix("s")
-    print_line(f"{out}: {len(index)} {things} ({counts})")
+    summary = f"{out}: {len(index)} {things} ({counts})"
+    if options.duplicates:
+        complain(summary)  # stdout is for the groups
+        _print_duplicates(index, out, options)
+    else:
+        print_line(summary)
     return SOME_FAILED if errors else 0
+
+
+def _print_duplicates(index: RetrievalIndex, out: Path, options: Options) -> None:
+    groups = index.duplicates(options.threshold)
+    if groups and not options.json:
+        print_line(f"group   cosine  {index.kind}")
+    for number, group in enumerate(groups, start=1):
+        for match in group:
+            name = path_from_here(match, out) if match.item.text is None else match.item.text
+            if options.json:
+                print_json({"group": number, "cosine": round(match.cosine, 6), str(index.kind): name})
+            else:
+                print_line(f"{number:>5}  {match.cosine:>7.4f}  {name}")
+    extra = sum(map(len, groups)) - len(groups)
+    complain(
+        f"{len(groups)} groups of near-duplicates at a cosine of {options.threshold:g}, {extra} to spare"
+    )
 
 
 def _update(

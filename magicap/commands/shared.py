@@ -1,10 +1,12 @@
-"""What several commands need: exit codes, a captioner loaded quickly."""
+"""What several commands need: exit codes, a captioner loaded quickly, the paths of matches."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicap.errors import BadSettings
@@ -12,6 +14,7 @@ from magicap.errors import BadSettings
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
+    from magicap.retrieval.items import Match
 
 SOME_FAILED = 2
 
@@ -36,6 +39,19 @@ def load_scorer(
         from magicap.captioners import load
 
         return load.load_scorer(preset, device=device, revision=commits)
+
+
+def path_from_here(match: Match, index: Path) -> str:
+    """A picture's path as seen from here, if the index was named so."""
+    inside = path_inside(match, index)
+    # Not the folder's parent: of "." that is "." again.
+    return os.path.normpath(index / os.pardir / inside) if inside else str(match.item.path)
+
+
+def path_inside(match: Match, index: Path) -> str:
+    """A picture's path from the folder that holds the index; empty for one that is elsewhere."""
+    path, parent = str(match.item.path), os.path.join(os.path.dirname(os.path.abspath(index)), "")
+    return path.removeprefix(parent) if path.startswith(parent) else ""
 
 
 def _commits(revision: Sequence[str] | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from magicap.data import flickr8k
 from magicap.data.checks import bad, require_short, show
 from magicap.data.forms import read_entries, unknown_form
 from magicap.data.rows import CaptionedImage, Entry, common_name
@@ -36,6 +37,9 @@ def read_captions(path: str | Path, splits: str | Collection[str] | None = None)
     - a folder of pictures with a ``.txt`` or ``.caption`` beside each, a caption a line;
     - a folder that ``save_to_disk`` of the library ``datasets`` wrote: see
       :func:`magicap.data.saved_datasets.dataset_entries` for what its pictures are called.
+
+    ``captions.txt`` with a folder ``Images`` beside it, as Kaggle has Flickr8k, and without split files, has
+    the splits that :func:`magicap.data.flickr8k.with_drawn_splits` draws, for who asks for some.
 
     Text is UTF-8, or what a byte order mark says. Backslashes in names part folders.
 
@@ -99,6 +103,9 @@ def _select(
         return rows
     wanted = set(map(common_name, [splits] if isinstance(splits, str) else splits))
     if "" not in wanted and not any(row.split for row in rows):
+        if flickr8k.is_kaggle(path):
+            rows = flickr8k.with_drawn_splits(rows)
+            return [row for row in rows if common_name(row.split) in wanted]
         fix = "read it whole, or give one with splits, or a text file with a caption a line"
         raise bad(path, f"a data set with the split {' or '.join(sorted(wanted))}", "one without splits", fix)
     return [row for row in rows if common_name(row.split) in wanted]

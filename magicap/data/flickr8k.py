@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 from magicap.data.checks import bad, lines_of, read_text, show
@@ -17,6 +18,11 @@ SPLIT_FILES = {
     "dev": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
+
+KAGGLE_FILE, KAGGLE_IMAGES = "captions.txt", "Images"
+"""What a folder of Flickr8k, or Flickr30k, from Kaggle holds."""
+
+_SHARE, _MOST = 10, 1000  # of the pictures, one in so many for dev and for test, and no more than so many
 
 
 def is_tokens(source: Source) -> bool:
@@ -38,6 +44,25 @@ def token_entries(source: Source, _: Sequence[str]) -> Iterator[Entry]:
             )
         seen.add((image, which))
         yield Entry(place, CaptionedImage(image, "", (caption,)))
+
+
+def is_kaggle(path: Path) -> bool:
+    """Whether a data set, the file or its folder, is ``captions.txt`` with ``Images/``, as Kaggle has it."""
+    folder = path if path.is_dir() else path.parent
+    is_file = path.is_dir() or path.name == KAGGLE_FILE
+    return is_file and (folder / KAGGLE_FILE).is_file() and (folder / KAGGLE_IMAGES).is_dir()
+
+
+def with_drawn_splits(rows: Sequence[CaptionedImage]) -> list[CaptionedImage]:
+    """Rows of a data set that says no split, with splits drawn by the names of the pictures.
+
+    A tenth of the pictures each, at most 1,000 and at least one, is for dev and for test: those whose names
+    have the smallest digests. So the splits are the same in every recipe and run, and on every machine.
+    """
+    order = sorted({row.image for row in rows}, key=lambda image: (blake2b(image.encode()).digest(), image))
+    size = min(_MOST, max(1, len(order) // _SHARE))
+    splits = dict.fromkeys(order[:size], "test") | dict.fromkeys(order[size : 2 * size], "dev")
+    return [replace(row, split=splits.get(row.image, "train")) for row in rows]
 
 
 def with_split_files(path: Path, entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from magicap.data import CaptionedImage, read_captions
+from magicap.data.flickr8k import is_kaggle
 from magicap.data.rows import common_name
 from magicap.errors import BadData, BadSettings
 from magicap.evaluation.names import ImageNames, require_distinct, some
@@ -53,6 +54,8 @@ def choose_references(
         if len(splits) > 1:
             raise BadSettings(f"{source} holds the splits {', '.join(splits)}: name one with --split")
         return rows
+    if path is not None and is_kaggle(Path(path)):
+        rows = read_captions(path, split)
     chosen = [row for row in rows if common_name(row.split) == common_name(split)]
     if not chosen:
         raise BadSettings(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}")

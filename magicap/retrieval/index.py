@@ -6,7 +6,7 @@ Shapes: N items, Q queries, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from magicap.checks import require_int
+from magicap.checks import require_int, require_number
 from magicap.data.hf_datasets import image_paths, is_dataset, texts_of
 from magicap.errors import BadImage, BadSettings
 from magicap.images.reader import FilePath, ImageSource
 from magicap.models.finite import are_unit, broken_image
+from magicap.retrieval.diversity import marginal_relevance
+from magicap.retrieval.duplicates import near_duplicates
 from magicap.retrieval.header import Header, index_folder
-from magicap.retrieval.items import IMAGE, PLURAL, TEXT, Item, Match, OnError, items_of_files
+from magicap.retrieval.items import DUPLICATE, IMAGE, PLURAL, TEXT, Item, Match, OnError, Part, items_of_files
 from magicap.retrieval.nearest import nearest
+from magicap.retrieval.queries import encode_parts, given_items, require_sentences, weighed_sum
 from magicap.retrieval.storage import read_index, write_index
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 OnProgress = Callable[[int], object]
 OnCheckpoint = Callable[[], object]
 Encode = Callable[[Sequence[Item]], tuple[list[Item], Tensor]]
+
+POOL = 10
+"""How many times as many candidates as matches are ordered by maximal marginal relevance."""
 
 CHECKPOINT_SECONDS = 180.0
 """How long an update may go on before what is encoded is worth keeping."""
@@ -188,7 +194,7 @@ class RetrievalIndex:
         self._require_kind(TEXT)
         if is_dataset(texts):
             texts = texts_of(texts)
-        items = [Item(text=text) for text in dict.fromkeys(_sentences(texts))]
+        items = [Item(text=text) for text in dict.fromkeys(require_sentences(texts))]
         return self._update(items, batch_size, self._encode_sentences, on_progress, on_checkpoint)
 
     def search(self, queries: Tensor, top_k: int = 10) -> list[list[Match]]:
@@ -211,13 +217,7 @@ class RetrievalIndex:
                 f"expected vectors {expected}, found {tuple(queries.shape)}; encode them with the same scorer"
             )
         cosines, positions = nearest(queries.float(), self.vectors, top_k)
-        return [
-            [
-                Match(self.items[position], cosine, rank, position)
-                for rank, (cosine, position) in enumerate(zip(*row, strict=True), start=1)
-            ]
-            for row in zip(cosines.tolist(), positions.tolist(), strict=True)
-        ]
+        return [self._matches(*row) for row in zip(cosines.tolist(), positions.tolist(), strict=True)]
 
     def search_texts(self, texts: Sequence[str], top_k: int = 10) -> list[list[Match]]:
         """:meth:`search` by sentences.
@@ -229,7 +229,7 @@ class RetrievalIndex:
         Raises:
             BadSettings: as from there, or a sentence is empty.
         """
-        return self.search(self.scorer.encode_texts(_sentences(texts)), top_k)
+        return self.search(self.scorer.encode_texts(require_sentences(texts)), top_k)
 
     def search_images(self, images: Sequence[ImageSource], top_k: int = 10) -> list[list[Match]]:
         """:meth:`search` by pictures.
@@ -243,6 +243,85 @@ class RetrievalIndex:
             BadSettings: as from :meth:`search`.
         """
         return self.search(self.scorer.encode_images(images), top_k)
+
+    def recommend(
+        self,
+        like: Sequence[Part],
+        unlike: Sequence[Part] = (),
+        top_k: int = 10,
+        *,
+        diversity: float = 0.0,
+        min_similarity: float | None = None,
+        keep_given: bool = False,
+    ) -> list[Match]:
+        """The items most like some pictures and sentences, and unlike others; best first.
+
+        The query is their weighed sum (:func:`magicap.retrieval.queries.weighed_sum`); the cosine of a match
+        is with that.
+
+        Args:
+            like: at least one picture or sentence. Text is a picture's file if there is one of that name, or
+                if it has a picture's suffix, and a sentence otherwise; an :class:`Item` is what it says.
+            unlike: pictures and sentences, in the same way.
+            top_k: how many matches; all, if the index has fewer.
+            diversity: 0 to 1: above 0 the nearest items (:data:`POOL` times ``top_k`` of them) are ordered by
+                maximal marginal relevance (:func:`magicap.retrieval.diversity.marginal_relevance`).
+            min_similarity: the least cosine of a match; None takes any.
+            keep_given: whether an item that was given, by its path or as the same sentence, may be a match.
+
+        Raises:
+            BadImage: a picture cannot be read.
+            BadSettings: nothing is liked, a sentence is empty, or a number is out of its range.
+        """
+        require_int("top_k", top_k)
+        require_number("diversity", diversity, lambda value: 0 <= value <= 1, "between 0 and 1")
+        if min_similarity is not None:
+            require_number("min_similarity", min_similarity, lambda value: -1 <= value <= 1, "-1 to 1")
+        if isinstance(like, str) or isinstance(unlike, str):
+            raise BadSettings("expected lists of pictures and sentences, found one alone; put it into a list")
+        if not like:
+            raise BadSettings("expected something that is liked, found nothing; give a picture or a sentence")
+        query = weighed_sum(encode_parts(self.scorer, like), encode_parts(self.scorer, unlike), self.vectors)
+        left_out = set() if keep_given else given_items([*like, *unlike])
+        pool = (POOL * top_k if diversity else top_k) + len(left_out)
+        matches = [
+            match
+            for match in self.search(query, pool)[0]
+            if (match.item.path or match.item.text) not in left_out
+            and (min_similarity is None or match.cosine >= min_similarity)
+        ]
+        if diversity:
+            cosines = torch.tensor([match.cosine for match in matches])
+            vectors = self.vectors[[match.position for match in matches]]
+            order = marginal_relevance(cosines, vectors, top_k, diversity)
+            matches = [matches[number] for number in order]
+        return [replace(match, rank=rank) for rank, match in enumerate(matches[:top_k], start=1)]
+
+    def duplicates(self, threshold: float = DUPLICATE) -> list[list[Match]]:
+        """Groups of near-duplicates: items that are linked by pairs of at least this cosine.
+
+        Every pair is compared; nothing is encoded.
+
+        Args:
+            threshold: the least cosine of a pair that links two items, -1 to 1.
+
+        Raises:
+            BadSettings: the threshold is out of its range.
+
+        Returns:
+            Groups of two items or more. The first of a group is its earliest item, and the cosines are with
+            it: that of an item that is linked to it through others may be below the threshold.
+        """
+        require_number("threshold", threshold, lambda value: -1 <= value <= 1, "-1 to 1")
+        return [
+            self._matches((self.vectors[group] @ self.vectors[group[0]]).tolist(), group)
+            for group in near_duplicates(self.vectors, threshold)
+        ]
+
+    def _matches(self, cosines: Sequence[float], positions: Sequence[int]) -> list[Match]:
+        """One query's matches, best first."""
+        ranked = enumerate(zip(cosines, positions, strict=True), start=1)
+        return [Match(self.items[position], cosine, rank, position) for rank, (cosine, position) in ranked]
 
     def _require_kind(self, kind: str) -> None:
         if self.kind not in (None, kind):
@@ -304,16 +383,3 @@ class RetrievalIndex:
 
     def _encode_sentences(self, batch: Sequence[Item]) -> tuple[list[Item], Tensor]:
         return list(batch), self.scorer.encode_texts([str(item.text) for item in batch])
-
-
-def _sentences(texts: Iterable[str]) -> list[str]:
-    """Sentences as a list; refused here, before a tokenizer fails at them."""
-    if isinstance(texts, str):
-        raise BadSettings("expected a list of sentences, found one alone; put it into a list")
-    texts = list(texts)
-    for text in texts:
-        if not text.strip():
-            raise BadSettings("expected sentences, found an empty one; leave it out")
-        if text != text.encode("utf-8", "replace").decode():
-            raise BadSettings(f"expected sentences, found half a character in {text!r:.80}; write it again")
-    return texts

@@ -6,12 +6,19 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 from magicap.errors import BadImage
-from magicap.images.reader import FilePath, open_image
+from magicap.images.folders import is_picture
+from magicap.images.formats import SUFFIXES
+from magicap.images.reader import FilePath, ImageSource, open_image
 
 IMAGE, TEXT = "image", "text"
 PLURAL = {IMAGE: "pictures", TEXT: "sentences"}
+
+DUPLICATE = 0.9
+"""The least cosine of near-duplicates, unless another is given."""
 
 OnError = Callable[[BadImage], object]
 
@@ -36,6 +43,10 @@ class Item:
     def kind(self) -> str:
         """``"image"`` or ``"text"``."""
         return TEXT if self.path is None else IMAGE
+
+
+Part: TypeAlias = "ImageSource | Item"
+"""Of a query: a picture or a sentence, given as an item where text alone could mean either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,16 @@ def items_of_files(paths: Iterable[FilePath], on_error: OnError | None = None) -
             if on_error is None:
                 raise
             on_error(error)
+
+
+def names_picture(part: str) -> bool:
+    """Whether a part of a query names a picture's file: one that is there, or by its suffix."""
+    return Path(part).suffix.lower() in SUFFIXES or (os.path.isfile(part) and is_picture(part))
+
+
+def is_sentence(part: Part) -> bool:
+    """Whether a part of a query is a sentence: one of an index, or text that names no picture's file."""
+    return part.kind == TEXT if isinstance(part, Item) else isinstance(part, str) and not names_picture(part)
 
 
 def _item(path: str) -> Item:

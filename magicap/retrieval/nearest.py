@@ -69,14 +69,18 @@ def largest(cosines: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return order.values, columns.gather(1, order.indices)
 
 
+def rounding(width: int) -> float:
+    """By how much two cosines of one order may seem to be of the other, computed in single precision."""
+    # A sum of D products of unit vectors is off by less than D roundings, whatever their order: twice that
+    # for the two that are compared, and twice again for vectors that are not quite of length one.
+    return 4 * width * torch.finfo(torch.float32).eps
+
+
 def _candidates(queries: Tensor, vectors: Tensor, count: int) -> list[Tensor]:
     """Of each query the positions, in order, that may be among its ``count`` nearest."""
     cosines = queries @ vectors.T
-    # A sum of D products of unit vectors is off by less than D roundings, whatever their order: twice that
-    # for the two that are compared, and twice again for vectors that are not quite of length one.
-    margin = 4 * vectors.shape[1] * torch.finfo(torch.float32).eps
     last = cosines.topk(count).values[:, -1:]
-    return [row.nonzero()[:, 0] for row in cosines >= last - margin]
+    return [row.nonzero()[:, 0] for row in cosines >= last - rounding(vectors.shape[1])]
 
 
 def _exact_cosines(query: Tensor, vectors: Tensor, positions: Tensor) -> Tensor:

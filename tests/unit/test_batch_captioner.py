@@ -174,7 +174,7 @@ def test_names_that_are_taken_or_missing(preset, encoded, captions):
     result = BatchCaptioner(preset, column="photo", prefix="predicted_")(batch)
     assert list(result) == ["photo", "caption", *(f"predicted_{name}" for name in NAMES)]
     assert result["predicted_caption"] == captions
-    for settings in ({"batch_size": 0}, {"dtype": "int8"}):
+    for settings in ({"batch_size": 0}, {"dtype": "int4"}):
         with pytest.raises(BadSettings):
             BatchCaptioner(preset, **settings)
 
