@@ -124,6 +124,7 @@ def test_two_write_what_one_writes(pictures, tmp_path, name, out):
     assert one == two
 
 
+@pytest.mark.slow  # starts processes, and waits for them
 def test_a_worker_that_is_killed_leaves_its_batch_to_another(pictures, tmp_path):
     bulk.run(tiny.captioner(**MADE_OF), pictures, out=tmp_path / "one.jsonl")
     load = partial(noting, str(tmp_path), killed_by="its first")
@@ -133,6 +134,7 @@ def test_a_worker_that_is_killed_leaves_its_batch_to_another(pictures, tmp_path)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
 
 
+@pytest.mark.slow  # starts processes, and waits for them
 def test_pictures_that_end_two_workers_end_the_run_which_can_be_gone_on_with(pictures, tmp_path):
     load = partial(noting, str(tmp_path), killed_by="the third")
     with pytest.raises(WorkerFailed, match=r"2 ended with the batch from picture 3 on; run the same"):
@@ -159,6 +161,7 @@ def test_what_a_worker_raises_the_run_raises(pictures, tmp_path):
         run(waiting(tmp_path, lines=3), load, pictures, tmp_path / "two.jsonl")
 
 
+@pytest.mark.slow  # starts processes, and waits for them
 @pytest.mark.parametrize(
     ("load", "why"),
     [
@@ -175,6 +178,7 @@ def test_a_worker_that_cannot_begin_is_told_of(pictures, tmp_path, load, why):
     assert said == [f"a worker ended ({why}); its pictures go to the 1 that are left"]
 
 
+@pytest.mark.slow  # starts processes, and waits for them
 def test_stopped_no_process_is_left_and_another_number_goes_on(pictures, tmp_path):
     def stop(rows: Any, counts: Counts) -> None:
         if counts.rows > 10:
