@@ -164,7 +164,12 @@ class CaptionWorkers:
             self._lose(process, _why(made_by))
             return
         while (task := self._tasks.get()[1]) is not None:
-            _send(pickle.dumps(task.batch, protocol=pickle.HIGHEST_PROTOCOL), process)
+            try:
+                message = pickle.dumps(task.batch, protocol=pickle.HIGHEST_PROTOCOL)
+            except Exception as error:  # a decoding of one's own; whoever waits for the captions raises it
+                task.future.set_exception(error)
+                continue
+            _send(message, process)
             answer = _receive(process)
             if answer is None:
                 self._give_back(task)
