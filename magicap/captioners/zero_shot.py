@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +16,6 @@ from magicap.captioners.base import BaseCaptioner
 from magicap.captioners.folder import (
     ZERO_SHOT,
     CaptionerSettings,
-    Part,
     as_device,
     as_dtype,
     captioner_folder,
@@ -26,23 +24,16 @@ from magicap.captioners.folder import (
 )
 from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.presets import DEFAULT
-from magicap.captioners.saving import (
-    as_stored,
-    folder_fingerprint,
-    put_folder_in_place,
-    weights_fingerprint,
-)
+from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.captioners.sources import (
-    CLASS_VECTOR,
-    CONFIDENCE,
     CONFIDENCE_FILE,
     FINE_GRAINED,
     LANGUAGE_MODEL,
     MEMORY,
     SCORER,
-    SOFT_PROMPT,
     sources_of,
 )
+from magicap.captioners.stored_parts import write_parts
 from magicap.captioners.sub_batches import (
     SubBatch,
     caption_side_by_side,
@@ -56,16 +47,14 @@ from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES, PrefixCache
 from magicap.decoding.searches import Search, explain, search_of, stream_steps
 from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
-from magicap.errors import BadModel, BadSettings, BrokenNumbers
+from magicap.errors import BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
 from magicap.images.transform import ImageTransform
-from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import FineGrainedScorer, require_made_for
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
-from magicap.models.scorer import ImageTextScorer, text_fingerprint
-from magicap.models.soft_prompt import PROMPT_FILE
+from magicap.models.scorer import ImageTextScorer
 from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
@@ -255,43 +244,11 @@ class Captioner(BaseCaptioner[Any]):
         if fine_grained is not None:
             require_made_for(fine_grained, weights_fingerprint(self.scorer.network, stored))
             self._fine_grained = Path(fine_grained)
-        digest = None
         with put_folder_in_place(folder, _IN_FOLDER) as new:
-            self.language_model.save_pretrained(new / LANGUAGE_MODEL, dtype=stored)
-            self.scorer.save_pretrained(new / SCORER, dtype=stored)
-            if self.memory is not None:
-                self.memory.require_encoded_by(self.scorer)
-                text_tower = text_fingerprint(as_stored(self.scorer.network, stored))
-                digest = self.memory.save_pretrained(new / MEMORY, text_tower=text_tower)
-            if self._fine_grained is not None:
-                _copy_fine_grained(self._fine_grained, new / FINE_GRAINED)
-            if self.confidence is not None:
-                (new / CONFIDENCE_FILE).write_text(self.confidence.to_json(), encoding="utf-8")
-            parts = self._stored_parts(new, stored, digest)
-            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, parts))
-
-    def _stored_parts(
-        self, folder: Path, dtype: torch.dtype | None, memory_digest: str | None
-    ) -> dict[str, Part]:
-        """The parts that were written into a folder, by name."""
-        language_model, scorer = self.language_model, self.scorer
-        parts = {
-            LANGUAGE_MODEL: Part(LANGUAGE_MODEL, weights_fingerprint(language_model.network, dtype)),
-            SCORER: Part(SCORER, weights_fingerprint(scorer.network, dtype)),
-        }
-        if language_model.soft_prompt is not None:
-            digits = weights_fingerprint(language_model.soft_prompt, dtype)
-            parts[SOFT_PROMPT] = Part(f"{LANGUAGE_MODEL}/{PROMPT_FILE}", digits)
-        if scorer.class_vector is not None:
-            digits = weights_fingerprint(scorer.class_vector, dtype)
-            parts[CLASS_VECTOR] = Part(f"{SCORER}/{CLASS_VECTOR_FILE}", digits)
-        if memory_digest is not None:
-            parts[MEMORY] = Part(MEMORY, memory_digest)
-        if self._fine_grained is not None:
-            parts[FINE_GRAINED] = Part(FINE_GRAINED, folder_fingerprint(folder / FINE_GRAINED))
-        if self.confidence is not None:
-            parts[CONFIDENCE] = Part(CONFIDENCE_FILE, self.confidence.fingerprint)
-        return parts
+            written = write_parts(
+                new, self.parts, dtype=stored, fine_grained=self._fine_grained, confidence=self.confidence
+            )
+            write_settings(new, CaptionerSettings(ZERO_SHOT, decoding, written))
 
     def adapt(
         self,
@@ -422,13 +379,3 @@ def _require_own(memory: CaptionMemory, source: str | Path) -> None:
     """
     if folder := captioner_folder(source):
         read_settings(folder).require_fingerprint(folder, MEMORY, memory.digest or combined(memory))
-
-
-def _copy_fine_grained(source: Path, target: Path) -> None:
-    try:
-        shutil.copytree(source, target)
-    except FileNotFoundError as error:
-        raise BadModel(
-            f"expected the captioner's fine-grained part at {source}, found none; load the captioner anew "
-            "from a whole folder"
-        ) from error
