@@ -1,5 +1,6 @@
 # The list of public names: what type checkers read, and what __init__.py imports on first use.
 
+from magicap.captioners.hub_card import HubCard as HubCard
 from magicap.captioners.load import caption as caption
 from magicap.captioners.load import load_captioner as load_captioner
 from magicap.captioners.supervised import SupervisedCaptioner as SupervisedCaptioner

@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from magicap.commands import caption, doctor, evaluate, index, match, search, serve
+from magicap.commands import caption, completion, doctor, evaluate, index, match, search, serve
 from magicap.commands.options import without_underscores
-from magicap.commands.output import ReaderLeft, complain, print_text, require_streams
+from magicap.commands.output import ReaderLeft, complain, print_json, print_text, require_streams
 from magicap.commands.shared import SOME_FAILED
 from magicap.commands.signals import interruptible
 from magicap.errors import BadModel, MagicapError
 from magicap.printable import printable
-from magicap.version import __version__
+from magicap.version import __version__, versions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     require_streams()
     words = without_underscores(words)
+    if sorted(words) == ["--json", "--version"]:
+        print_json(versions())
+        return 0
     if words[:1] == ["search"]:
         words = ["search", *search.arranged_words(words[1:])]
-    options = _parser().parse_args(words)
+    options = make_parser().parse_args(words)
     _quieten_libraries()
     # Threads that wait for one another sleep: spinning, they take the cores that the others need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,13 +77,20 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with all commands."""
     parser = _Parser(prog="magicap", description="Captions for pictures.")
-    parser.add_argument("--version", action="version", version=f"magicap {__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"magicap {__version__}",
+        help="print the version; with --json, those of Python and the model libraries too",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     for command in (caption, evaluate, index, search, match, serve, doctor):
         command.add(commands)
+    completion.add(commands, parser)
     return parser
 
 

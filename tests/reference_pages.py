@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/api.md: the commands' help and the public names; ``make docs`` writes them."""
+"""docs/cli.md, docs/api.md, docs/magicap.1: commands' help, public names; ``make docs`` writes them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 from contextlib import redirect_stdout, suppress
 from unittest import mock
 
+from argparse_manpage.manpage import Manpage
 from repository import DOCS, ROOT
 
-from magicap.cli import main
+from magicap.cli import main, make_parser
+from magicap.version import __version__
 
-COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor")
+COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor", "completion")
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -28,7 +30,7 @@ The public names of `magicap`, from their docstrings; deeper paths may change wi
 """
 GROUPS = {
     "Captioning": (
-        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis"
+        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis HubCard"
     ).split(),
     "Decodings": (
         "BeamMagicSearch MagicSearch Greedy ContrastiveSearch TopK Nucleus NearestCaption ConsensusCaption "
@@ -71,7 +73,14 @@ def api_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {DOCS / "cli.md": cli_page, DOCS / "api.md": api_page}
+def manual_page() -> str:
+    """The manual page, in the format of man, from the help of all commands."""
+    about = {"project_name": "magicap", "version": __version__, "date": "", "long_description": ""}
+    with mock.patch.dict(os.environ, COLUMNS="80"):
+        return str(Manpage(make_parser(), _data=about, format="pretty"))
+
+
+PAGES = {DOCS / "cli.md": cli_page, DOCS / "api.md": api_page, DOCS / "magicap.1": manual_page}
 
 if __name__ == "__main__":
     for path, made in PAGES.items():

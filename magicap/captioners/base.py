@@ -9,12 +9,15 @@ from contextlib import suppress
 from itertools import islice
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from magicap.captioners.batching import BatchSize
+from magicap.captioners.hub_card import HubCard
+from magicap.captioners.repositories import push
 from magicap.checks import require_int
 from magicap.data.hf_datasets import (
     MapDataset,
@@ -65,6 +68,49 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     @abstractmethod
     def save_pretrained(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the whole captioner into one folder."""
+
+    def push_to_hub(
+        self,
+        repository: str,
+        card: HubCard | None = None,
+        *,
+        dtype: str | torch.dtype | None = "float16",
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "A captioner",
+        token: str | None = None,
+    ) -> str:
+        """Put the whole captioner into a repository of the Hugging Face hub, with a model card and checksums.
+
+        :func:`magicap.load_captioner` then takes the repository's name. What was there before is replaced.
+
+        Args:
+            repository: OWNER/NAME; it is made where it is not there.
+            card: what the model card says beside how to use it; None: nothing.
+            dtype: of the stored weights; None keeps them as they are.
+            private: whether only its owners see it, where it is made; None: as their settings say.
+            revision: branch to push to; None: the main one.
+            message: of the commit.
+            token: of a user who may write; None: the one that ``hf auth login`` stored.
+
+        Returns:
+            The commit, by which :func:`magicap.load_captioner` loads this very captioner.
+
+        Raises:
+            BadSettings: the hub refuses or cannot be reached, or the captioner cannot be saved.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            said = f"Fingerprint {self.fingerprint}, decoding `{self.decoding}`."
+            return push(
+                Path(folder),
+                repository,
+                (card or HubCard()).text(repository, said),
+                private=private,
+                branch=revision,
+                message=message,
+                token=token,
+            )
 
     @overload
     def caption(

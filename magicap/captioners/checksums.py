@@ -1,9 +1,9 @@
-"""Checksums of the weights that ship, in a file of the package that ``sha256sum --check`` reads too."""
+"""Checksums of weights, in a file beside them that ``sha256sum --check`` reads too."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from magicap.captioners.presets import BASELINE, EMBEDDED, UNPAIRED_FOLDER
@@ -14,23 +14,29 @@ CHECKSUMS = "SHA256SUMS"
 _WEIGHTS = ("*.safetensors", "*.gz")
 
 
-def write_checksums(package: Path = PACKAGE) -> None:
-    """Write the file for the captioners that lie in a package's folder."""
-    lines = (f"{_digest(package / name)}  {name}\n" for name in weight_files(package))
-    (package / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+def write_checksums(folder: Path = PACKAGE, names: Iterable[str] | None = None) -> None:
+    """Write the file into a folder.
+
+    Args:
+        names: paths in the folder of the files to list; None: the weights of the captioners that ship.
+    """
+    listed = weight_files(folder) if names is None else names
+    lines = (f"{_digest(folder / name)}  {name}\n" for name in listed)
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def damaged_weights(package: Path = PACKAGE) -> dict[str, str]:
-    """What is wrong with the weights that ship, by their path in the package; empty if all are whole.
+def damaged_files(folder: Path = PACKAGE) -> dict[str, str]:
+    """What is wrong with the listed files of a folder, by their paths in it; empty if all are whole.
 
     Raises:
         OSError: the file of checksums, or one that it lists, cannot be read.
+        ValueError: it is no file of checksums.
     """
-    lines = (package / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     digests = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    wrong = {name: "missing" for name in digests if not (package / name).is_file()}
+    wrong = {name: "missing" for name in digests if not (folder / name).is_file()}
     for name in digests.keys() - wrong.keys():
-        if _digest(package / name) != digests[name]:
+        if _digest(folder / name) != digests[name]:
             wrong[name] = "damaged"
     return wrong
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.repositories import fetched, is_repository
 from magicap.errors import BadModel, BadSettings, ModelNotFound
 from magicap.reading import read_text
 
@@ -78,18 +79,24 @@ class CaptionerSettings:
 
 
 def captioner_folder(source: str | Path) -> Path | None:
-    """The folder of a preset or of a captioner; None for a preset whose parts lie elsewhere.
+    """The folder of a preset or of a captioner, fetched where it is a repository of the hub.
+
+    Returns:
+        None for a preset whose parts lie elsewhere.
 
     Raises:
-        ModelNotFound: no such preset or folder.
+        ModelNotFound: no such preset, folder or repository.
+        BadModel: a file of the repository is not the one that was pushed.
     """
     preset = PRESETS.get(str(source))
     if preset is not None:
         return preset.folder
+    if is_repository(source):
+        return fetched(str(source))
     if not Path(source).is_dir():
         raise ModelNotFound(
-            f"no captioner {str(source)!r}: expected a preset ({', '.join(PRESETS)}) "
-            f"or a folder with {SETTINGS_FILE}"
+            f"no captioner {str(source)!r}: expected a preset ({', '.join(PRESETS)}), "
+            f"a folder with {SETTINGS_FILE}, or a repository of the hub, OWNER/NAME"
         )
     return Path(source)
 

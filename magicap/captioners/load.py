@@ -13,6 +13,7 @@ import torch
 from magicap.captioners.folder import SUPERVISED, as_device, as_dtype, kind_of, require_part
 from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.presets import DEFAULT
+from magicap.captioners.repositories import pinned
 from magicap.captioners.sources import sources_of
 from magicap.errors import BadSettings
 from magicap.images.reader import ImageSource
@@ -33,18 +34,22 @@ def load_captioner(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
-    revision: Mapping[str, str] | None = None,
+    revision: str | Mapping[str, str] | None = None,
+    memory: int | None = None,
 ) -> AnyCaptioner:
-    """A captioner of whatever kind a preset or folder holds.
+    """A captioner of whatever kind a preset, folder or repository of the hub holds.
 
     Args:
-        source, device, dtype, revision: as of :meth:`Captioner.from_pretrained`.
+        source, device, dtype, revision, memory: as of :meth:`Captioner.from_pretrained`.
 
     Raises:
         ModelNotFound, BadModel: as from there.
     """
     # Imported where they are needed: either kind brings libraries of its own, which take time.
+    source, revision = pinned(source, revision)
     if kind_of(source) == SUPERVISED:
+        if memory:
+            raise BadSettings(f"{source} is supervised and has no memory; leave the size of one out")
         with explain_loading_errors("supervised captioner", str(source)):
             from magicap.captioners.supervised import SupervisedCaptioner
 
@@ -53,7 +58,7 @@ def load_captioner(
         return SupervisedCaptioner.from_pretrained(source, device=device, dtype=dtype)
     from magicap.captioners.zero_shot import Captioner
 
-    return Captioner.from_pretrained(source, device=device, dtype=dtype, revision=revision)
+    return Captioner.from_pretrained(source, device=device, dtype=dtype, revision=revision, memory=memory)
 
 
 def load_scorer(
@@ -61,7 +66,7 @@ def load_scorer(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = torch.float32,
-    revision: Mapping[str, str] | None = None,
+    revision: str | Mapping[str, str] | None = None,
 ) -> ImageTextScorer:
     """The scorer of a captioner alone, for what needs no captions.
 
@@ -73,6 +78,7 @@ def load_scorer(
     """
     from magicap.models.scorer import ImageTextScorer
 
+    source, revision = pinned(source, revision)
     require_part(source, "scorer")
     place, precision = as_device(device), as_dtype(dtype)
     commits = revisions_of(source, revision)

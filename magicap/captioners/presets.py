@@ -43,6 +43,10 @@ class Preset:
     memory: Path | None = None
     """Folder of the caption memory, where there is one."""
 
+    samples_memory: bool = False
+    """Whether one is sampled from the language model at first use, for beam magic search; without it the
+    decoding is :attr:`decoding`."""
+
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The captioner that comes with the package, as ``save_pretrained`` wrote it."""
@@ -81,6 +85,7 @@ PRESETS = {
         scorer=_CLIP,
         scorer_tag=_CLIP_TAG,
         decoding=MagicSearch(top_k=45, alpha=0.1, beta=2.0, max_new_tokens=15),
+        samples_memory=True,
         downloads=("cambridgeltl/magic_mscoco", _CLIP_REPOSITORY),
         origin="GPT-2 tuned on COCO captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
         licence="as their authors published them; CLIP is MIT",
@@ -90,6 +95,7 @@ PRESETS = {
         scorer=_CLIP,
         scorer_tag=_CLIP_TAG,
         decoding=MagicSearch(top_k=25, alpha=0.1, beta=2.0, max_new_tokens=19),
+        samples_memory=True,
         downloads=("cambridgeltl/magic_flickr30k", _CLIP_REPOSITORY),
         origin="GPT-2 tuned on Flickr30k captions by Su et al. 2022; CLIP ViT-B/32 by Radford et al. 2021",
         licence="as their authors published them; CLIP is MIT",

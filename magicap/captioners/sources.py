@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from magicap.captioners.folder import ZERO_SHOT, captioner_folder, read_settings, require_kind
 from magicap.captioners.presets import PRESETS
 from magicap.decoding.settings import DECODINGS
+from magicap.models.pinned import LOCAL_DIR
 from magicap.settings_io import from_dict
 
 LANGUAGE_MODEL, SOFT_PROMPT, SCORER, CLASS_VECTOR = "language_model", "soft_prompt", "scorer", "class_vector"
@@ -31,6 +33,8 @@ class Sources(NamedTuple):
     memory: Path | None = None
     fine_grained: Path | None = None
     confidence: Path | None = None
+    samples_memory: bool = False
+    """Whether captions are sampled into a memory at first use."""
 
 
 def sources_of(source: str | Path) -> Sources:
@@ -47,7 +51,14 @@ def sources_of(source: str | Path) -> Sources:
     if folder is None:
         preset = PRESETS[str(source)]
         scorer = preset.scorer, preset.scorer_tag
-        return Sources(preset.language_model, scorer, "", preset.decoding, preset.memory)
+        return Sources(
+            preset.language_model,
+            scorer,
+            "",
+            preset.decoding,
+            preset.memory,
+            samples_memory=preset.samples_memory,
+        )
     require_kind(source, ZERO_SHOT, "SupervisedCaptioner")
     settings = read_settings(folder)
     return Sources(
@@ -59,3 +70,31 @@ def sources_of(source: str | Path) -> Sources:
         settings.part(folder, FINE_GRAINED),
         settings.part(folder, CONFIDENCE),
     )
+
+
+def sources_with(sources: Sources, language_model: str | Path | None, scorer: str | Path | None) -> Sources:
+    """Sources with another language model, another scorer, or both.
+
+    What belongs to a part that is gone goes with it: soft prompt and confidence with the language model;
+    memory, fine-grained part and the rest with the scorer.
+
+    Args:
+        scorer: NAME or NAME:TAG of open_clip, ``hf-hub:`` id or folder.
+    """
+    if scorer is not None:
+        model = sources.language_model if language_model is None else language_model
+        return Sources(model, scorer_source(scorer), "", None, samples_memory=True)
+    if language_model is None:
+        return sources
+    decoding = sources.decoding
+    if getattr(decoding, "soft_prompt", False):
+        decoding = replace(decoding, soft_prompt=False)
+    return sources._replace(language_model=language_model, decoding=decoding, confidence=None)
+
+
+def scorer_source(name: str | Path) -> tuple[str | Path, str | None]:
+    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:OWNER/NAME`` or a folder."""
+    if isinstance(name, Path) or name.startswith(("hf-hub:", LOCAL_DIR)) or Path(name).is_dir():
+        return name, None
+    model, _, tag = name.partition(":")
+    return model, tag or None

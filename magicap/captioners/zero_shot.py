@@ -16,14 +16,15 @@ from magicap.captioners.base import BaseCaptioner
 from magicap.captioners.folder import (
     ZERO_SHOT,
     CaptionerSettings,
-    as_device,
     as_dtype,
     captioner_folder,
     read_settings,
     write_settings,
 )
-from magicap.captioners.hub import naming_downloads, revisions_of
+from magicap.captioners.hub import Revisions, naming_downloads, revisions_of
+from magicap.captioners.load_parts import load_parts
 from magicap.captioners.presets import DEFAULT
+from magicap.captioners.repositories import pinned
 from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.captioners.sources import (
     CONFIDENCE_FILE,
@@ -31,7 +32,9 @@ from magicap.captioners.sources import (
     LANGUAGE_MODEL,
     MEMORY,
     SCORER,
+    Sources,
     sources_of,
+    sources_with,
 )
 from magicap.captioners.stored_parts import write_parts
 from magicap.captioners.sub_batches import (
@@ -126,47 +129,74 @@ class Captioner(BaseCaptioner[Any]):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = torch.float32,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
-        revision: Mapping[str, str] | None = None,
+        revision: str | Mapping[str, str] | None = None,
+        memory: int | None = None,
     ) -> Captioner:
-        """A captioner by the name of a preset, or from a folder that ``save_pretrained`` or a recipe wrote.
+        """A captioner by the name of a preset, from a folder, or from a repository of the hub.
 
         Args:
-            source: a preset's name or a folder. The default needs no network.
+            source: a preset's name, a folder that ``save_pretrained`` or a recipe wrote, or a repository
+                OWNER/NAME that :meth:`push_to_hub` wrote. The default needs no network.
             device: where to compute; None takes a GPU if there is one.
             dtype: float32 (exact), bfloat16, float16, or int8: the language model and the scorer's text tower
                 in eight bits, the rest in float32, on a processor alone.
             cache_bytes: how much of captions' prefixes is kept between calls; 0: nothing.
-            revision: repository of the hub -> commit, branch or tag to load, in place of the preset's own.
+            revision: commit, branch or tag of the repository; of a preset repository -> revision, in place
+                of the preset's own.
+            memory: captions that are sampled, at first use, into a memory for two models that have none, and
+                kept in the user's cache; 0: none, so plain magic search; None: 10,000 where the preset asks
+                for one (``coco``, ``flickr30k``), otherwise none.
 
         Raises:
             BadSettings: a ``revision`` of a repository that the captioner is not made of, another ``dtype``,
-                or int8 elsewhere than on a processor, or of models that it does not go with.
-            ModelNotFound: no such preset or folder, or a part that is neither cached nor reachable.
-            BadModel: a folder or part that cannot be used.
+                or int8 elsewhere than on a processor, or of models that it does not go with; a ``memory`` of
+                a captioner that has one.
+            ModelNotFound: no such preset, folder or repository, or a part that is neither cached nor
+                reachable.
+            BadModel: a folder or part that cannot be used, or is not the one that was pushed.
         """
-        place, precision = as_device(device), as_dtype(dtype, int8=True)
-        if is_int8 := precision == torch.int8:
-            precision = torch.float32
-            if place.type != "cpu":
-                raise BadSettings(
-                    f"dtype int8 computes on cpu alone, found device {str(place)!r}; name device cpu, "
-                    "or dtype bfloat16"
-                )
+        source, revision = pinned(source, revision)
         sources, commits = sources_of(source), revisions_of(source, revision)
         with naming_downloads(source, commits):
-            language_model = LanguageModel.from_pretrained(
-                sources.language_model, device=place, dtype=precision, revision=commits.language_model
-            )
-            scorer = ImageTextScorer.from_pretrained(
-                *sources.scorer, device=place, dtype=precision, revision=commits.scorer
-            )
-            if is_int8:
-                language_model, scorer = language_model.to_int8(), scorer.to_int8()
-            memory = None
-            if sources.memory is not None:
-                memory = CaptionMemory.from_pretrained(sources.memory, device=place)
-                _require_own(memory, source)
-        captioner = cls(language_model, scorer, sources.decoding, memory, cache_bytes=cache_bytes)
+            parts = load_parts(sources, commits, device=device, dtype=dtype, samples=memory)
+        if sources.memory is not None and parts.memory is not None:
+            _require_own(parts.memory, source)
+        return cls._of(parts, sources, cache_bytes)
+
+    @classmethod
+    def from_parts(
+        cls,
+        language_model: str | Path | None = None,
+        scorer: str | Path | None = None,
+        *,
+        preset: str | Path = DEFAULT,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = torch.float32,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        memory: int | None = None,
+    ) -> Captioner:
+        """A captioner of any language model and any scorer.
+
+        Another scorer leaves the preset's memory behind; one is sampled from the language model at first use.
+
+        Args:
+            language_model: a folder or hub id of a decoder-only language model; None: the preset's.
+            scorer: ``NAME:TAG`` of open_clip, ``hf-hub:OWNER/NAME`` or a folder; None: the preset's.
+            preset: whose parts the others are: a preset's name, a folder or a repository of the hub.
+            device, dtype, cache_bytes, memory: as of :meth:`from_pretrained`.
+
+        Raises:
+            BadSettings, ModelNotFound, BadModel: as from there.
+        """
+        sources = sources_with(sources_of(preset), language_model, scorer)
+        parts = load_parts(sources, Revisions(), device=device, dtype=dtype, samples=memory)
+        return cls._of(parts, sources, cache_bytes)
+
+    @classmethod
+    def _of(cls, parts: Parts, sources: Sources, cache_bytes: int) -> Captioner:
+        captioner = cls(
+            parts.language_model, parts.scorer, parts.decoding, parts.memory, cache_bytes=cache_bytes
+        )
         captioner._stored_scorer, captioner._fine_grained = sources.scorer_digits, sources.fine_grained
         if sources.confidence is not None:
             captioner.confidence = ConfidenceModel.read(sources.confidence)

@@ -56,6 +56,18 @@ class Options:
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
+    language_model: Annotated[str | None, About("FOLDER|ID")] = None
+    """Another language model than the preset's: a folder, or an id of the hub."""
+
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
+    """Another scorer than the preset's: open_clip's name and tag, hf-hub:OWNER/NAME, or a folder."""
+
+    memory: Annotated[int | None, About(exclusive="memory")] = None
+    """Captions in the memory that is sampled, once, for two models without one; default: 10,000."""
+
+    no_memory: Annotated[bool, About(exclusive="memory")] = False
+    """Sample no memory: plain magic search."""
+
     json: bool = False
     """Print a JSON object a picture, errors included."""
 
@@ -142,7 +154,15 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
 
 
 def _captioner(options: Options, settings: Mapping[str, Any]) -> AnyCaptioner:
-    captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
+    captioner = load_captioner(
+        options.preset,
+        options.device,
+        options.dtype,
+        options.revision,
+        language_model=options.language_model,
+        scorer=options.scorer,
+        memory=0 if options.no_memory else options.memory,
+    )
     captioner.decoding = decoding_with(
         captioner, options.decoding, settings, preset=options.preset, option_name=flag
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from magicap.captioners.checksums import PACKAGE, damaged_weights
+from magicap.captioners.checksums import PACKAGE, damaged_files
 from magicap.commands.options import add_options, from_namespace, options_of
 from magicap.commands.output import print_json, print_line
 from magicap.commands.shared import SOME_FAILED
@@ -196,7 +196,7 @@ def _cache() -> Answer:
 
 
 def _weights() -> Answer:
-    if wrong := damaged_weights():
+    if wrong := damaged_files():
         detail = ", ".join(f"{name} is {how}" for name, how in sorted(wrong.items()))
         fix = f"install the package anew: pip install --force-reinstall --no-deps magicap (now {PACKAGE})"
         return WRONG, detail, fix

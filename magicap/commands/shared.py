@@ -20,25 +20,54 @@ SOME_FAILED = 2
 
 
 def load_captioner(
-    preset: str, device: str | None = None, dtype: str = "float32", revision: Sequence[str] | None = None
+    preset: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: Sequence[str] | None = None,
+    *,
+    language_model: str | None = None,
+    scorer: str | None = None,
+    memory: int | None = None,
 ) -> AnyCaptioner:
-    """A preset's or folder's captioner of either kind, as :func:`magicap.load_captioner` gives it."""
+    """A captioner of either kind, as :func:`magicap.load_captioner` and ``Captioner.from_parts`` give it.
+
+    Args:
+        language_model, scorer: parts in place of the preset's; None: its own.
+    """
     commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import load
 
-        return load.load_captioner(preset, device=device, dtype=dtype, revision=commits)
+        if language_model is None and scorer is None:
+            return load.load_captioner(preset, device=device, dtype=dtype, revision=commits, memory=memory)
+        if commits:
+            raise BadSettings("--revision: of a preset as it is; leave --language-model and --scorer out")
+        from magicap.captioners.zero_shot import Captioner
+
+        return Captioner.from_parts(
+            language_model, scorer, preset=preset, device=device, dtype=dtype, memory=memory
+        )
 
 
 def load_scorer(
-    preset: str, device: str | None = None, revision: Sequence[str] | None = None
+    preset: str,
+    device: str | None = None,
+    revision: Sequence[str] | None = None,
+    *,
+    scorer: str | None = None,
 ) -> ImageTextScorer:
-    """The scorer of a preset's or folder's captioner alone."""
+    """The scorer of a captioner alone, or another in its place."""
     commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import load
+        from magicap.captioners.sources import scorer_source
 
-        return load.load_scorer(preset, device=device, revision=commits)
+        if scorer is None:
+            return load.load_scorer(preset, device=device, revision=commits)
+        from magicap.captioners.folder import as_device
+        from magicap.models.scorer import ImageTextScorer
+
+        return ImageTextScorer.from_pretrained(*scorer_source(scorer), device=as_device(device))
 
 
 def path_from_here(match: Match, index: Path) -> str:

@@ -24,6 +24,7 @@ from magicap.errors import BadSettings
 from magicap.models.incremental_text import EncodedText
 from magicap.models.language_model import LanguageModel
 from magicap.models.prefixes import Extension, Prefixes, TokenState
+from magicap.models.topk import topk
 
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
@@ -275,12 +276,12 @@ class PrefixCache:
     ) -> list[CachedPrefix]:
         """New prefixes, all with as many candidates; the output head runs for these alone."""
         last = torch.stack([row[-1].last for row in states])
-        top = self.language_model.probabilities(last).topk(keys[0][0], dim=1)
-        unknown, ids_of_candidates = torch.full_like(top.values, torch.nan), top.indices.tolist()
+        values, columns = topk(self.language_model.probabilities(last), keys[0][0])
+        unknown, ids_of_candidates = torch.full_like(values, torch.nan), columns.tolist()
         self._count(prefixes_made=len(keys))
         prefixes = []
         for row, ((_, prompt, *ids), tokens, text) in enumerate(zip(keys, states, texts, strict=True)):
-            candidates, probabilities = top.indices[row].clone(), top.values[row].clone()
+            candidates, probabilities = columns[row].clone(), values[row].clone()
             repetition = unknown[row].clone()
             own = tuple(ids_of_candidates[row])
             prefix = CachedPrefix(

@@ -197,7 +197,6 @@ def match_pictures(
     settings = settings or MatchSettings()
     require("cv2")
     pictures = open_image(first), open_image(second)
-    tower = ImageTower.of_scorer(tower) if isinstance(tower, ImageTextScorer) else tower
     features = [dense_features(tower, picture, settings.features) for picture in pictures]
     # within a patch of the tower, views see nearly the same
     pairs = mutual_nearest(features[0], features[1], settings.ratio, settings.features.shifts)

@@ -17,7 +17,7 @@ import numpy as np
 from magicap.arrays import BoolArray, IntArray
 from magicap.metrics.ngrams import WordHashes, hash_words, words
 from magicap.metrics.tokenizer import PTB
-from magicap.packed_texts import PackedTexts, Vocabulary, WordExpansion, replace_runs, sums_of_runs
+from magicap.packed_texts import PackedTexts, Vocabulary, WordExpansion
 
 # The tokenizer looks across a space only behind one of these, or where other white space stands in a "word".
 _LOOKS_ACROSS = re.compile(r"[\d).<]")
@@ -48,11 +48,9 @@ class HashedTexts:
     def _of_packed(cls, texts: PackedTexts) -> Self:
         """Word by word where that is the same; other texts are read as wholes."""
         words_of = _words_of(texts.vocabulary)
-        tokens, counts = words_of.expansion.expand(texts.numbers, words_of.work_out)
-        lengths = sums_of_runs(counts, texts.starts)
         whole = np.flatnonzero(texts.any_word(words_of.across, but_last=True) | texts.any_word(words_of.odd))
-        others = {number: _hash_text(texts[number]) for number in whole.tolist()}
-        return cls(*replace_runs(tokens, lengths, others))
+        wholes = {number: _hash_text(texts[number]) for number in whole.tolist()}
+        return cls(*words_of.expansion.expand_texts(texts, words_of.work_out, wholes))
 
     def and_also(self, others: HashedTexts) -> HashedTexts:
         """These texts, then others."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from magicap.arrays import IntArray
-from magicap.packed_texts import PackedTexts, Vocabulary, WordExpansion, replace_runs, sums_of_runs
+from magicap.packed_texts import PackedTexts, Vocabulary, WordExpansion
 
 
 def splits_at_spaces(tokenizer: Any) -> bool:
@@ -68,12 +68,9 @@ class WordTokens:
 
         numbers = captions.numbers.astype(np.int64) + V
         numbers[captions.starts[:-1]] -= V
-        tokens, counts = self._expansion.expand(numbers, work_out)
         odd = np.flatnonzero(captions.any_word(self._whole)).tolist()
-        others = encode([captions[number] for number in odd])
-        tokens, lengths = replace_runs(
-            tokens, sums_of_runs(counts, captions.starts), dict(zip(odd, others, strict=True))
-        )
+        wholes = dict(zip(odd, encode([captions[number] for number in odd]), strict=True))
+        tokens, lengths = self._expansion.expand_texts(captions, work_out, wholes, numbers)
         lengths = lengths + 2
         ends = np.cumsum(lengths)
         framed = np.full(int(lengths.sum()), start, dtype=np.int64)

@@ -41,7 +41,7 @@ def near_duplicates(vectors: Tensor, threshold: float) -> list[list[int]]:
 def _linked(vectors: Tensor, start: int, rows: int, threshold: float) -> tuple[Tensor, Tensor]:
     """The pairs (P,), (P,) of a block of rows and the items behind them that reach the threshold."""
     block = vectors[start : start + rows]
-    cosines = (block @ vectors[start:].T).triu(diagonal=1)
+    cosines = block @ vectors[start:].T
     behind = torch.ones_like(cosines, dtype=torch.bool).triu(diagonal=1)
     margin = rounding(vectors.shape[1])
     first, second = ((cosines >= threshold - margin) & behind).nonzero(as_tuple=True)

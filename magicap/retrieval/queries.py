@@ -50,7 +50,8 @@ def weighed_sum(
     if len(liked) == 1 and not len(unliked):
         return liked
     mean = vectors.mean(dim=0) if len(vectors) > 1 else torch.zeros(vectors.shape[1])
-    direction = share * F.normalize(mean, dim=0).outer(F.normalize(mean, dim=0))
+    axis = F.normalize(mean, dim=0)
+    direction = share * axis.outer(axis)
     total = F.normalize(liked - liked @ direction, dim=1).mean(dim=0)
     if len(unliked):
         total = total - gamma * F.normalize(unliked - unliked @ direction, dim=1).mean(dim=0)

@@ -12,8 +12,13 @@ from magicap.data.text import normalise_caption
 if TYPE_CHECKING:
     from magicap.models.language_model import LanguageModel
 
-_BATCH = 250  # captions sampled side by side
-_FEWEST_NEW = 0.05  # share of a batch; a model that gives fewer new captions is done
+BATCH = 250
+"""Captions sampled side by side."""
+
+FEWEST_NEW = 0.05
+"""Share of a batch; a model that gives fewer new captions is done."""
+
+TEMPERATURE, MAX_NEW_TOKENS = 0.8, 30
 
 
 @torch.inference_mode()
@@ -21,8 +26,8 @@ def sample_captions(
     language_model: LanguageModel,
     count: int,
     *,
-    temperature: float = 0.8,
-    max_new_tokens: int = 30,
+    temperature: float = TEMPERATURE,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     on_progress: Callable[[int], object] = lambda count: None,
 ) -> list[str]:
@@ -34,29 +39,31 @@ def sample_captions(
         max_new_tokens: what has not ended by then, or where the model's positions end, is thrown away.
         on_progress: called with how many more there are.
     """
-    max_new_tokens = min(max_new_tokens, language_model.max_new_tokens)
     generator = torch.Generator(language_model.device).manual_seed(seed)
     captions: dict[str, None] = {}
-    new = _BATCH
-    while len(captions) < count and new >= _FEWEST_NEW * _BATCH:
+    new = BATCH
+    while len(captions) < count and new >= FEWEST_NEW * BATCH:
         before = len(captions)
-        texts = map(normalise_caption, _sample_batch(language_model, temperature, max_new_tokens, generator))
-        captions.update(dict.fromkeys(text for text in texts if text))
+        captions.update(dict.fromkeys(sample_batch(language_model, generator, temperature, max_new_tokens)))
         new = len(captions) - before
         on_progress(min(len(captions), count) - before)
     return list(captions)[:count]
 
 
-def _sample_batch(
-    language_model: LanguageModel, temperature: float, max_new_tokens: int, generator: torch.Generator
+@torch.inference_mode()
+def sample_batch(
+    language_model: LanguageModel,
+    generator: torch.Generator,
+    temperature: float = TEMPERATURE,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
-    """The texts of those samples of a batch that ended of themselves."""
-    tokens = torch.full((_BATCH, 1), language_model.start_id, device=language_model.device)
-    sampled: list[list[int]] = [[] for _ in range(_BATCH)]
+    """The captions of those samples of one batch that ended of themselves, normalised; some may be equal."""
+    tokens = torch.full((BATCH, 1), language_model.start_id, device=language_model.device)
+    sampled: list[list[int]] = [[] for _ in range(BATCH)]
     finished: list[list[int]] = []
-    rows = torch.arange(_BATCH, device=language_model.device)
+    rows = torch.arange(BATCH, device=language_model.device)
     cache: Any = None
-    for _ in range(max_new_tokens):
+    for _ in range(min(max_new_tokens, language_model.max_new_tokens)):
         output = language_model.model(tokens, past_key_values=cache, use_cache=True)
         probability = torch.softmax(output.logits[:, -1].float() / temperature, dim=1)
         # Of exponential variables with these rates the smallest is a sample (Gumbel's trick), without a sort.
@@ -72,4 +79,4 @@ def _sample_batch(
         cache = output.past_key_values
         cache.batch_select_indices(unfinished)
         rows, tokens = rows[unfinished], chosen[unfinished, None]
-    return language_model.texts(finished)
+    return [text for text in map(normalise_caption, language_model.texts(finished)) if text]

@@ -32,7 +32,7 @@ def test_json_says_the_same():
 
 def test_what_ships_is_whole_and_listed():
     listed = (checksums.PACKAGE / checksums.CHECKSUMS).read_text().splitlines()
-    assert checksums.damaged_weights() == {}, "after a change of weights run: make checksums"
+    assert checksums.damaged_files() == {}, "after a change of weights run: make checksums"
     assert [line.split("  ")[1] for line in listed] == list(checksums.weight_files(checksums.PACKAGE))
 
 
@@ -43,7 +43,7 @@ def package(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(name)
     checksums.write_checksums(tmp_path)
-    monkeypatch.setattr(doctor, "damaged_weights", lambda: checksums.damaged_weights(tmp_path))
+    monkeypatch.setattr(doctor, "damaged_files", lambda: checksums.damaged_files(tmp_path))
     return tmp_path
 
 

@@ -1,0 +1,84 @@
+"""A captioner pushed to the hub and fetched from it, by a fresh process against a stand-in on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import tiny
+from hub import COMMITS, stand_in_hub
+from repository import ROOT
+
+PUSH = """
+import sys
+from magicap import Captioner, HubCard, load_captioner
+first, second = (Captioner.from_pretrained(folder) for folder in sys.argv[1:])
+card = HubCard("Two colours.", license="apache-2.0", base_models=["someone/model"], datasets=["someone/text"])
+print(first.push_to_hub("me/tiny", card))
+print(second.push_to_hub("me/tiny", message="another"))
+"""
+
+PULL = """
+import sys
+from magicap import MagicapError, load_captioner
+try:
+    captioner = load_captioner("me/tiny", revision=sys.argv[2] or None)
+    print(captioner.fingerprint, captioner.caption(sys.argv[1]), sep="|")
+except MagicapError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_what_is_pulled_is_what_was_pushed(tmp_path):
+    captioners = [tiny.captioner(seed, max_new_tokens=6) for seed in (0, 1)]
+    folders = [str(tmp_path / name) for name in ("first", "second")]
+    for captioner, folder in zip(captioners, folders, strict=True):
+        captioner.save_pretrained(folder, dtype="float16")
+    stored = [type(captioners[0]).from_pretrained(folder) for folder in folders]
+    picture = str(ROOT / "docs" / "sample.jpg")
+    root = tmp_path / "hub"
+    root.mkdir()
+    with stand_in_hub(root) as (address, served):
+
+        def run(program: str, *arguments: str, token: str = "") -> list[str]:
+            environment = {
+                **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))},
+                "HF_HOME": str(tmp_path / "home"),
+                "HF_ENDPOINT": address,
+                "HF_TOKEN": token,
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            }
+            done = subprocess.run(
+                [sys.executable, "-c", program, *arguments],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.splitlines()
+
+        commits = run(PUSH, *folders, token="a-token-that-may-write")
+        card = (root / "me" / "tiny" / "README.md").read_text()
+        first_card = (root / COMMITS / commits[0] / "me" / "tiny" / "README.md").read_text()
+        for line in ("license: apache-2.0", "library_name: magicap", "pipeline_tag: image-to-text"):
+            assert line in first_card.splitlines()
+        assert "Two colours." in first_card
+        assert "Two colours." not in card
+        assert 'load_captioner("me/tiny")' in card
+
+        expected = [f"{c.fingerprint}|{c.caption(picture)}" for c in stored]
+        assert run(PULL, picture, "") == [expected[1]]
+        assert run(PULL, picture, commits[0]) == [expected[0]]
+        before = len(served)
+        assert run(PULL, picture, commits[0]) == [expected[0]]
+        assert len(served) == before  # nothing is fetched twice
+
+        weights = root / COMMITS / commits[1] / "me" / "tiny" / "language_model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+        (refused,) = run(PULL, picture, commits[1])
+        damaged = "BadModel language_model/model.safetensors of the captioner 'me/tiny' is damaged"
+        assert refused.startswith(damaged)
+        (unknown,) = run(PULL, picture, "no-such-branch")
+        assert unknown.startswith("ModelNotFound")
