@@ -15,7 +15,7 @@ START_TEMPERATURE = 0.05
 
 
 class BilinearPooling(nn.Module):
-    """Low-rank bilinear pooling (Kim et al. 2017, arXiv 1610.04325) under bilinear attention (BAN, 1805.07932).
+    """Low-rank bilinear pooling (Kim et al. 2017, 1610.04325) under bilinear attention (2018, 1805.07932).
 
     With words w_i and patches p_j, and of each glimpse g two weights of every dimension, q_g and v_g:
 
