@@ -197,8 +197,10 @@ class Captions:
 
 
 def kept_file(name: Path, fine: FineGrainedScorer, rows: Sequence[str]) -> Path:
-    """Where states are kept: a name of its own for the scorer, the settings and the rows."""
-    return name.with_name(f"{name.name}-{digest(fine.scorer.fingerprint, fine.settings, rows)}.pt")
+    """Where states are kept: a name of its own for the scorer, what is read of its towers, and the rows."""
+    settings = fine.settings
+    read = (settings.region, settings.image_block, settings.text_block)
+    return name.with_name(f"{name.name}-{digest(fine.scorer.fingerprint, read, rows)}.pt")
 
 
 def main(config: Config) -> None:

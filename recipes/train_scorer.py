@@ -197,10 +197,10 @@ class Config(TrainingOptions, ScorerShape, TextEncoderOptions):
             require_int(f"--{name}", getattr(self, name))
         starts = [name for name in ("base", "tokenizer", "text_model") if getattr(self, name) is not None]
         if len(starts) != 1:
-            found = " and ".join(f"--{name}" for name in starts) or "none"
+            named = " and ".join(f"--{name}" for name in starts) or "none"
             raise BadSettings(
                 "expected one of --base to start from a model, --text_model for a Hugging Face text tower "
-                f"and --tokenizer for a causal one, found {found}"
+                f"and --tokenizer for a causal one, found {named}"
             )
         if self.tokenizer is not None and self.width % self.text_heads:
             raise BadSettings(
