@@ -195,14 +195,10 @@ class Config(TrainingOptions, ScorerShape, TextEncoderOptions):
         sizes = ("locked_views", "locked_batch_size", "finetune_batch_size", "captions_per_image")
         for name in (*sizes, "width", "text_heads"):
             require_int(f"--{name}", getattr(self, name))
-        starts = [name for name in ("base", "tokenizer", "text_model") if getattr(self, name) is not None]
-        if len(starts) != 1:
-            named = " and ".join(f"--{name}" for name in starts) or "none"
-            raise BadSettings(
-                "expected one of --base to start from a model, --text_model for a Hugging Face text tower "
-                f"and --tokenizer for a causal one, found {named}"
-            )
-        if self.tokenizer is not None and self.width % self.text_heads:
+        for name in ("base", "tokenizer"):
+            if self.text_model is not None and getattr(self, name) is not None:
+                raise BadSettings(f"--text_model starts afresh, by its own tokenizer: leave --{name} out")
+        if self.base is None and self.text_model is None and self.width % self.text_heads:
             raise BadSettings(
                 f"--width must be a multiple of --text_heads, found {self.width} and {self.text_heads}"
             )
@@ -395,13 +391,16 @@ def parameter_groups(
 
 def start_scorer(config: Config) -> ImageTextScorer:
     """The base, or a fresh scorer of the shape that the options give."""
+    if config.base is not None:
+        return ImageTextScorer.from_pretrained(config.base, config.tag)
     shape = ScorerShape.of(config)
     if config.text_model is not None:
         return scorer_of_encoder(shape, config.text_model, config.text_pool, config.image_weights)
     if config.tokenizer is not None:
         return fresh_scorer(shape, config.tokenizer, config.image_weights)
-    assert config.base is not None
-    return ImageTextScorer.from_pretrained(config.base, config.tag)
+    raise BadSettings(
+        "give --base MODEL to start from a model, or --tokenizer FOLDER or --text_model MODEL to start afresh"
+    )
 
 
 def reload(scorer: ImageTextScorer, folder: Path) -> ImageTextScorer:

@@ -162,7 +162,9 @@ def test_what_cannot_be_a_text_tower_is_refused(bert, data, tmp_path, scorer):
         train.main(train.Config(**settings | {"text_model": str(tmp_path / "gpt2")}))
     with pytest.raises(ModelNotFound, match="no text tower at"):
         train.main(train.Config(**settings | {"text_model": str(tmp_path / "none")}))
-    with pytest.raises(BadSettings, match="found --tokenizer and --text_model"):
+    with pytest.raises(
+        BadSettings, match="--text_model starts afresh, by its own tokenizer: leave --tokenizer out"
+    ):
         train.Config(**settings, tokenizer="words")
     with pytest.raises(BadSettings, match="--text_blocks must be 0 or more, found -1"):
         train.Config(**settings | {"text_blocks": -1})
