@@ -30,6 +30,8 @@ class Step:
 
     recipe: str
     makes: tuple[str, ...]
+    apart: bool = False
+    """Whether it runs only where it is asked for by name: nothing that ships is made of it."""
 
 
 _SCORER = ("open_clip_model.safetensors",)
@@ -53,6 +55,7 @@ STEPS = {
     "confidence": Step("calibrate_confidence", ("magicap.json", "memory", "fine_grained", "confidence.json")),
     "cnn_lstm": Step("train_cnn_lstm", _NETWORK),
     "cnn_lstm_longer": Step("train_cnn_lstm", _NETWORK),
+    "scorer_cnn_bert": Step("train_scorer", _TRAINED_SCORER, apart=True),
 }
 """The steps in the order in which they run; each has a YAML file of its name."""
 
@@ -125,14 +128,14 @@ def with_inputs(step: str) -> list[str]:
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The steps of these names, in the order in which they run; all without names.
+    """The steps of these names, in the order in which they run; all that lead to what ships without names.
 
     Raises:
         BadSettings: no step has such a name.
     """
     if unknown := [name for name in names if name not in STEPS]:
         raise BadSettings(f"--only takes some of {', '.join(STEPS)}, found {unknown[0]!r}")
-    return [step for step in STEPS if not names or step in names]
+    return [step for step in STEPS if (step in names if names else not STEPS[step].apart)]
 
 
 def digest_of(step: str, overrides: Mapping[str, Sequence[str]]) -> str:

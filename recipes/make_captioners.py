@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tinydata
-from chain import STEPS, chosen
+from chain import chosen
 from cli import run
 from model_card import write_card
 from running import folder_of, in_child, note, run_steps
@@ -46,7 +46,7 @@ from magicap.errors import BadModel, BadSettings
 class Config:
     only: list[str] = field(default_factory=list)
     """Steps to run, by the names of their files in recipes/configs; what they read must be there. Default:
-    all."""
+    all that lead to what ships."""
 
     install: bool = False
     """Put the captioners that these steps make into the package, with their model cards, in place of those
@@ -120,9 +120,9 @@ def dry_run() -> None:
         try:
             in_child(tinydata.make, Path(folder))
             tinydata.point_variables_to(Path(folder))
-            run_steps(list(STEPS), tinydata.overrides())
+            run_steps(chosen([]), tinydata.overrides())
             package = Path(folder, "magicap")
-            install(package, STEPS)
+            install(package, chosen([]))
             for name, captioner in finished(package).items():
                 caption = captioner.caption(tinydata.UNSEEN)
                 if not caption.strip():

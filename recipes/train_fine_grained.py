@@ -2,7 +2,8 @@
 
 Both towers of a trained scorer are frozen. Their states of patches and words are computed once and kept on
 disk in float16 (115 MB for the patches of 6,000 pictures, 170 MB for the words of their captions). Two small
-projections then learn by a symmetric contrastive loss whose logits are late-interaction scores, and the dev
+projections then learn by a symmetric contrastive loss whose logits are local scores: late interaction of
+words and patches, or their bilinear pooling (``--pooling bilinear``), whose weights learn with them. The dev
 split chooses the checkpoint and the weight of the local score beside the global cosine; 0 where re-ranking
 does not help.
 
@@ -33,6 +34,7 @@ from magicap.models.fine_grained.local_features import (
     LocalHeads,
     LocalImages,
     LocalTexts,
+    Pooling,
     padded,
 )
 from magicap.models.fine_grained.scorer import Candidates, FineGrainedScorer
@@ -77,6 +79,13 @@ class Config(TrainingOptions):
     dropout: float = FineGrainedSettings.dropout
     """Share of activations that are dropped before each layer of the projections, 0 to 1."""
 
+    pooling: Pooling = FineGrainedSettings.pooling
+    """How words and patches become one score: late_interaction, the mean over words of the nearest patch's
+    cosine, or bilinear, pooled under attention over all pairs of a word and a patch."""
+
+    glimpses: int = FineGrainedSettings.glimpses
+    """How many attentions bilinear pooling averages."""
+
     region: int = FineGrainedSettings.region
     """Side of the square of patches that are averaged into one, in patches."""
 
@@ -112,7 +121,14 @@ class Config(TrainingOptions):
 
     def settings(self) -> FineGrainedSettings:
         return FineGrainedSettings(
-            self.width, self.hidden, self.dropout, self.region, self.image_block, self.text_block
+            self.width,
+            self.hidden,
+            self.dropout,
+            self.region,
+            self.image_block,
+            self.text_block,
+            pooling=self.pooling,
+            glimpses=self.glimpses,
         )
 
 
@@ -181,8 +197,10 @@ class Captions:
 
 
 def kept_file(name: Path, fine: FineGrainedScorer, rows: Sequence[str]) -> Path:
-    """Where states are kept: a name of its own for the scorer, the settings and the rows."""
-    return name.with_name(f"{name.name}-{digest(fine.scorer.fingerprint, fine.settings, rows)}.pt")
+    """Where states are kept: a name of its own for the scorer, what is read of its towers, and the rows."""
+    settings = fine.settings
+    read = (settings.region, settings.image_block, settings.text_block)
+    return name.with_name(f"{name.name}-{digest(fine.scorer.fingerprint, read, rows)}.pt")
 
 
 def main(config: Config) -> None:

@@ -7,8 +7,9 @@ Two stages, each of which keeps the checkpoint that validates best and hands it 
 2. *finetune*: the upper trunk learns with them on augmented pictures, of which it sees only some patches in
    all but the last passes (FLIP, Li et al. 2023), with a running average of the weights.
 
-Starts from an ImageNet trunk (``--image_weights``, timm's names) or from any scorer (``--base``, ``--tag``);
-a tower without a trunk apart from its projection, such as CLIP's own, skips the first stage. A base with a
+Starts from the trunk of any timm network (``--image_weights``) beside a causal text tower (``--tokenizer``)
+or a Hugging Face encoder, such as a BERT (``--text_model``), or from any scorer (``--base``, ``--tag``); a
+tower without a trunk apart from its projection, such as CLIP's own, skips the first stage. A base with a
 class vector, as build_classifier_scorer.py makes one, keeps its classifier's answers (``--class_weight``),
 and a text tower that was distilled stays near its teacher (``--teacher``, ``--teacher_weight``). Data sets
 may be of any form that ``magicap.data.read_captions`` knows; each can have a fixed share of every batch.
@@ -18,13 +19,13 @@ may be of any form that ``magicap.data.read_captions`` knows; each can have a fi
         --validation $MAGICAP_DATA/flickr8k/captions.jsonl \\
         --images $MAGICAP_DATA/flickr8k/images-train.tar $MAGICAP_DATA/flickr8k/images-dev.tar \\
         $MAGICAP_DATA/coco/images-train.tar
+    python recipes/train_scorer.py --config recipes/configs/scorer_cnn_bert.yaml    # MobileNetV2 and MiniLM
 
 A second run of the same command resumes where the first one stopped.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -55,11 +56,12 @@ from magicap.training.objectives.contrastive import (
     patch_dropout,
 )
 from magicap.training.options import TrainingOptions
-from magicap.training.pairs import Pairs, read_captioned_images
-from magicap.training.parameter_groups import layerwise, split_by_decay
+from magicap.training.pairs import Pairs, read_captioned_images, sample_pictures
+from magicap.training.parameter_groups import EncoderRates, ParameterGroups, layerwise
 from magicap.training.phases import digest, load_or_compute
-from magicap.training.progress import progress
+from magicap.training.pooled_features import pooled_features
 from magicap.training.teacher import TeacherVectors
+from magicap.training.text_encoders import TextEncoderOptions, scorer_of_encoder
 from magicap.training.validation import recall
 
 LOCKED, FINETUNE = "locked", "finetune"
@@ -68,7 +70,7 @@ Picture = Callable[[int, CaptionedImage], Tensor]
 
 
 @dataclass(frozen=True)
-class Config(TrainingOptions, ScorerShape):
+class Config(TrainingOptions, ScorerShape, TextEncoderOptions):
     captions: list[str]
     """Data sets, of which the train split is read."""
 
@@ -94,11 +96,11 @@ class Config(TrainingOptions, ScorerShape):
     """Tag of the base's weights for open_clip, where --base is a name."""
 
     tokenizer: str | None = None
-    """Folder of the tokenizer of a fresh text tower, where no --base is given."""
+    """Folder of the tokenizer of a fresh causal text tower, where no --base and no --text_model is given."""
 
     image_weights: str | None = None
-    """File in safetensors format with the trunk of a fresh image tower under timm's names; default: random
-    weights."""
+    """File in safetensors format with the trunk of a fresh image tower, under timm's names or with batch norm
+    folded in; default: random weights."""
 
     teacher: str | None = None
     """Folder of a run of distill_text_tower.py, near whose teacher the text tower stays."""
@@ -176,7 +178,8 @@ class Config(TrainingOptions, ScorerShape):
     """Number of processes that read and augment pictures beside the main one."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TrainingOptions.__post_init__(self)
+        TextEncoderOptions.__post_init__(self)
         if self.loss not in ("infonce", "vse++"):
             raise BadSettings(f"--loss must be infonce or vse++, found {self.loss!r}")
         require_number(
@@ -192,7 +195,10 @@ class Config(TrainingOptions, ScorerShape):
         sizes = ("locked_views", "locked_batch_size", "finetune_batch_size", "captions_per_image")
         for name in (*sizes, "width", "text_heads"):
             require_int(f"--{name}", getattr(self, name))
-        if self.base is None and self.width % self.text_heads:
+        for name in ("base", "tokenizer"):
+            if self.text_model is not None and getattr(self, name) is not None:
+                raise BadSettings(f"--text_model starts afresh, by its own tokenizer: leave --{name} out")
+        if self.base is None and self.text_model is None and self.width % self.text_heads:
             raise BadSettings(
                 f"--width must be a multiple of --text_heads, found {self.width} and {self.text_heads}"
             )
@@ -201,7 +207,9 @@ class Config(TrainingOptions, ScorerShape):
 def main(config: Config) -> None:
     config.begin()
     out = Path(config.out)
-    sets = sampled([read_captioned_images(path, ("train",)) for path in config.captions], config)
+    sets = sample_pictures(
+        [read_captioned_images(path, ("train",)) for path in config.captions], config.pictures, config.seed
+    )
     train = [row for rows in sets for row in rows]
     dev = [
         row
@@ -225,16 +233,6 @@ def main(config: Config) -> None:
     best = out / (FINETUNE if config.finetune_epochs else LOCKED) / "best"
     if processes.is_first():
         reload(scorer, best).save_pretrained(out / "best")
-
-
-def sampled(sets: list[list[CaptionedImage]], config: Config) -> list[list[CaptionedImage]]:
-    """The pictures of each data set to learn from; those of fewer pictures are among those of more."""
-    order = [(number, row) for number, rows in enumerate(sets) for row in rows]
-    if config.pictures is None or config.pictures >= len(order):
-        return sets
-    random.Random(config.seed).shuffle(order)
-    chosen = order[: config.pictures]
-    return [[row for owner, row in chosen if owner == number] for number in range(len(sets))]
 
 
 def domains(config: Config, sets: Sequence[Sequence[CaptionedImage]]) -> Domains | None:
@@ -289,22 +287,10 @@ class Data:
         trunk = fingerprint(self.scorer.model.visual.trunk)
         key = digest(trunk, [row.image for row in rows], self.augmented.settings)
         file = Path(self.config.out) / "features" / f"{name}-{key}.pt"
-        return load_or_compute(file, lambda: self._features(pairs))
-
-    @torch.no_grad()
-    def _features(self, pairs: Pairs) -> Tensor:
-        trunk = self.scorer.model.visual.trunk.eval()
-        device = self.scorer.device
-        half = self.config.mixed_precision == "bf16"
-        parts = []
-        with progress(len(pairs), "features", unit="picture") as bar:
-            for batch in pairs.in_order(64, self.config.workers):
-                pixels = self.scorer.transform.normalise(batch["images"].to(device))
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    pooled = trunk(pixels).float().cpu()
-                parts.append(pooled.clone())  # or it might keep all tokens alive
-                bar.update(len(pooled))
-        return torch.cat(parts)
+        bfloat16 = self.config.mixed_precision == "bf16"
+        return load_or_compute(
+            file, lambda: pooled_features(self.scorer, pairs, workers=self.config.workers, bfloat16=bfloat16)
+        )
 
     def objective(self, **settings: Any) -> Contrastive:
         """The loss of a batch, with the terms that keep what the scorer knows before this stage."""
@@ -346,11 +332,10 @@ def locked_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: Pa
         vectors = scorer.model.visual.head(dev_features.to(scorer.device))
         return data.recall(F.normalize(vectors.float(), dim=-1))
 
-    head = [p for name, p in scorer.model.named_parameters() if not name.startswith("visual.trunk.")]
     step_rows = config.step_rows(config.locked_batch_size)
     fit(
         data.objective(on_features=True),
-        split_by_decay(head, config.locked_rate, config.weight_decay),
+        parameter_groups(config, scorer, config.locked_rate, trunk_rate=0),
         epoch=lambda epoch: pairs(epoch).epoch(step_rows, domains=data.domains),
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
@@ -375,14 +360,7 @@ def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: 
 
     fit(
         data.objective(patch_dropout=dropout),
-        layerwise(
-            scorer.model,
-            rate=config.finetune_rate,
-            trunk_rate=config.trunk_rate,
-            trunk_decay=config.trunk_decay,
-            trunk_blocks=config.trunk_blocks,
-            decay=config.weight_decay,
-        ),
+        parameter_groups(config, scorer, config.finetune_rate, config.trunk_rate),
         epoch=epoch,
         validate=validate,
         save_best=lambda _: scorer.save_pretrained(folder / "best"),
@@ -396,13 +374,33 @@ def finetune_stage(config: Config, scorer: ImageTextScorer, data: Data, folder: 
     )
 
 
+def parameter_groups(
+    config: Config, scorer: ImageTextScorer, rate: float, trunk_rate: float
+) -> ParameterGroups:
+    """Which weights learn in a stage, and how fast."""
+    return layerwise(
+        scorer.model,
+        rate=rate,
+        trunk_rate=trunk_rate,
+        trunk_decay=config.trunk_decay,
+        trunk_blocks=config.trunk_blocks,
+        decay=config.weight_decay,
+        encoder=EncoderRates(config.text_blocks, config.text_rate),
+    )
+
+
 def start_scorer(config: Config) -> ImageTextScorer:
     """The base, or a fresh scorer of the shape that the options give."""
     if config.base is not None:
         return ImageTextScorer.from_pretrained(config.base, config.tag)
-    if config.tokenizer is None:
-        raise BadSettings("give --base MODEL to start from a model, or --tokenizer FOLDER to start afresh")
-    return fresh_scorer(ScorerShape.of(config), config.tokenizer, config.image_weights)
+    shape = ScorerShape.of(config)
+    if config.text_model is not None:
+        return scorer_of_encoder(shape, config.text_model, config.text_pool, config.image_weights)
+    if config.tokenizer is not None:
+        return fresh_scorer(shape, config.tokenizer, config.image_weights)
+    raise BadSettings(
+        "give --base MODEL to start from a model, or --tokenizer FOLDER or --text_model MODEL to start afresh"
+    )
 
 
 def reload(scorer: ImageTextScorer, folder: Path) -> ImageTextScorer:

@@ -31,6 +31,7 @@ from magicap.models.class_vector import (
 )
 from magicap.models.fingerprint import combined, fingerprint, fingerprint_of_weights
 from magicap.models.finite import are_unit, broken_image, require_unit
+from magicap.models.hugging_face_text import encode_whole, save_shape
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import import_open_clip
 from magicap.models.pinned import LOCAL_DIR
@@ -146,6 +147,7 @@ class ImageTextScorer:
             self.tokenizer.save_pretrained(str(folder))
             # Any name makes open_clip look for the tokenizer, and it looks in the folder itself.
             config["model_cfg"]["text_cfg"].setdefault("hf_tokenizer_name", "local")
+        save_shape(self._network, config, folder)
         (folder / CONFIG_FILE).write_text(
             json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -304,7 +306,7 @@ class ImageTextScorer:
         plain = [self.without_specials(text) for text in texts]
         vectors = []
         for start in range(0, len(plain), batch_size):
-            vectors.append(self._encode_batch(plain[start : start + batch_size]))
+            vectors.append(self.text_vectors(plain[start : start + batch_size]))
             on_progress(len(vectors[-1]))
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
 
@@ -342,7 +344,7 @@ class ImageTextScorer:
 
     def incremental_text_encoder(self) -> IncrementalTextEncoder:
         """An encoder of growing captions, exact whatever the tower (see :class:`IncrementalTextEncoder`)."""
-        return IncrementalTextEncoder(self.tokenize, self._encode_batch, self.text_tower)
+        return IncrementalTextEncoder(self.tokenize, self.text_vectors, self.text_tower)
 
     @property
     def width(self) -> int:
@@ -370,13 +372,14 @@ class ImageTextScorer:
         require_unit(self.encode_pixels(ramp), f"image tower of the {what}")
         require_unit(self.encode_texts(["a dog runs"]), f"text tower of the {what}")
 
-    def _encode_batch(self, texts: Sequence[str]) -> Tensor:
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, D) of texts that hold no special tokens, all at once; differentiable."""
         if self.text_tower is None:
             return self._encode_in_full(texts)
         return self.text_tower.encode([self.text_tower.cut(row) for row in self.tokenize(texts)])
 
     def _encode_in_full(self, texts: Sequence[str]) -> Tensor:
-        features: Tensor = self._network.encode_text(self._reader(list(texts)).to(self.device))
+        features = encode_whole(self._network, self._reader(list(texts)).to(self.device))
         return F.normalize(features.float(), dim=-1)
 
     @torch.inference_mode()
@@ -385,7 +388,7 @@ class ImageTextScorer:
         tower = CausalTextTower.of(self._network)
         if tower is None:
             return None
-        encoder = IncrementalTextEncoder(self.tokenize, self._encode_batch, tower)
+        encoder = IncrementalTextEncoder(self.tokenize, self.text_vectors, tower)
         tolerance = 1e-4 if self.dtype == torch.float32 else 3e-2
         prefix, caption = EncodedText(), ""
         for texts in _PROBES:

@@ -11,6 +11,7 @@ from torch import nn
 
 from magicap.models.class_vector import CLASS_VECTOR_FILE, attach_class_vector, load_class_vector
 from magicap.models.finite import require_finite
+from magicap.models.hugging_face_text import SHAPE_FILE, with_local_shape
 from magicap.models.loading import explain_loading_errors, import_open_clip
 from magicap.models.pinned import LOCAL_DIR, at_commit, hub_file
 from magicap.models.plain_clip import plain_config, read_config, read_plain_clip
@@ -89,6 +90,10 @@ def by_open_clip(
     with explain_loading_errors("scorer", title, hub_file(name, trained)[0]):
         if revision is not None:
             name, weights = at_commit(name, trained, revision)
+        folder = Path(name.removeprefix(LOCAL_DIR)) if name.startswith(LOCAL_DIR) else None
+        if folder is not None and (folder / SHAPE_FILE).is_file():
+            text = open_clip.get_model_config(name)["text_cfg"]
+            weights["text_cfg"] = with_local_shape(text, folder)
         model, preprocess = open_clip.create_model_from_pretrained(
             name,
             precision=_PRECISIONS[dtype],
@@ -105,8 +110,7 @@ def by_open_clip(
             config["model_cfg"]["quick_gelu"] = True
         tokenizer = open_clip.get_tokenizer(name)
         preprocess(new_image("RGB", (8, 8)))  # what a damaged configuration says of it may be no numbers
-    file = Path(name.removeprefix(LOCAL_DIR)) / CLASS_VECTOR_FILE
-    if name.startswith(LOCAL_DIR) and file.is_file():
+    if folder is not None and (file := folder / CLASS_VECTOR_FILE).is_file():
         attach_class_vector(model, load_class_vector(file))
     require_finite(model, f"scorer {title!r}")
     return ScorerParts(model, tokenizer, preprocess, config)

@@ -5,7 +5,7 @@ Shapes: B rows, Q new tokens a row, P cached tokens a row, W tower width, D embe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,19 +105,14 @@ class CausalTextTower:
     def encode(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Unit vectors (B, D) of token rows as :meth:`cut` returns them; differentiable.
 
-        Rows of about equal length run together, so that little is spent on padding: on a CPU 64 at a time, on
-        a GPU, where a launch costs more than padding, 1,024.
+        Rows of about equal length run together (:func:`encode_by_length`).
         """
-        chunk = 64 if self.part.positional_embedding.device.type == "cpu" else 1024
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        parts = [order[start : start + chunk] for start in range(0, len(order), chunk)]
-        vectors = torch.cat([self._encode_padded([rows[row] for row in part]) for part in parts])
-        inverse = torch.empty(len(order), dtype=torch.long)
-        inverse[order] = torch.arange(len(order))
-        return vectors[inverse.to(vectors.device)]
 
-    def _encode_padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        return self.pool(self.hidden_states(rows)[-1], rows)
+        def encode(part: Sequence[int]) -> Tensor:
+            padded = [rows[row] for row in part]
+            return self.pool(self.hidden_states(padded)[-1], padded)
+
+        return encode_by_length(list(map(len, rows)), encode, self.part.positional_embedding.device)
 
     def hidden_states(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """What each block gives for rows of ids: (B, Q, W) a block, Q the longest row, padding behind."""
@@ -210,6 +205,25 @@ class CausalTextTower:
         elif projection is not None:
             pooled = pooled @ projection
         return F.normalize(pooled.float(), dim=-1)
+
+
+def encode_by_length(
+    lengths: Sequence[int], encode: Callable[[Sequence[int]], Tensor], device: torch.device
+) -> Tensor:
+    """Vectors (B, D) of B texts, of which those of about equal length run together: little is padding.
+
+    Args:
+        lengths: of each text, in tokens.
+        encode: numbers of texts to their vectors.
+        device: where that happens: on a CPU 64 at a time, on a GPU, where a launch costs more than padding,
+            1,024.
+    """
+    chunk = 64 if device.type == "cpu" else 1024
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    vectors = torch.cat([encode(order[start : start + chunk]) for start in range(0, len(order), chunk)])
+    inverse = torch.empty(len(order), dtype=torch.long)
+    inverse[order] = torch.arange(len(order))
+    return vectors[inverse.to(vectors.device)]
 
 
 def _is_linear(module: nn.Module) -> bool:

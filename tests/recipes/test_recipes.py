@@ -17,6 +17,7 @@ from tiny import SENTENCES
 
 from magicap import BadData, BadSettings, BeamMagicSearch, Captioner, ImageTextScorer, MagicSearch
 from magicap.training.objectives.contrastive import inverse_temperature
+from magicap.training.pairs import sample_pictures
 
 
 @pytest.fixture(scope="module")
@@ -343,20 +344,18 @@ def test_the_scorer_recipe_starts_from_a_clip_just_as_well(data, tmp_path):
 
 
 def test_the_scorer_recipe_learns_from_fewer_pictures_that_are_among_those_of_more():
-    train = recipe("train_scorer")
-    paths = {"captions": ["a", "b"], "images": ["c"], "out": "d", "base": "e"}
     sets = [list("pqrst"), list("xyz")]
     previous: set[str] = set()
     for count in (2, 4, 7):
-        chosen = train.sampled(sets, train.Config(**paths, pictures=count))
+        chosen = sample_pictures(sets, count, seed=1)
         pictures = {row for rows in chosen for row in rows}
         assert len(pictures) == count
         assert previous < pictures
         assert all(set(rows) <= set(all_rows) for rows, all_rows in zip(chosen, sets, strict=True))
         previous = pictures
-    assert train.sampled(sets, train.Config(**paths, pictures=8)) == sets
+    assert sample_pictures(sets, 8, seed=1) == sets
     with pytest.raises(BadSettings, match="--pictures"):
-        train.Config(**paths, pictures=0)
+        recipe("train_scorer").Config(["a", "b"], ["c"], "d", pictures=0)
 
 
 def test_only_the_last_passes_see_whole_pictures(data, tokenizer, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from magicap.training.losses import (
 from magicap.training.objectives.base import Objective
 from magicap.training.options import LoopConfig, RunOptions
 from magicap.training.pairs import Pairs
-from magicap.training.parameter_groups import layerwise
+from magicap.training.parameter_groups import EncoderRates, layerwise
 from magicap.training.progress import progress
 
 
@@ -171,11 +171,12 @@ def test_lower_blocks_learn_slower_and_the_lowest_are_frozen():
     model = tiny.scorer().model
     model.visual = torch.nn.Module()
     model.visual.trunk = torch.nn.Module()
+    model.visual.trunk.patch_embed = torch.nn.Linear(2, 2)
     model.visual.trunk.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
     model.visual.trunk.norm = torch.nn.LayerNorm(2)
-    model.visual.trunk.patch_embed = torch.nn.Linear(2, 2)
     model.visual.head = torch.nn.Linear(2, 2)
-    groups = layerwise(model, rate=1.0, trunk_rate=0.1, trunk_decay=0.5, trunk_blocks=2, decay=0.3)
+    rates = {"rate": 1.0, "trunk_rate": 0.1, "trunk_decay": 0.5, "trunk_blocks": 2, "decay": 0.3}
+    groups = layerwise(model, **rates, encoder=EncoderRates(1, 0.01))
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     trunk = model.visual.trunk
     assert [rate.get(id(block.weight)) for block in trunk.blocks] == [None, 0.05, 0.1]

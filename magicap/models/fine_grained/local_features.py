@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magicap.checks import require_int, require_number
-from magicap.errors import BadModel
+from magicap.errors import BadModel, BadSettings
+from magicap.models.fine_grained.bilinear import BilinearPooling
+from magicap.models.fine_grained.late_interaction import late_interaction, late_interaction_of_pairs
 from magicap.models.scorer import ImageTextScorer
+
+Pooling = Literal["late_interaction", "bilinear"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,16 @@ class FineGrainedSettings:
     weight: float = 1.0
     """What the local score counts beside the global cosine."""
 
+    pooling: Pooling = "late_interaction"
+    """How the words of a text and the patches of a picture become one score."""
+
+    glimpses: int = 2
+    """How many attentions bilinear pooling has."""
+
     def __post_init__(self) -> None:
-        for name in ("width", "hidden", "region"):
+        if self.pooling not in POOLINGS:
+            raise BadSettings(f"pooling must be {' or '.join(POOLINGS)}, found {self.pooling!r}")
+        for name in ("width", "hidden", "region", "glimpses"):
             require_int(name, getattr(self, name))
         for name in ("image_block", "text_block"):
             expected = "a whole number counted from behind, -1 for the last block"
@@ -84,12 +97,12 @@ class LocalTexts:
 
 
 class LocalHeads(nn.Module):
-    """The part that is trained: projections of patches and words, and the temperature of their contrast.
+    """The part that is trained: projections of patches and words, how these are pooled, the temperature.
 
     Args:
         image_width: W of the image tower.
         text_width: W of the text tower.
-        settings: width of the projections, and their dropout.
+        settings: width of the projections, their dropout, and how they are pooled.
     """
 
     def __init__(self, image_width: int, text_width: int, settings: FineGrainedSettings) -> None:
@@ -97,6 +110,8 @@ class LocalHeads(nn.Module):
         self.image = _projection(image_width, settings)
         self.text = _projection(text_width, settings)
         self.logit_scale = nn.Parameter(torch.tensor(20.0).log())
+        is_bilinear = settings.pooling == "bilinear"
+        self.bilinear = BilinearPooling(settings.width, settings.glimpses) if is_bilinear else None
 
     def patches(self, states: Tensor) -> Tensor:
         """Unit vectors (..., E) of the image tower's states (..., W)."""
@@ -105,6 +120,33 @@ class LocalHeads(nn.Module):
     def words(self, states: Tensor) -> Tensor:
         """Unit vectors (..., E) of the text tower's states (..., W)."""
         return F.normalize(self.text(states.float()), dim=-1)
+
+    def scores(self, patches: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Local scores (N, M) of all pictures with all texts; differentiable.
+
+        Args:
+            patches: (N, L, E) as :meth:`patches` gives them.
+            words: (M, T, E) as :meth:`words` gives them, padded.
+            mask: (M, T) true at words, false at padding.
+        """
+        if self.bilinear is None:
+            return late_interaction(patches, words, mask)
+        scores: Tensor = self.bilinear(patches, words, mask)
+        return scores
+
+    def scores_of_pairs(
+        self, images: LocalImages, texts: LocalTexts, rows: Tensor, columns: Tensor
+    ) -> Tensor:
+        """Local scores of some pairs only, in the shape of ``rows`` and ``columns``; for ranking.
+
+        Args:
+            images: N pictures.
+            texts: M texts.
+            rows: of any shape; the picture of each pair, an index below N.
+            columns: of the same shape; its text, an index below M.
+        """
+        of_pairs = late_interaction_of_pairs if self.bilinear is None else self.bilinear.of_pairs
+        return of_pairs(images.patches, texts.words, texts.mask, rows, columns)
 
 
 def _projection(width: int, settings: FineGrainedSettings) -> nn.Sequential:

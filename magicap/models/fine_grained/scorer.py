@@ -2,7 +2,8 @@
 
 The towers of an :class:`ImageTextScorer` are frozen. Two small projections read the towers' states of single
 patches and words, and the score is their late interaction (many to many, in the manner of SCAN, Lee et al.
-2018, and FILIP, Yao et al. 2022) beside the global cosine (one to one).
+2018, and FILIP, Yao et al. 2022), or what bilinear pooling makes of them (BAN, Kim et al. 2018), beside the
+global cosine (one to one).
 
 Shapes: N pictures of L patches, M texts of T words, D width of the global space, E of the local one.
 """
@@ -24,11 +25,7 @@ from magicap.checks import require_int
 from magicap.errors import BadModel, BadSettings, ModelNotFound
 from magicap.files import open_to_readers
 from magicap.images.reader import ImageSource, open_image
-from magicap.models.fine_grained.late_interaction import (
-    candidates_first,
-    late_interaction,
-    late_interaction_of_pairs,
-)
+from magicap.models.fine_grained.late_interaction import candidates_first
 from magicap.models.fine_grained.local_features import (
     FineGrainedSettings,
     LocalHeads,
@@ -206,7 +203,7 @@ class FineGrainedScorer:
     @torch.inference_mode()
     def compare(self, images: LocalImages, texts: LocalTexts) -> Tensor:
         """:meth:`similarity` of what is encoded already, (N, M)."""
-        local = late_interaction(images.patches, texts.words, texts.mask)
+        local = self.heads.scores(images.patches, texts.words, texts.mask)
         return images.vectors @ texts.vectors.T + self.settings.weight * local
 
     def rerank(self, images: LocalImages, texts: LocalTexts, top: int = 20) -> tuple[Tensor, Tensor]:
@@ -231,7 +228,7 @@ class FineGrainedScorer:
             BadSettings: ``top`` is no whole number of at least 1.
         """
         require_int("top", top)
-        local = partial(late_interaction_of_pairs, images.patches, texts.words, texts.mask)
+        local = partial(self.heads.scores_of_pairs, images, texts)
         cosines = images.vectors @ texts.vectors.T
         nearest_texts = cosines.topk(min(top, cosines.shape[1]), dim=1).indices
         nearest_images = cosines.T.topk(min(top, cosines.shape[0]), dim=1).indices

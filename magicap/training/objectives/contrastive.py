@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
-from magicap.errors import BadModel
+from magicap.models.backbone import keep_batch_statistics
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.batches import Batch
 from magicap.training.losses import hardest_negative_hinge, info_nce
@@ -126,6 +126,16 @@ class Contrastive(Objective):
         """Micro-batches count alike: each is a problem of its own."""
         return 1.0
 
+    def train(self, mode: bool = True) -> Contrastive:
+        """As any module's, but batch norm keeps its statistics, and what is frozen drops nothing out."""
+        super().train(mode)
+        keep_batch_statistics(self)
+        for module in self.modules():
+            learning = [parameter.requires_grad for parameter in module.parameters()]
+            if learning and not any(learning):
+                module.eval()
+        return self
+
     def forward(self, batch: Batch) -> Tensor:
         """Contrastive loss of the batch's pictures and captions, plus the teacher's and the classes' terms.
 
@@ -134,7 +144,7 @@ class Contrastive(Objective):
         """
         vectors, pooled = self._image_vectors(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.lock_text):
-            texts = text_vectors(self._scorer, batch["respelled"])
+            texts = self._scorer.text_vectors(batch["respelled"])
         images, owner = F.normalize(vectors.float(), dim=-1), gather_owners(batch["owner"], len(vectors))
         total = pair_loss(self._scorer, gather_rows(images), gather_rows(texts), owner, self.loss)
         if self._teacher is not None:
@@ -163,18 +173,6 @@ class Contrastive(Objective):
         cosine = (vectors[rows.to(vectors.device)] * targets.to(vectors.device)).sum(dim=1)
         mean = (1 - cosine).sum() / max(1, len(rows))
         return self._teacher.weight * share_of_mean(mean, len(rows))
-
-
-def text_vectors(scorer: ImageTextScorer, texts: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) of texts by a causal text tower, differentiable.
-
-    Raises:
-        BadModel: the scorer's text tower is not causal.
-    """
-    tower = scorer.text_tower
-    if tower is None:
-        raise BadModel("only causal text towers can be trained here; choose a base with one")
-    return tower.encode([tower.cut(row) for row in scorer.tokenize(texts)])
 
 
 def inverse_temperature(scorer: ImageTextScorer) -> Tensor:

@@ -8,7 +8,6 @@ from magicap.models.scorer import ImageTextScorer
 from magicap.training.batches import Batch
 from magicap.training.losses import distillation
 from magicap.training.objectives.base import Objective
-from magicap.training.objectives.contrastive import text_vectors
 from magicap.training.processes import gather_rows
 
 
@@ -30,5 +29,5 @@ class Distillation(Objective):
         Args:
             batch: ``texts``, and ``teacher`` (B, D), the teacher's unit vectors of them.
         """
-        vectors = text_vectors(self._scorer, batch["texts"])
+        vectors = self._scorer.text_vectors(batch["texts"])
         return distillation(gather_rows(vectors), gather_rows(batch["teacher"].to(vectors.dtype)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from magicap.models.fine_grained.late_interaction import late_interaction
 from magicap.models.fine_grained.local_features import LocalHeads, padded
 from magicap.training.batches import Batch
 from magicap.training.losses import info_nce
@@ -17,7 +16,7 @@ from magicap.training.processes import gather_owners, gather_padded, gather_rows
 
 
 class FineGrainedContrastive(Objective):
-    """InfoNCE of late-interaction scores; a picture's captions never count as wrong.
+    """InfoNCE of local scores; a picture's captions never count as wrong.
 
     Pictures and captions of all processes stand against one another; with gradient accumulation those of one
     micro-batch.
@@ -32,7 +31,7 @@ class FineGrainedContrastive(Objective):
         return 1.0
 
     def forward(self, batch: Batch) -> Tensor:
-        """InfoNCE of the late-interaction scores of all pictures with all captions.
+        """InfoNCE of the local scores of all pictures with all captions.
 
         Args:
             batch: ``images`` (B, W, rows, columns); ``words`` (words of all captions, W), and ``counts`` (N,)
@@ -43,7 +42,7 @@ class FineGrainedContrastive(Objective):
         words, counts = gather_padded(own_words), gather_rows(batch["counts"])
         mask = torch.arange(words.shape[1], device=words.device) < counts[:, None]
         owner = gather_owners(batch["owner"], len(batch["images"]))
-        scores = late_interaction(patches, words, mask)
+        scores = self.heads.scores(patches, words, mask)
         # With unit vectors as pictures and rows of scores as texts, their products are the scores.
         pictures = torch.eye(len(scores), device=scores.device)
         return info_nce(pictures, scores.T, owner, self.heads.logit_scale.exp())
