@@ -3,7 +3,7 @@
 As CgT-GAN (Yu et al. 2023): the language model writes captions of the pictures behind its soft prompt; the
 scorer says how well they fit, a discriminator, which learns beside it, how like people's sentences they are;
 policy gradient makes the better captions of each picture likelier. Divergence from the model at the start and
-cross-entropy of the text hold it back from what only pleases the two. --image_weight, --memory_weight,
+cross-entropy of the text hold it back from what only pleases the two. --image_weight, --aggregate_weight,
 --adversarial_weight, --kl_weight and --text_weight weigh the terms; 0 leaves one out.
 
     python recipes/train_adversarial.py --out runs/adversarial \\
@@ -237,7 +237,7 @@ def reward_of(config: Config, scorer: ImageTextScorer, unpaired: Unpaired) -> Sc
         float((conditions[:: max(1, len(conditions) // MEASURED)] @ texts.T).std())
         for conditions in (unpaired.images, F.normalize(unpaired.projected, dim=1))
     )
-    return ScorerReward(scorer, config.image_weight, config.memory_weight, image_std, memory_std)
+    return ScorerReward(scorer, config.image_weight, config.aggregate_weight, image_std, memory_std)
 
 
 def read_unpaired(config: Config, captioner: Captioner, memory: CaptionMemory) -> Unpaired:

@@ -31,7 +31,7 @@ def image_vectors(
     Args:
         images: where the pictures are.
         file: where the vectors are kept for a run that resumes; None: nowhere.
-        on_unreadable: told of pictures that cannot be read, which are then left out; None: they are errors.
+        on_unreadable: called for each picture that cannot be read, which is then left out; None: an error.
 
     Raises:
         BadImage: a picture cannot be read.

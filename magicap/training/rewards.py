@@ -68,7 +68,7 @@ class ScorerReward:
     image_weight: float
     """Of the cosine with the picture."""
 
-    memory_weight: float
+    aggregate_weight: float
     """Of the cosine with the memory near the picture."""
 
     image_std: float
@@ -92,7 +92,7 @@ class ScorerReward:
         memory_cosines = torch.cosine_similarity(vectors, projected)
         return (
             self.image_weight * image_cosines / self.image_std
-            + self.memory_weight * memory_cosines / self.memory_std
+            + self.aggregate_weight * memory_cosines / self.memory_std
         )
 
 

@@ -38,9 +38,7 @@ class Rollouts:
 
 
 @torch.no_grad()
-def write_captions(
-    language_model: LanguageModel, prompts: Tensor, max_new_tokens: int, choose: Choose
-) -> Rollouts:
+def roll_out(language_model: LanguageModel, prompts: Tensor, max_new_tokens: int, choose: Choose) -> Rollouts:
     """Captions of at most ``max_new_tokens`` tokens, the end token included.
 
     Args:

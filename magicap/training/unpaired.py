@@ -16,7 +16,7 @@ from magicap.metrics.cider import cider_d
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
 from magicap.training.batches import Batch, Epoch, shuffled
-from magicap.training.rollouts import greedy, write_captions
+from magicap.training.rollouts import greedy, roll_out
 from magicap.training.sentences import Sentences, evaluate_model
 
 _SEEDS = 1 << 32  # a picture's numbers of one epoch and of the next
@@ -102,7 +102,7 @@ class WatchedPictures:
         assert prompt is not None
         device = language_model.device
         prompts = prompt(self.images.to(device), self.projected.to(device))
-        written = write_captions(language_model, prompts, max_new_tokens, greedy)
+        written = roll_out(language_model, prompts, max_new_tokens, greedy)
         texts = written.texts(language_model)
         as_text = Sentences.of(start, texts, max_new_tokens + 1)
         return {

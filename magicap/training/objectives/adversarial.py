@@ -26,7 +26,7 @@ from magicap.training.objectives.base import Objective
 from magicap.training.objectives.soft_prompt import SoftPromptCrossEntropy, conditioned_logits
 from magicap.training.processes import share_of_mean
 from magicap.training.rewards import ScorerReward
-from magicap.training.rollouts import Rollouts, sampling, write_captions
+from magicap.training.rollouts import Rollouts, roll_out, sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TermWeights:
     image_weight: float = 1.0
     """Weight, in the reward, of the cosine between a caption and its picture, in standard deviations."""
 
-    memory_weight: float = 0.0
+    aggregate_weight: float = 0.0
     """Weight, in the reward, of the cosine between a caption and the memory's captions near its picture."""
 
     adversarial_weight: float = 0.2
@@ -52,7 +52,7 @@ class TermWeights:
     @property
     def has_reward(self) -> bool:
         """Whether captions are rewarded at all."""
-        return any((self.image_weight, self.memory_weight, self.adversarial_weight))
+        return any((self.image_weight, self.aggregate_weight, self.adversarial_weight))
 
 
 class AdversarialTuning(Objective):
@@ -112,7 +112,7 @@ class AdversarialTuning(Objective):
         conditions = [batch[name].repeat_interleave(self.samples, 0) for name in ("images", "projected")]
         prompts = self.text.prompt(*conditions)
         choose = sampling(batch["seeds"].tolist(), self.samples, self.max_new_tokens, prompts.device)
-        written = write_captions(self.language_model, prompts.detach(), self.max_new_tokens, choose)
+        written = roll_out(self.language_model, prompts.detach(), self.max_new_tokens, choose)
         logits = conditioned_logits(self.text.model, written.ids, written.mask, prompts)
         log_p = logits[:, :-1].float().log_softmax(dim=-1)
         mask = written.mask[:, 1:].bool()
