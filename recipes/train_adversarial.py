@@ -14,8 +14,8 @@ cross-entropy of the text hold it back from what only pleases the two. --image_w
     magicap caption photo.jpg --preset runs/adversarial
 
 Greedy captions of dev pictures are watched: their CIDEr-D, their fit by the scorer that rewards and by
-another one that does not, and how likely they are as text. The checkpoint is chosen by --choose_by: cider_d
-reads the dev captions, watched_fit chooses without any. A second run of the same command resumes.
+another one that does not, and how likely they are as text. --choose_by one of these chooses the checkpoint:
+cider_d by the dev captions, watched_fit without them. A second run of the same command resumes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Config(TrainingOptions, SoftPromptTuning, TermWeights):
     """Folder of the second scorer, which rewards nothing; default: that of the preset unpaired."""
 
     choose_by: Literal["cider_d", "watched_fit"] = "cider_d"
-    """Figure of the validation that chooses the checkpoint; watched_fit needs no captions."""
+    """Figure of the validation that chooses the checkpoint: cider_d by captions, watched_fit without."""
 
     vectors: str | None = None
     """Folder for the vectors of pictures and sentences, which several runs may share; default:

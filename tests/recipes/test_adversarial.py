@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import tarfile
@@ -288,7 +287,7 @@ def test_what_is_watched_is_said_in_figures(captioner, unpaired):
 @pytest.fixture(scope="module")
 def settings(captioner, data, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("adversarial")
-    copy.copy(captioner).save_pretrained(folder / "base")
+    captioner.save_pretrained(folder / "base")
     (folder / "text.txt").write_text("\n".join(TEXTS))
     return {
         "images": [str(data / "images.tar")],
@@ -313,24 +312,51 @@ def losses(out: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def test_a_captioner_is_tuned_on_pictures_and_text_apart_and_resumes(settings, tmp_path, capsys):
-    train = recipe("train_adversarial")
-    whole = train.Config(**settings, out=str(tmp_path / "whole"))
-    train.main(whole)
-    captioner = Captioner.from_pretrained(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory) -> Path:
+    """A run of four steps."""
+    train, out = recipe("train_adversarial"), tmp_path_factory.mktemp("whole")
+    train.main(train.Config(**settings, out=str(out)))
+    return out
+
+
+def test_a_captioner_is_tuned_on_pictures_and_text_apart(whole):
+    captioner = Captioner.from_pretrained(whole)
     assert captioner.decoding.soft_prompt
     assert captioner.memory is not None
     assert captioner.caption(np.zeros((30, 40, 3), np.uint8))
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "training" / "log.jsonl").open()]
+    rows = [json.loads(line) for line in (whole / "training" / "log.jsonl").open()]
     figures = next(row["validation"] for row in rows if "validation" in row)
-    start = json.loads((tmp_path / "whole" / "training" / "start.json").read_text())
+    start = json.loads((whole / "training" / "start.json").read_text())
     assert set(figures) == set(start) >= {"score", "cider_d", "watched_fit", "bits_per_character"}
-    card = (tmp_path / "whole" / "README.md").read_text()
-    assert "4 steps of\n2 pictures, seed 1; image_weight 1.0" in card
-    train.main(whole)  # what is done is not done again
-    assert len(losses(tmp_path / "whole")) == 4
+    assert "4 steps of\n2 pictures, seed 1; image_weight 1.0" in (whole / "README.md").read_text()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_never_had_been(settings, whole, tmp_path, monkeypatch):
+    train = recipe("train_adversarial")
+    forward, calls = AdversarialTuning.forward, iter(range(2))
+
+    def killed(objective, batch):
+        if next(calls, None) is None:
+            raise Interrupted
+        return forward(objective, batch)
+
+    config = train.Config(**settings, out=str(tmp_path), checkpoint_minutes=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(AdversarialTuning, "forward", killed)
+        with pytest.raises(Interrupted):
+            train.main(config)
+    assert len(losses(tmp_path)) == 2
+    train.main(config)
+    assert losses(tmp_path) == pytest.approx(losses(whole), rel=1e-6)
+    train.main(config)  # what is done is not done again
+    assert len(losses(tmp_path)) == 4
     with pytest.raises(BadSettings, match="choose another --out"):
-        train.main(replace(whole, kl_weight=3.0))
+        train.main(replace(config, kl_weight=3.0))
 
 
 def test_the_recipe_refuses_what_it_cannot_learn_from(settings, tmp_path):

@@ -71,8 +71,9 @@ def test_a_step_is_made_from_others_and_their_options_count():
     assert chain.with_inputs("unpaired") == ["tokenizer", "text_tower", "unpaired_scorer", "unpaired"]
     assert chain.inputs("embedded") == ["averaged_scorer", "soft_prompt", "fine_grained"]
     assert set(chain.STEPS) == {
-        step for last in ("confidence", "unpaired", "cnn_lstm_longer") for step in chain.with_inputs(last)
+        step for last in ("adversarial", "unpaired", "cnn_lstm_longer") for step in chain.with_inputs(last)
     }
+    assert set(chain.STEPS) - set(chain.chosen([])) == {"adversarial"}
     fewer = {"tokenizer": ["--vocabulary_size", "9"]}
     assert chain.digest_of("embedded", {}) != chain.digest_of("embedded", fewer)
     assert chain.digest_of("cnn_lstm", {}) == chain.digest_of("cnn_lstm", fewer)
