@@ -30,8 +30,8 @@ class Step:
 
     recipe: str
     makes: tuple[str, ...]
-    apart: bool = False
-    """Whether it runs only where it is asked for by name: nothing that ships is made of it."""
+    ships: bool = True
+    """Whether it, or what is made from it, is in the package; else it runs where it is asked for by name."""
 
 
 _SCORER = ("open_clip_model.safetensors",)
@@ -53,9 +53,10 @@ STEPS = {
     "fine_grained": Step("train_fine_grained", ("best/fine_grained.safetensors",)),
     "embedded": Step("assemble_captioner", ("magicap.json", "memory", "fine_grained")),
     "confidence": Step("calibrate_confidence", ("magicap.json", "memory", "fine_grained", "confidence.json")),
+    "adversarial": Step("train_adversarial", ("magicap.json", "memory"), ships=False),
     "cnn_lstm": Step("train_cnn_lstm", _NETWORK),
     "cnn_lstm_longer": Step("train_cnn_lstm", _NETWORK),
-    "scorer_cnn_bert": Step("train_scorer", _TRAINED_SCORER, apart=True),
+    "scorer_cnn_bert": Step("train_scorer", _TRAINED_SCORER, ships=False),
 }
 """The steps in the order in which they run; each has a YAML file of its name."""
 
@@ -128,14 +129,14 @@ def with_inputs(step: str) -> list[str]:
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The steps of these names, in the order in which they run; all that lead to what ships without names.
+    """The steps of these names, in the order in which they run; all that ship without names.
 
     Raises:
         BadSettings: no step has such a name.
     """
     if unknown := [name for name in names if name not in STEPS]:
         raise BadSettings(f"--only takes some of {', '.join(STEPS)}, found {unknown[0]!r}")
-    return [step for step in STEPS if (step in names if names else not STEPS[step].apart)]
+    return [step for step in STEPS if (step in names if names else STEPS[step].ships)]
 
 
 def digest_of(step: str, overrides: Mapping[str, Sequence[str]]) -> str:

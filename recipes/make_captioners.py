@@ -46,7 +46,7 @@ from magicap.errors import BadModel, BadSettings
 class Config:
     only: list[str] = field(default_factory=list)
     """Steps to run, by the names of their files in recipes/configs; what they read must be there. Default:
-    all that lead to what ships."""
+    all that make what ships."""
 
     install: bool = False
     """Put the captioners that these steps make into the package, with their model cards, in place of those

@@ -80,6 +80,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     "embedded": _ASSEMBLED | {"memory_width": 8},
     "confidence": {"folds": 2, "cpu": True},
     "unpaired": {"memory_size": 400, "memory_width": 8},
+    "adversarial": _TRAINED | {"batch_size": 4, "samples": 2, "discriminator_layers": 1},
     "cnn_lstm": _CAPTIONED | {"xe_epochs": 2},
     "cnn_lstm_longer": _CAPTIONED | {"xe_epochs": 0, "finetune_epochs": 0},
 }
@@ -109,6 +110,7 @@ def make(folder: Path) -> None:
         (data / "coco_more", "train", 8),
         (data / "coco_more", "dev", 6),
         (many, "train", 16),
+        (data / "coco_many", "small", 4),
     ]:
         _write_pictures(place, split, list(itertools.islice(left, count)))
     (data / "text").mkdir()

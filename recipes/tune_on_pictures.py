@@ -20,23 +20,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
 from cli import run
-from torch import Tensor
 
-from magicap import BeamMagicSearch, Captioner, ImageTextScorer, LanguageModel
+from magicap import BeamMagicSearch, Captioner, LanguageModel
 from magicap.captioners.presets import DEFAULT
 from magicap.checks import require_int
 from magicap.data import CaptionedImage, ImageFiles
 from magicap.training import processes
-from magicap.training.batches import even_parts
 from magicap.training.checks import open_run_folder
+from magicap.training.image_vectors import image_vectors
 from magicap.training.loop import TrainingState, fit
 from magicap.training.objectives.soft_prompt import PictureCrossEntropy
 from magicap.training.options import TrainingOptions
 from magicap.training.pairs import captions_of, read_captioned_images
-from magicap.training.phases import digest, load_or_compute
-from magicap.training.progress import progress
+from magicap.training.phases import digest
 from magicap.training.sentences import Sentences, evaluate_text
 from magicap.training.soft_prompts import SoftPromptTuning
 
@@ -102,31 +99,13 @@ def sentences(
     captioner: Captioner, captioned: Sequence[CaptionedImage], images: ImageFiles, config: Config, name: str
 ) -> Sentences:
     """All captions, each with the vector of its picture, (D,)."""
-    vectors = image_vectors(captioner.scorer, captioned, images, config, name)
+    pictures = [row.image for row in captioned]
+    key = digest(captioner.scorer.fingerprint, pictures)
+    file = Path(config.out, "training", f"{name}-{key}.pt")
+    vectors = image_vectors(captioner.scorer, images, pictures, file)
     owner = [number for number, row in enumerate(captioned) for _ in row.captions]
     tokens = Sentences.of(captioner.language_model, captions_of(captioned), config.max_tokens)
     return replace(tokens, vectors=vectors[owner])
-
-
-def image_vectors(
-    scorer: ImageTextScorer,
-    captioned: Sequence[CaptionedImage],
-    images: ImageFiles,
-    config: Config,
-    name: str,
-) -> Tensor:
-    """(B, D) unit vectors of pictures, computed once and kept in a file."""
-
-    def encode() -> Tensor:
-        parts = []
-        with progress(len(captioned), "encoding pictures", unit="picture") as bar:
-            for batch in even_parts(range(len(captioned)), 32):
-                parts.append(scorer.encode_images([images.read(captioned[row].image) for row in batch]).cpu())
-                bar.update(len(batch))
-        return torch.cat(parts)
-
-    key = digest(scorer.fingerprint, [row.image for row in captioned])
-    return load_or_compute(Path(config.out, "training", f"{name}-{key}.pt"), encode)
 
 
 def train(config: Config, captioner: Captioner, train: Sentences, held_out: Sentences) -> TrainingState:

@@ -43,9 +43,10 @@ class Sentences:
     def epoch(self, batch_size: int, shuffle: int | None = None) -> Epoch:
         """Batches of ``ids``, ``mask`` (B, T), ``vectors`` and ``memory_positions``; shuffled by a seed."""
         steps = by_length([len(row) for row in self.rows], batch_size, shuffle)
-        return Epoch(range(len(self)), steps, self._batch)
+        return Epoch(range(len(self)), steps, self.batch)
 
-    def _batch(self, numbers: Sequence[int]) -> Batch:
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The sentences of these numbers, as :meth:`epoch` gives them."""
         rows = [self.rows[number] for number in numbers]
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[self.pad_id] * (width - len(row))] for row in rows])

@@ -73,6 +73,7 @@ def test_a_step_is_made_from_others_and_their_options_count():
     assert set(chain.chosen([])) == {
         step for last in ("confidence", "unpaired", "cnn_lstm_longer") for step in chain.with_inputs(last)
     }
+    assert set(chain.STEPS) - set(chain.chosen([])) == {"adversarial", "scorer_cnn_bert"}
     fewer = {"tokenizer": ["--vocabulary_size", "9"]}
     assert chain.digest_of("embedded", {}) != chain.digest_of("embedded", fewer)
     assert chain.digest_of("cnn_lstm", {}) == chain.digest_of("cnn_lstm", fewer)

@@ -70,6 +70,13 @@ RUNS = {
         f"{TEXT} --base {{parts}}/captioner --least_noise 0 --greatest_noise 0 --condition_dropout 0",
         stages=("training",),
     ),
+    "adversarial": Run(
+        "train_adversarial",
+        "--images {data}/images.tar --text {data}/captions.jsonl --validation {data}/captions.jsonl "
+        "--validation_images {data}/images.tar --base {parts}/conditioned --samples 3 --text_weight 0 "
+        "--watching_scorer {parts}/scorer/best --discriminator_layers 1 --epochs 6",
+        stages=("training",),
+    ),
     "self-critical": Run(
         "train_cnn_lstm",
         f"{CAPTIONED} --image_model mobilenetv2_035 --image_size 64 --width 16 --embedding 8 --attention 8 "
@@ -101,6 +108,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
             out=str(parts / "captioner"),
         )
     )
+    run_recipe(RUNS["soft prompt"].command(parts / "conditioned", 1, **places))
     return places
 
 

@@ -68,11 +68,7 @@ class ConditionedCrossEntropy(NextTokenObjective):
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, T, V) scores of the next token at every position."""
-        embeddings = self.model.get_input_embeddings()(batch["ids"])
-        prompts = self.soft_prompts(batch)[:, None]  # at the start token alone
-        padded = F.pad(prompts, (0, 0, 0, embeddings.shape[1] - 1))
-        logits: Tensor = self.model(inputs_embeds=embeddings + padded, attention_mask=batch["mask"]).logits
-        return logits
+        return conditioned_logits(self.model, batch["ids"], batch["mask"], self.soft_prompts(batch))
 
 
 class SoftPromptCrossEntropy(ConditionedCrossEntropy):
@@ -121,3 +117,17 @@ class PictureCrossEntropy(ConditionedCrossEntropy):
         """Of ``vectors``, those of the pictures."""
         prompts: Tensor = self.prompt(batch["vectors"].float(), None)
         return prompts
+
+
+def conditioned_logits(model: Any, ids: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
+    """(B, T, V) scores of the next token at every position of sentences, each behind a soft prompt.
+
+    Args:
+        model: a causal language model of transformers.
+        ids, mask: (B, T), see :class:`magicap.training.sentences.Sentences`.
+        prompts: (B, W) added to the start token's embedding.
+    """
+    embeddings = model.get_input_embeddings()(ids)
+    padded = F.pad(prompts[:, None], (0, 0, 0, embeddings.shape[1] - 1))  # at the start token alone
+    logits: Tensor = model(inputs_embeds=embeddings + padded, attention_mask=mask).logits
+    return logits
