@@ -42,9 +42,10 @@ def to_dict(settings: object, table: Mapping[str, type]) -> dict[str, Any]:
     for kind, known in table.items():
         if type(settings) is known:
             values: dict[str, Any] = asdict(settings)  # type: ignore[call-overload]
-            unset = {one.name for one in fields(known) if _LATER in one.metadata}
-            unset = {name for name in unset if values[name] == getattr(known, name)}
-            return {"kind": kind, **{name: value for name, value in values.items() if name not in unset}}
+            for one in fields(known):  # type: ignore[arg-type]
+                if _LATER in one.metadata and values[one.name] == one.default:
+                    del values[one.name]
+            return {"kind": kind, **values}
     raise BadSettings(f"{type(settings).__name__} cannot be saved; expected one of {', '.join(table)}")
 
 

@@ -12,7 +12,7 @@ from repository import DOCS, ROOT
 
 from magicap.cli import main
 
-COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor")
+COMMANDS = ("caption", "story", "eval", "index", "search", "match", "serve", "doctor")
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -28,7 +28,8 @@ The public names of `magicap`, from their docstrings; deeper paths may change wi
 """
 GROUPS = {
     "Captioning": (
-        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis"
+        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis "
+        "Story StorySentence"
     ).split(),
     "Decodings": (
         "BeamMagicSearch MagicSearch Greedy ContrastiveSearch TopK Nucleus NearestCaption ConsensusCaption "

@@ -54,21 +54,21 @@ class Story(str):
     """A story: a plain string, and how it came about.
 
     Attributes:
-        title: what it goes on from.
+        heading: the title that it goes on from.
         sentences: its sentences, in order.
     """
 
-    title: str
+    heading: str
     sentences: tuple[StorySentence, ...]
 
     def __new__(cls, title: str, sentences: Sequence[StorySentence]) -> Story:
         """The story that these sentences tell."""
         story = super().__new__(cls, " ".join(sentence.text for sentence in sentences))
-        story.title, story.sentences = title, tuple(sentences)
+        story.heading, story.sentences = title, tuple(sentences)
         return story
 
     def __getnewargs__(self) -> tuple[str, tuple[StorySentence, ...]]:  # type: ignore[override]
-        return self.title, self.sentences
+        return self.heading, self.sentences
 
 
 def write_story(
@@ -125,7 +125,7 @@ class _Writer:
         self, context: DecodingContext, picture: int, story: Sequence[StorySentence]
     ) -> StorySentence | None:
         """The sentence that goes on a story; None where all that can be written stand in it already."""
-        written = {_words(sentence.text) for sentence in story}
+        written = {_words(self.title), *(_words(sentence.text) for sentence in story)}
         for opening in self._openings([sentence.text for sentence in story]):
             before = self.language_model.partial_texts([opening.ids[: opening.before]])[0]
             (start,) = context.start_prefixes(

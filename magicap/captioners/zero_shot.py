@@ -338,7 +338,7 @@ class Captioner(BaseCaptioner[Any]):
 
     def story(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
         *,
         title: str,
         sentences: int | None = None,

@@ -258,7 +258,7 @@ class PrefixCache:
     def _states_from_start(self, prompts: Tensor | None, ids: Sequence[int]) -> list[tuple[TokenState, ...]]:
         """The states of the start token and of those behind it: of one row, or of one a soft prompt."""
         prefixes = self.language_model.start(prompts)
-        states = [(state,) for state in prefixes.last_states()]
+        states: list[tuple[TokenState, ...]] = [(state,) for state in prefixes.last_states()]
         for token in ids:
             prefixes = self.language_model.append(prefixes, token)
             states = [(*row, state) for row, state in zip(states, prefixes.last_states(), strict=True)]
