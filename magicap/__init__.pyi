@@ -3,6 +3,8 @@
 from magicap.captioners.hub_card import HubCard as HubCard
 from magicap.captioners.load import caption as caption
 from magicap.captioners.load import load_captioner as load_captioner
+from magicap.captioners.stories import Story as Story
+from magicap.captioners.stories import StorySentence as StorySentence
 from magicap.captioners.supervised import SupervisedCaptioner as SupervisedCaptioner
 from magicap.captioners.zero_shot import Captioner as Captioner
 from magicap.decoding.context import DecodingContext as DecodingContext

@@ -8,12 +8,20 @@ from typing import Any
 
 from magicap.errors import BadSettings
 
-_FORMER_NAME = "former_name"
+_FORMER_NAME, _LATER = "former_name", "later"
 
 
 def renamed(former_name: str, default: Any) -> Any:
     """A dataclass field that files and command lines of an earlier release know by another name."""
     return field(default=default, metadata={_FORMER_NAME: former_name})
+
+
+def later(default: Any) -> Any:
+    """A dataclass field that an earlier release lacks: written only where it is not at its default.
+
+    So what was written before, and its fingerprints, stay the same to the byte.
+    """
+    return field(default=default, metadata={_LATER: True})
 
 
 def former_names(settings: type) -> dict[str, str]:
@@ -33,7 +41,11 @@ def to_dict(settings: object, table: Mapping[str, type]) -> dict[str, Any]:
     """
     for kind, known in table.items():
         if type(settings) is known:
-            return {"kind": kind, **asdict(settings)}  # type: ignore[call-overload]
+            values: dict[str, Any] = asdict(settings)  # type: ignore[call-overload]
+            for one in fields(known):  # type: ignore[arg-type]
+                if _LATER in one.metadata and values[one.name] == one.default:
+                    del values[one.name]
+            return {"kind": kind, **values}
     raise BadSettings(f"{type(settings).__name__} cannot be saved; expected one of {', '.join(table)}")
 
 

@@ -10,7 +10,8 @@ shape. No picture is read. The checkpoint is chosen on validation text.
         --domain_text $MAGICAP_DATA/flickr8k/captions.jsonl $MAGICAP_DATA/text/flickr30k.jsonl \\
         --validation_text $MAGICAP_DATA/flickr8k/captions.jsonl
 
-A second run of the same command resumes where the first one stopped.
+A second run of the same command resumes where the first one stopped. A line of a text file may be a whole
+story, its title first: give ``--max_tokens`` and ``--positions`` for so many tokens.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class Config(TrainingOptions):
 def main(config: Config) -> None:
     config.begin()
     language_model = start_model(config)
+    require_positions(language_model, config)
     texts = {path: read_file(language_model, path, config) for path in {*config.text, *config.domain_text}}
     every = reduce(add, [texts[path] for path in config.text])
     domain = reduce(add, [texts[path] for path in config.domain_text]) if config.domain_text else None
@@ -179,6 +181,16 @@ def start_model(config: Config) -> LanguageModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     return LanguageModel(GPT2LMHeadModel(shape), tokenizer)
+
+
+def require_positions(language_model: LanguageModel, config: Config) -> None:
+    """Refuse texts that a base has no positions for."""
+    positions = language_model.max_new_tokens + 1
+    if config.max_tokens > positions:
+        raise BadSettings(
+            f"--max_tokens must be at most the {positions} positions of --base, found {config.max_tokens}; "
+            "cut sentences earlier, or start afresh with --tokenizer and --positions"
+        )
 
 
 def read_file(language_model: LanguageModel, path: str, config: Config) -> Sentences:

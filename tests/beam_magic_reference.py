@@ -54,6 +54,7 @@ class Settings(NamedTuple):
     temperature: float
     max_new_tokens: int
     soft_prompt: bool
+    prefix: str
     constraints: Constraints
 
     @classmethod
@@ -74,6 +75,7 @@ class Settings(NamedTuple):
             temperature=search.temperature,
             max_new_tokens=search.max_new_tokens,
             soft_prompt=search.soft_prompt,
+            prefix=search.prefix,
             constraints=Constraints(
                 frozenset(word for text in search.include for word in words_of(text)),
                 frozenset(word for text in search.exclude for word in words_of(text)),
@@ -210,10 +212,11 @@ def reference_hypotheses(
         remembered, written = [], beam(captioner, image, None, std, added, settings)
         written_texts = allowed_texts(language_model, written, settings.constraints)
         if not written_texts:  # no first token is allowed: the longest allowed beginning is empty
-            written_texts = {"": BeamHypothesis((), 0.0, 0.0, finished=False)}
+            written_texts = {settings.prefix: BeamHypothesis((), 0.0, 0.0, finished=False)}
         weights = softmax(np.array([hypothesis.score for hypothesis in written_texts.values()]))
         frequencies = DocumentFrequencies.of(words_of(text) for text in written_texts)
 
+    ids_of_prefix = start_of(language_model, settings)[1:]
     texts = remembered + [text for text in written_texts if text not in set(remembered)]  # (H,)
     utilities = expected_utilities([words_of(text) for text in texts], weights, frequencies)
     hypotheses = []
@@ -225,8 +228,13 @@ def reference_hypotheses(
     by_utility = sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
     short, long = [], []  # captions of too many tokens come last
     for hypothesis in by_utility:
+        if not (hypothesis.text in written_texts or hypothesis.text.startswith(settings.prefix)):
+            continue  # it does not compete
         ids = language_model.tokenizer(hypothesis.text, add_special_tokens=False).input_ids
-        fits = hypothesis.text in written_texts or len(ids) <= settings.max_new_tokens
+        is_short = len(ids) - len(ids_of_prefix) <= settings.max_new_tokens
+        fits = hypothesis.text in written_texts or is_short
+        if settings.prefix and not fits:
+            continue
         (short if fits else long).append(hypothesis)
     if not settings.rerank_weight or not short:
         return [*short, *long] if short else []
@@ -245,8 +253,9 @@ def std_of_first_candidates(
 ) -> float:
     """sigma where there is no memory: of the cosines of the first V_k."""
     language_model = captioner.language_model
-    (first,) = top_candidates(language_model, [(start_id(language_model),)], added, settings.top_k)
-    texts = [text_of(language_model, (token,)) for token in first]
+    start = start_of(language_model, settings)
+    (first,) = top_candidates(language_model, [start], added, settings.top_k)
+    texts = [text_of(language_model, (*start, token)) for token in first]
     cosines = text_vectors(captioner.scorer, texts) @ image
     return max(float(cosines.double().std(correction=0)), SMALLEST_STD)
 
@@ -343,7 +352,8 @@ def beam(
         added: (W,) the soft prompt; None: there is none.
     """
     N = settings.beam_size
-    partial = [BeamHypothesis((start_id(captioner.language_model),), 0.0, 0.0, finished=False)]
+    start = start_of(captioner.language_model, settings)
+    partial = [BeamHypothesis(start, 0.0, 0.0, finished=False)]
     finished: list[BeamHypothesis] = []
     for _ in range(settings.max_new_tokens):
         prefixes = [hypothesis.ids for hypothesis in partial]
@@ -359,7 +369,7 @@ def beam(
         if not going_on:
             break
         partial = going_on
-    return finished or [hypothesis for hypothesis in partial if len(hypothesis.ids) > 1]
+    return finished or [hypothesis for hypothesis in partial if len(hypothesis.ids) > len(start)]
 
 
 def continue_by(
@@ -471,6 +481,12 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def start_id(language_model: LanguageModel) -> int:
     return int(language_model.tokenizer.convert_tokens_to_ids(START))
+
+
+def start_of(language_model: LanguageModel, settings: Settings) -> tuple[int, ...]:
+    """The tokens that every caption begins with: the start token and the prefix."""
+    ids = language_model.tokenizer(settings.prefix, add_special_tokens=False).input_ids
+    return start_id(language_model), *ids
 
 
 def end_id(language_model: LanguageModel) -> int:

@@ -27,54 +27,76 @@ def read(model, ids: list[list[int]], told: torch.Tensor | None):
     return model(inputs_embeds=embeddings, output_hidden_states=True)
 
 
+Scored = tuple[int, float, float, float]
+"""A token, and what confidence, degeneration and image give it."""
+
+
 @torch.no_grad()
 def reference_steps(
     captioner: Captioner, picture: object, settings: MagicSearch, told: torch.Tensor | None = None
-) -> list[tuple[int, float, float, float]]:
+) -> list[Scored]:
     """Each chosen token with what confidence, degeneration and image gave it.
 
     Args:
         told: what is added to the start token's embedding.
     """
-    model, tokenizer = captioner.language_model.model, captioner.language_model.tokenizer
-    clip, clip_tokenizer = captioner.scorer.model, captioner.scorer.tokenizer
-    start, pad = tokenizer.convert_tokens_to_ids([START, PAD])
-    silent = {start, pad, *tokenizer.all_special_ids}
-
-    image = clip.encode_image(captioner.scorer.preprocess(open_image(picture))[None])[0]
-    image = image / image.norm()
-    prefix, steps = [start], []
+    tokenizer = captioner.language_model.tokenizer
+    image = image_of(captioner, picture)
+    start = tokenizer.convert_tokens_to_ids(START)
+    prefix, steps = [start, *tokenizer(settings.prefix, add_special_tokens=False).input_ids], []
     for _ in range(settings.max_new_tokens):
-        output = read(model, [prefix], told)
-        probability = torch.softmax(output.logits[0, -1], dim=0)
-        hidden = output.hidden_states[-1][0]
-        candidates = torch.topk(probability, min(settings.top_k, len(probability))).indices.tolist()
-
-        extended = [[*prefix, candidate] for candidate in candidates]
-        new_hidden = read(model, extended, told).hidden_states[-1][:, -1]
-        texts = [tokenizer.decode([t for t in row if t not in silent]) for row in extended]
-        text_vectors = clip.encode_text(clip_tokenizer(texts))
-        text_vectors = text_vectors / text_vectors.norm(dim=1, keepdim=True)
-        fit = torch.softmax(clip.logit_scale.exp() * text_vectors @ image, dim=0)
-
-        best, best_score = None, -float("inf")
-        for number, candidate in enumerate(
-            candidates
-        ):  # most probable first, so ties go to the more probable
-            cosines = torch.cosine_similarity(new_hidden[number][None], hidden, dim=1)
-            confidence = ((1 - settings.alpha) * probability[candidate]).item()
-            degeneration = (-settings.alpha * cosines.max()).item()
-            seen = (settings.beta * fit[number]).item()
-            if confidence + degeneration + seen > best_score:
-                best, best_score = (
-                    (candidate, confidence, degeneration, seen),
-                    confidence + degeneration + seen,
-                )
-        steps.append(best)
-        prefix.append(best[0])
-        if best[0] == tokenizer.eos_token_id:
+        steps.append(reference_candidates(captioner, image, prefix, settings, told)[0])
+        prefix.append(steps[-1][0])
+        if steps[-1][0] == tokenizer.eos_token_id:
             break
     return steps
+
+
+def image_of(captioner: Captioner, picture: object) -> torch.Tensor:
+    """(D,) unit vector of a picture."""
+    image = captioner.scorer.model.encode_image(captioner.scorer.preprocess(open_image(picture))[None])[0]
+    return image / image.norm()
+
+
+@torch.no_grad()
+def reference_candidates(
+    captioner: Captioner,
+    image: torch.Tensor,
+    prefix: list[int],
+    settings: MagicSearch,
+    told: torch.Tensor | None = None,
+    unread: int = 0,
+) -> list[Scored]:
+    """The candidates behind a prefix, the best first.
+
+    Args:
+        image: (D,) unit vector.
+        prefix: token ids, the start token first.
+        told: what is added to the start token's embedding.
+        unread: how many of the first tokens the scorer does not read.
+    """
+    model, tokenizer = captioner.language_model.model, captioner.language_model.tokenizer
+    clip, clip_tokenizer = captioner.scorer.model, captioner.scorer.tokenizer
+    silent = {*tokenizer.convert_tokens_to_ids([START, PAD]), *tokenizer.all_special_ids}
+    output = read(model, [prefix], told)
+    probability = torch.softmax(output.logits[0, -1], dim=0)
+    hidden = output.hidden_states[-1][0]
+    candidates = torch.topk(probability, min(settings.top_k, len(probability))).indices.tolist()
+
+    extended = [[*prefix, candidate] for candidate in candidates]
+    new_hidden = read(model, extended, told).hidden_states[-1][:, -1]
+    texts = [tokenizer.decode([t for t in row[unread:] if t not in silent]) for row in extended]
+    text_vectors = clip.encode_text(clip_tokenizer(texts))
+    text_vectors = text_vectors / text_vectors.norm(dim=1, keepdim=True)
+    fit = torch.softmax(clip.logit_scale.exp() * text_vectors @ image, dim=0)
+
+    scored = []
+    for number, candidate in enumerate(candidates):
+        cosines = torch.cosine_similarity(new_hidden[number][None], hidden, dim=1)
+        confidence = ((1 - settings.alpha) * probability[candidate]).item()
+        degeneration = (-settings.alpha * cosines.max()).item()
+        scored.append((candidate, confidence, degeneration, (settings.beta * fit[number]).item()))
+    return sorted(scored, key=lambda one: -sum(one[1:]))  # stable: of equals the more probable comes first
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from repository import DOCS, ROOT
 from magicap.cli import main, make_parser
 from magicap.version import __version__
 
-COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor", "completion")
+COMMANDS = ("caption", "story", "eval", "index", "search", "match", "serve", "doctor", "completion")
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -30,7 +30,8 @@ The public names of `magicap`, from their docstrings; deeper paths may change wi
 """
 GROUPS = {
     "Captioning": (
-        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis HubCard"
+        "caption load_captioner Captioner SupervisedCaptioner BatchCaptioner Caption Step Hypothesis HubCard "
+        "Story StorySentence"
     ).split(),
     "Decodings": (
         "BeamMagicSearch MagicSearch Greedy ContrastiveSearch TopK Nucleus NearestCaption ConsensusCaption "

@@ -36,6 +36,7 @@ SEARCH_SETTINGS = (
     "include",
     "exclude",
     "soft_prompt",
+    "prefix",
 )
 """Settings of decodings that a call may give, each for captioners whose decoding has it."""
 

@@ -37,6 +37,7 @@ from magicap.captioners.sources import (
     sources_with,
 )
 from magicap.captioners.stored_parts import write_parts
+from magicap.captioners.stories import Story, story_search, write_story
 from magicap.captioners.sub_batches import (
     SubBatch,
     caption_side_by_side,
@@ -321,6 +322,35 @@ class Captioner(BaseCaptioner[Any]):
         search = self.decoding if decoding is None else decoding
         batches = stream_steps(self._context(self.scorer.encode_images([image]), search, [seed]), search)
         return (step for batch in batches for _, step in batch)
+
+    def story(
+        self,
+        images: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        *,
+        title: str,
+        sentences: int | None = None,
+        decoding: Any = None,
+        title_end: str = "",
+    ) -> Story:
+        """A story that goes on from a title and shows in its pictures.
+
+        Args:
+            images: a picture for the whole story, or a list or tuple of them: each has its share of the
+                sentences, in order.
+            sentences: how many at most; None: 5 with one picture, as many as there are with several.
+            decoding: a :class:`MagicSearch` for each sentence, or one without pictures; None: as published
+                (k 5, alpha 0.6, beta 0.15), with a soft prompt where the captioner's own decoding has one.
+            title_end: stands behind the title, as the language model has read titles: ``"."``, or
+                ``" <|endoftext|>"``. Empty: the title is the beginning of the first sentence.
+
+        Raises:
+            BadImage: a picture cannot be read.
+            BadSettings: another decoding, fewer sentences than pictures, or a title that leaves no room.
+        """
+        search = story_search(self.decoding) if decoding is None else decoding
+        vectors = self.scorer.encode_images(images if isinstance(images, list | tuple) else [images])
+        contexts = [self._context(vector[None], search, [0]) for vector in vectors]
+        return write_story(contexts, title, sentences, search, title_end)
 
     def explain(
         self, image: ImageSource, decoding: Any = None, *, seed: int = 0, candidates: int = COMPETITORS

@@ -58,10 +58,10 @@ class Options:
     tags: bool = False
     """Write tags too: words that the best captions of a picture agree on."""
 
-    prefix: str = ""
-    """Put this before each caption."""
+    text_before: str = ""
+    """Put this before each caption; with --prefix captions are searched on from words."""
 
-    suffix: str = ""
+    text_after: Annotated[str, About(former="suffix")] = ""
     """Put this behind each caption."""
 
     shard: Annotated[str | None, About("I/N")] = None
@@ -188,6 +188,7 @@ def _finish(
 def _settings(options: Options, sources: Sequence[str], batch_size: int) -> RunSettings:
     known = {field.name for field in fields(RunSettings)}
     shared = {field.name: getattr(options, field.name) for field in fields(options) if field.name in known}
+    shared |= {"prefix": options.text_before, "suffix": options.text_after}
     return RunSettings(
         **{**shared, "sources": tuple(sources), "shard": _shard(options.shard), "batch_size": batch_size}
     )

@@ -8,7 +8,7 @@ Shapes: B pictures, N beams of each (one at the start), K candidates, F captions
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,9 +42,13 @@ class Partials:
 
     @classmethod
     def none(cls, count: int, most: int, start: Tensor) -> Partials:
-        """Room for ``most`` captions of each of so many pictures, none there yet."""
+        """Room for ``most`` captions of each of so many pictures, none there yet.
+
+        Args:
+            start: (B, 1, T) tokens that captions begin with.
+        """
         nothing = torch.full((count, most), -torch.inf, dtype=torch.float64, device=start.device)
-        return cls(start.expand(count, most, 1), torch.zeros_like(nothing), nothing)
+        return cls(start.expand(-1, most, -1), torch.zeros_like(nothing), nothing)
 
     @property
     def exist(self) -> Tensor:
@@ -123,12 +127,14 @@ def beam_time_steps(
     settings: BeamMagicSearch,
     ngram_model: RetrievalNgramModel | None,
     image_scores: BeamImageScores | None,
+    ids: Sequence[int] = (),
 ) -> Generator[BeamTimeStep, None, list[list[Hypothesis]]]:
     """Captions of each picture, the best first; where none ended of itself, what the beams hold.
 
     Args:
         ngram_model: of the captions near each picture, interpolated with the language model.
         image_scores: adds what the picture says of the texts so far.
+        ids: tokens that captions begin with, behind the start token.
 
     Yields:
         What the beams hold after each token.
@@ -136,7 +142,7 @@ def beam_time_steps(
     Raises:
         BrokenNumbers: the language model gives NaN or infinity.
     """
-    beams = _Beams(context, settings, ngram_model, image_scores)
+    beams = _Beams(context, settings, ngram_model, image_scores, ids)
     for position in range(settings.max_new_tokens):
         with context.threads(len(context) * settings.beam_size):
             if position:
@@ -161,22 +167,26 @@ class _Beams:
         settings: BeamMagicSearch,
         ngram_model: RetrievalNgramModel | None,
         image_scores: BeamImageScores | None,
+        ids: Sequence[int],
     ) -> None:
         self._language_model, self._settings = context.language_model, settings
         self._ngram_model, self._image_scores = ngram_model, image_scores
         device, B = context.image_vectors.device, len(context)
-        start = torch.full((B, 1), self._language_model.start_id, device=device)
+        start = torch.tensor([self._language_model.start_id, *ids], device=device).expand(B, -1)  # (B, T)
         zeros = torch.zeros((B, 1), dtype=torch.float64, device=device)
-        self.open = Partials(start[:, :, None], zeros, zeros)
-        self.last_open = Partials.none(B, settings.beam_size, start[:, :, None])
-        self.finished = Partials.none(B, settings.num_finished, start[:, :, None])
+        self.open = Partials(start[:, None], zeros, zeros)
+        self.last_open = Partials.none(B, settings.beam_size, start[:, None])
+        self.finished = Partials.none(B, settings.num_finished, start[:, None])
         self._contexts = None
         if ngram_model is not None:
-            self._contexts = ngram_model.start(self._language_model.start_id)[:, None]  # (B, 1, orders)
-        self._cache = self._language_model.new_cache(1 + settings.beam_size * (settings.max_new_tokens - 1))
+            self._contexts = ngram_model.start(self._language_model.start_id, *ids)[:, None]  # (B, 1, orders)
+        capacity = start.shape[1] + settings.beam_size * (settings.max_new_tokens - 1)
+        self._cache = self._language_model.new_cache(capacity)
         prompts = context.soft_prompts() if settings.soft_prompt else None
-        self._hidden = self._language_model.step(start, 0, None, self._cache, prompts)  # (B, N, W)
-        self._visible = torch.ones((B, 1, 1), dtype=torch.bool, device=device)  # (B, N, columns)
+        for position, token in enumerate(start.split(1, dim=1)):
+            added = None if position else prompts
+            self._hidden = self._language_model.step(token, position, None, self._cache, added)  # (B, N, W)
+        self._visible = torch.ones((B, 1, start.shape[1]), dtype=torch.bool, device=device)  # (B, N, columns)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
 
     def choose(self) -> BeamTimeStep:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from magicap.arrays import IntArray
+from magicap.arrays import BoolArray, IntArray
 from magicap.decoding.beam import BeamTimeStep, beam_time_steps
 from magicap.decoding.beam_images import BeamImageScores
 from magicap.decoding.constraints import Constraints
@@ -56,7 +56,7 @@ def beam_magic_time_steps(
     context: DecodingContext, settings: BeamMagicSearch
 ) -> Generator[BeamTimeStep, None, list[Competition]]:
     """:func:`beam_magic_search`, with what the beams hold after each token."""
-    context.language_model.require_room(settings.max_new_tokens)
+    ids = context.language_model.encode_prefix(settings.prefix, settings.max_new_tokens)
     if not len(context):
         return []
     rows, ngram_model, lengths = len(context) * settings.beam_size, None, None
@@ -64,16 +64,19 @@ def beam_magic_time_steps(
         evidence = retrieve_evidence(context, settings)
         if evidence is not None:
             ngram_model, lengths = _ngram_model(context.language_model, evidence)
+            lengths = [tokens - len(ids) for tokens in lengths]
     image_weight = settings.image_weight
     if image_weight is None:
         image_weight = _IMAGE_WEIGHT if context.memory is None else 0.0
     image_scores = None
     if image_weight:
         std = (
-            _first_tokens_std(context, settings) if evidence is None else [one.cosine_std for one in evidence]
+            _first_tokens_std(context, settings, ids)
+            if evidence is None
+            else [one.cosine_std for one in evidence]
         )
         image_scores = BeamImageScores(context, std, image_weight)
-    written = yield from beam_time_steps(context, settings, ngram_model, image_scores)
+    written = yield from beam_time_steps(context, settings, ngram_model, image_scores, ids)
     with context.threads(rows):
         return _compete(context, settings, written, evidence, lengths)
 
@@ -119,9 +122,9 @@ def _ngram_model(
     return model, np.split(lengths - _START_AND_END, np.cumsum(counts)[:-1])
 
 
-def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch) -> list[float]:
+def _first_tokens_std(context: DecodingContext, settings: BeamMagicSearch, ids: Sequence[int]) -> list[float]:
     """B standard deviations of the cosines of first tokens: a scale where no captions are remembered."""
-    starts = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt)
+    starts = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt, ids=ids)
     vectors = context.cache.candidate_vectors(starts)  # (B, K, D)
     cosines = torch.einsum("bd,bkd->bk", context.image_vectors, vectors)
     std: list[float] = cosines.std(dim=1, correction=0).clamp_min(MIN_STD).tolist()
@@ -137,9 +140,11 @@ def _compete(
 ) -> list[Competition]:
     """The captions that compete: the evidence's own, and what the beams wrote besides.
 
+    With a prefix those of the evidence that do not begin with it do not compete.
+
     Args:
-        lengths: of each picture (M,) tokens of the evidence's captions; those of too many stand behind all
-            others.
+        lengths: of each picture (M,) tokens of the evidence's captions, behind the prefix; those of too many
+            stand behind all others.
 
     Raises:
         BadSettings: the constraints leave none but captions of too many tokens.
@@ -148,17 +153,21 @@ def _compete(
     for number, hypotheses in enumerate(written):
         competing = _distinct(hypotheses, settings.constraints)
         if evidence is None or lengths is None:
-            competing = competing or [_shortened(hypotheses, settings.constraints)]
+            competing = competing or [_shortened(hypotheses, settings)]
             own = evidence_from_hypotheses(competing)
             competitions.append((rank_by_utility(competing, own), own))
         else:
-            too_long = lengths[number] > settings.max_new_tokens
-            if too_long.all() and not competing:
+            last = lengths[number] > settings.max_new_tokens
+            if settings.prefix:
+                last |= ~_begin_with(settings.prefix, evidence[number].texts)
+            if last.all() and not competing:
                 raise BadSettings(
                     f"no caption of at most {settings.max_new_tokens} tokens (max_new_tokens) meets the "
                     "constraints; allow more tokens, or leave a constraint out"
                 )
-            ranking = rank_by_utility(competing, evidence[number], too_long)
+            ranking = rank_by_utility(competing, evidence[number], last)
+            if settings.prefix:
+                ranking = ranking.without_last()
             competitions.append((ranking, evidence[number]))
     if settings.rerank_weight:
         rankings = _rerank(context, settings, [ranking for ranking, _ in competitions])
@@ -190,7 +199,12 @@ def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[H
     return list(distinct.values())
 
 
-def _shortened(written: Sequence[Hypothesis], constraints: Constraints) -> Hypothesis:
+def _begin_with(prefix: str, texts: Sequence[str]) -> BoolArray:
+    """(M,) which texts begin so."""
+    return np.array([text.startswith(prefix) for text in texts], dtype=bool)
+
+
+def _shortened(written: Sequence[Hypothesis], settings: BeamMagicSearch) -> Hypothesis:
     """The best hypothesis cut to what the constraints allow: excluded words may end a caption, not a run."""
-    best = written[0] if written else Hypothesis("")
-    return replace(best, text=constraints.shortened(best.text), finished=False)
+    best = written[0] if written else Hypothesis(settings.prefix)
+    return replace(best, text=settings.constraints.shortened(best.text), finished=False)

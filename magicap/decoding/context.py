@@ -98,11 +98,18 @@ class DecodingContext:
         """
         return self._soft_prompts
 
-    def start_prefixes(self, top_k: int, *, soft_prompt: bool) -> list[CachedPrefix]:
-        """B prefixes at which captions begin: the same one, or one a picture with soft prompts."""
+    def start_prefixes(
+        self, top_k: int, *, soft_prompt: bool, ids: Sequence[int] = (), unscored: int = 0
+    ) -> list[CachedPrefix]:
+        """B prefixes at which captions begin: the same one, or one a picture with soft prompts.
+
+        Args:
+            ids: tokens behind the start token, as :meth:`LanguageModel.encode_prefix` gives them.
+            unscored: how many of these the scorer does not read.
+        """
         if soft_prompt:
-            return self.cache.starts(top_k, self.soft_prompts())
-        return [self.cache.start(top_k)] * len(self)
+            return self.cache.starts(top_k, self.soft_prompts(), ids, unscored)
+        return self.cache.starts(top_k, None, ids, unscored) * len(self)
 
     def threads(self, rows: int) -> AbstractContextManager[None]:
         """As many threads as products of so many rows with the language model's weights pay for."""

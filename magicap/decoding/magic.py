@@ -156,13 +156,23 @@ def magic_time_steps(context: DecodingContext, settings: MagicSearch, top_n: int
         top_n: for how many of the best candidates all terms must be exact. More cost time and change no
             caption.
     """
+    ids = context.language_model.encode_prefix(settings.prefix, settings.max_new_tokens)
+    if len(context):
+        starts = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt, ids=ids)
+        yield from time_steps_from(starts, context, settings, top_n)
+
+
+def time_steps_from(
+    prefixes: Sequence[CachedPrefix], context: DecodingContext, settings: MagicSearch, top_n: int = 1
+) -> Iterator[TimeStep]:
+    """:func:`magic_time_steps`, searched on from B prefixes.
+
+    Args:
+        prefixes: of one length, each with ``top_k`` candidates; they stand for the settings' prefix.
+    """
     cache, images = context.cache, context.image_vectors
-    context.language_model.require_room(settings.max_new_tokens)
-    if not len(context):
-        return
     alpha, beta, logit_scale = settings.alpha, settings.beta, context.scorer.logit_scale
     rows = tuple(range(len(context)))
-    prefixes = context.start_prefixes(settings.top_k, soft_prompt=settings.soft_prompt)
     for position in range(settings.max_new_tokens):
         probability = torch.stack([prefix.probabilities for prefix in prefixes])  # (B, K)
         image_probability = torch.zeros_like(probability)

@@ -123,6 +123,10 @@ class Ranking(Sequence[Hypothesis]):
         order = self.order[: len(self) - self.behind][:count]
         return [self.text(place) for place in order.tolist()]
 
+    def without_last(self) -> Ranking:
+        """The same without those that stand behind all others."""
+        return replace(self, order=self.order[: len(self) - self.behind], behind=0)
+
     def text(self, place: int) -> str:
         """The caption at a position."""
         M = len(self.evidence)

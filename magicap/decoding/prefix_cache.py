@@ -33,7 +33,7 @@ DEFAULT_CACHE_BYTES = 2**29
 """How much a captioner keeps of prefixes between calls."""
 
 Key = tuple[int, ...]
-"""The number of candidates, the soft prompt's number, then the prefix's token ids."""
+"""The number of candidates, the soft prompt's number, how many tokens are not scored, then the token ids."""
 
 
 @dataclass(eq=False)
@@ -64,13 +64,21 @@ class CachedPrefix:
     prompt: int = 0
     """Number of the soft prompt before it; 0: none."""
 
+    unscored: int = 0
+    """How many of its first tokens, behind the start token, the scorer does not read."""
+
     vectors: Tensor | None = None
     """(K, D) unit vectors of the prefix with each candidate; None: not asked for yet."""
 
     @property
     def key(self) -> Key:
         """What it is found by."""
-        return len(self.candidates), self.prompt, *self.ids
+        return len(self.candidates), self.prompt, self.unscored, *self.ids
+
+    @property
+    def scored_ids(self) -> tuple[int, ...]:
+        """Token ids of what the scorer reads of it."""
+        return self.ids[1 + self.unscored :] if self.unscored else self.ids
 
 
 @dataclass(frozen=True)
@@ -155,24 +163,27 @@ class PrefixCache:
         """Where every caption begins: the start token alone, with its ``top_k`` candidates."""
         return self.starts(top_k, None)[0]
 
-    def starts(self, top_k: int, prompts: Tensor | None) -> list[CachedPrefix]:
+    def starts(
+        self, top_k: int, prompts: Tensor | None, ids: Sequence[int] = (), unscored: int = 0
+    ) -> list[CachedPrefix]:
         """Where captions of a conditioned language model begin: one prefix a soft prompt.
 
         Args:
             prompts: (B, W) as :meth:`LanguageModel.start` takes them; None: one prefix without.
+            ids: tokens that stand behind the start token.
+            unscored: how many of these the scorer does not read.
         """
         count = min(top_k, self.language_model.vocabulary_size)
         numbers = [0] if prompts is None else [_number(prompt) for prompt in prompts]
-        keys = [(count, number, self.language_model.start_id) for number in numbers]
+        keys = [(count, number, unscored, self.language_model.start_id, *ids) for number in numbers]
         prefixes = {key: self._lookup(key) for key in keys}
         missing = {key: row for row, key in enumerate(keys) if prefixes[key] is None}
         if missing:
             new = None if prompts is None else prompts[list(missing.values())]
-            states = [(state,) for state in self.language_model.start(new).last_states()]
-            self._count(language_tokens=len(missing))
-            prefixes.update(
-                zip(missing, self._made(list(missing), states, [EncodedText()] * len(missing)), strict=True)
-            )
+            states = self._states_from_start(new, ids)
+            texts = [EncodedText()] * len(missing)
+            made = self._made(list(missing), states, texts, new=1 + len(ids))
+            prefixes.update(zip(missing, made, strict=True))
         return [prefix for key in keys if (prefix := prefixes[key]) is not None]
 
     def candidate_vectors(self, prefixes: Sequence[CachedPrefix]) -> Tensor:
@@ -180,8 +191,8 @@ class PrefixCache:
         missing = [prefix for prefix in dict.fromkeys(prefixes) if prefix.vectors is None]
         if missing:
             count = len(missing[0].candidates)
-            ids = [prefix.ids for prefix in missing]
-            ids += [(*prefix.ids, token) for prefix in missing for token in prefix.tokens]
+            ids = [prefix.scored_ids for prefix in missing]
+            ids += [(*prefix.scored_ids, token) for prefix in missing for token in prefix.tokens]
             texts = self.language_model.texts(ids)
             captions, candidates = texts[: len(missing)], texts[len(missing) :]
             rows = [candidates[start : start + count] for start in range(0, len(candidates), count)]
@@ -245,6 +256,16 @@ class PrefixCache:
             extended.update(zip(missing, made, strict=True))
         return [prefix for step in steps if (prefix := extended[step]) is not None]
 
+    def _states_from_start(self, prompts: Tensor | None, ids: Sequence[int]) -> list[tuple[TokenState, ...]]:
+        """The states of the start token and of those behind it: of one row, or of one a soft prompt."""
+        prefixes = self.language_model.start(prompts)
+        states: list[tuple[TokenState, ...]] = [(state,) for state in prefixes.last_states()]
+        for token in ids:
+            prefixes = self.language_model.append(prefixes, token)
+            states = [(*row, state) for row, state in zip(states, prefixes.last_states(), strict=True)]
+        self._count(language_tokens=len(states) * (1 + len(ids)))
+        return states
+
     def _states(
         self, steps: Sequence[tuple[CachedPrefix, int]], fresh: CandidateStates | None
     ) -> list[TokenState]:
@@ -272,24 +293,35 @@ class PrefixCache:
         return CandidateStates(self.language_model.extend(batch, candidates), cells)
 
     def _made(
-        self, keys: Sequence[Key], states: Sequence[tuple[TokenState, ...]], texts: Sequence[EncodedText]
+        self,
+        keys: Sequence[Key],
+        states: Sequence[tuple[TokenState, ...]],
+        texts: Sequence[EncodedText],
+        new: int = 1,
     ) -> list[CachedPrefix]:
-        """New prefixes, all with as many candidates; the output head runs for these alone."""
+        """New prefixes, all with as many candidates; the output head runs for these alone.
+
+        Args:
+            new: of how many of its last tokens each has states that it does not share with shorter prefixes.
+        """
         last = torch.stack([row[-1].last for row in states])
         values, columns = topk(self.language_model.probabilities(last), keys[0][0])
         unknown, ids_of_candidates = torch.full_like(values, torch.nan), columns.tolist()
         self._count(prefixes_made=len(keys))
         prefixes = []
-        for row, ((_, prompt, *ids), tokens, text) in enumerate(zip(keys, states, texts, strict=True)):
+        for row, (key, tokens, text) in enumerate(zip(keys, states, texts, strict=True)):
+            _, prompt, unscored, *ids = key
             candidates, probabilities = columns[row].clone(), values[row].clone()
             repetition = unknown[row].clone()
             own = tuple(ids_of_candidates[row])
             prefix = CachedPrefix(
-                tuple(ids), tokens, candidates, own, probabilities, repetition, text, prompt
+                tuple(ids), tokens, candidates, own, probabilities, repetition, text, prompt, unscored
             )
             prefixes.append(prefix)
-            new = tokens[-1]  # the others are shared with shorter prefixes
-            self._keep(prefix, _bytes(new.hidden, new.last, new.cache, candidates, probabilities, repetition))
+            states_of_its_own = [
+                tensor for token in tokens[-new:] for tensor in (token.hidden, token.last, token.cache)
+            ]
+            self._keep(prefix, _bytes(*states_of_its_own, candidates, probabilities, repetition))
         return prefixes
 
     def _lookup(self, key: Key) -> CachedPrefix | None:

@@ -72,13 +72,15 @@ class RetrievalNgramModel:
         self._counts = torch.from_numpy(np.concatenate(counts)).to(device)
         self._totals = torch.from_numpy(totals).to(device)
 
-    def start(self, token: int) -> Tensor:
-        """(B, 1 + LONGEST) contexts that consist of a start token alone."""
+    def start(self, *tokens: int) -> Tensor:
+        """(B, 1 + LONGEST) contexts that consist of a start token, and what captions begin with behind it."""
         device = self._keys.device
         contexts = torch.full((self._pictures, 1 + LONGEST), _UNSEEN, device=device)
         contexts[:, 0] = torch.arange(self._pictures, device=device)
-        _, longer = self.probabilities(contexts, torch.full_like(contexts[:, :1], token))
-        return longer[:, 0]
+        for token in tokens:
+            _, longer = self.probabilities(contexts, torch.full_like(contexts[:, :1], token))
+            contexts = longer[:, 0]
+        return contexts
 
     def probabilities(self, contexts: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """The probability of each candidate token behind its context, and the contexts behind that.

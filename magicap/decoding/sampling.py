@@ -19,16 +19,12 @@ from magicap.results import Step, StepBatches, added_text
 
 def top_k_sampling(context: DecodingContext, settings: TopK) -> StepBatches:
     """Sample each token from the k most probable ones (Fan et al. 2018, arXiv 1805.04833)."""
-    return sample_tokens(
-        context, lambda p: keep_top_k(p, settings.top_k), settings.temperature, settings.max_new_tokens
-    )
+    return sample_tokens(context, lambda p: keep_top_k(p, settings.top_k), settings)
 
 
 def nucleus_sampling(context: DecodingContext, settings: Nucleus) -> StepBatches:
     """Sample each token from the nucleus of the distribution (Holtzman et al. 2020, arXiv 1904.09751)."""
-    return sample_tokens(
-        context, lambda p: keep_nucleus(p, settings.top_p), settings.temperature, settings.max_new_tokens
-    )
+    return sample_tokens(context, lambda p: keep_nucleus(p, settings.top_p), settings)
 
 
 def keep_top_k(probabilities: Tensor, top_k: int) -> Tensor:
@@ -45,7 +41,7 @@ def keep_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 def sample_tokens(
-    context: DecodingContext, keep: Callable[[Tensor], Tensor], temperature: float, max_new_tokens: int
+    context: DecodingContext, keep: Callable[[Tensor], Tensor], settings: TopK | Nucleus
 ) -> StepBatches:
     """Sample a caption for each seed; a row's samples depend on its own seed alone.
 
@@ -53,20 +49,23 @@ def sample_tokens(
         keep: sets the probabilities (B, V) of tokens that may not be sampled to zero.
     """
     language_model, seeds = context.language_model, context.seeds
-    language_model.require_room(max_new_tokens)
+    ids = language_model.encode_prefix(settings.prefix, settings.max_new_tokens)
     if not seeds:
         return
     rows = torch.arange(len(seeds), device=language_model.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    prefixes = language_model.start().select(torch.zeros_like(rows))
-    before = [""] * len(seeds)
-    for _ in range(max_new_tokens):
+    prefixes = language_model.start()
+    for token in ids:
+        prefixes = language_model.append(prefixes, token)
+    prefixes = prefixes.select(torch.zeros_like(rows))
+    before = language_model.partial_texts(prefixes.ids.tolist())
+    for _ in range(settings.max_new_tokens):
         if not len(rows):
             return
         probabilities = language_model.probabilities(prefixes.last)
         log_p = probabilities.log()
         log_p = log_p - log_p.max(dim=1, keepdim=True).values  # the best stays finite however cold
-        weights = keep(torch.softmax(log_p / temperature, dim=1)).cpu()
+        weights = keep(torch.softmax(log_p / settings.temperature, dim=1)).cpu()
         samples = [
             torch.multinomial(weights[i], 1, generator=generators[row]) for i, row in enumerate(rows.tolist())
         ]

@@ -11,13 +11,18 @@ from functools import cached_property
 
 from magicap.checks import require_bool, require_int, require_number
 from magicap.decoding.constraints import Constraints
-from magicap.settings_io import renamed
+from magicap.errors import BadSettings
+from magicap.printable import without_surrogates
+from magicap.settings_io import later, renamed
 
 MOST_NEIGHBOURS = 2000
 """More evidence would take gigabytes to compare."""
 
 MOST_BEAMS, MOST_FINISHED = 500, 1000
 """More partial captions would take gigabytes of states; more whole ones, seconds to compare."""
+
+MOST_PREFIX = 2000
+"""Characters of a prefix, far more than any caption has."""
 
 SMALLEST = 1e-30
 """Of a temperature and a nucleus, well above what float32 takes for zero."""
@@ -31,6 +36,17 @@ def _is_share(value: float) -> bool:
 
 def _is_weight(value: float) -> bool:
     return 0 <= value <= 1e6
+
+
+def _strip_prefix(decoding: object, prefix: object) -> None:
+    """Take the white space around a prefix away: words begin with the space before them.
+
+    Raises:
+        BadSettings: it is no text, or far too long.
+    """
+    if not isinstance(prefix, str) or len(prefix) > MOST_PREFIX or without_surrogates(prefix) != prefix:
+        raise BadSettings(f"prefix must be a text of at most {MOST_PREFIX} characters, found {prefix!r:.80}")
+    object.__setattr__(decoding, "prefix", prefix.strip())
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,11 @@ class MagicSearch:
     """Whether the language model is conditioned on the picture by its soft prompt, which it must have
     learned (``recipes/tune_prompted.py``)."""
 
+    prefix: str = later("")
+    """What the caption begins with: it is searched on from these words, which are a part of it."""
+
     def __post_init__(self) -> None:
+        _strip_prefix(self, self.prefix)
         require_bool("soft_prompt", self.soft_prompt)
         require_int("top_k", self.top_k)
         require_number("alpha", self.alpha, _is_share, "between 0 and 1")
@@ -116,7 +136,11 @@ class BeamMagicSearch:
     num_hypotheses: int = 5
     """How many of the captions that competed are kept with the chosen one, itself included."""
 
+    prefix: str = later("")
+    """What the caption begins with: it is searched on from these words, which are a part of it."""
+
     def __post_init__(self) -> None:
+        _strip_prefix(self, self.prefix)
         for name in ("include", "exclude"):  # JSON knows no tuples
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
@@ -134,7 +158,10 @@ class BeamMagicSearch:
             require_number("image_weight", self.image_weight, _is_weight, _EXPECTED_WEIGHT)
         require_number("rerank_weight", self.rerank_weight, _is_weight, _EXPECTED_WEIGHT)
         require_number("temperature", self.temperature, lambda t: t >= 1e-3, "at least 0.001")
-        _ = self.constraints
+        if self.constraints and not self.constraints.can_hold(self.prefix):
+            raise BadSettings(
+                f"prefix must keep to exclude and max_words, found {self.prefix!r:.80}; change one of them"
+            )
 
     @cached_property
     def constraints(self) -> Constraints:
@@ -155,13 +182,17 @@ class ContrastiveSearch:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
+    prefix: str = later("")
+    """What the caption begins with: it is searched on from these words, which are a part of it."""
+
     def __post_init__(self) -> None:
+        _strip_prefix(self, self.prefix)
         _ = self.magic
 
     @property
     def magic(self) -> MagicSearch:
         """The same search as magic search without the picture."""
-        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens)
+        return MagicSearch(self.top_k, self.alpha, 0.0, self.max_new_tokens, prefix=self.prefix)
 
 
 @dataclass(frozen=True)
@@ -171,13 +202,17 @@ class Greedy:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
+    prefix: str = later("")
+    """What the caption begins with: it is searched on from these words, which are a part of it."""
+
     def __post_init__(self) -> None:
+        _strip_prefix(self, self.prefix)
         require_int("max_new_tokens", self.max_new_tokens)
 
     @property
     def magic(self) -> MagicSearch:
         """The same search as magic search with one candidate."""
-        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens)
+        return MagicSearch(1, 0.0, 0.0, self.max_new_tokens, prefix=self.prefix)
 
 
 @dataclass(frozen=True)
@@ -193,7 +228,11 @@ class TopK:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
+    prefix: str = later("")
+    """What the caption begins with: it is searched on from these words, which are a part of it."""
+
     def __post_init__(self) -> None:
+        _strip_prefix(self, self.prefix)
         require_int("top_k", self.top_k)
         require_number("temperature", self.temperature, lambda t: t >= SMALLEST, f"at least {SMALLEST}")
         require_int("max_new_tokens", self.max_new_tokens)
@@ -212,7 +251,11 @@ class Nucleus:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
+    prefix: str = later("")
+    """What the caption begins with: it is searched on from these words, which are a part of it."""
+
     def __post_init__(self) -> None:
+        _strip_prefix(self, self.prefix)
         require_number("top_p", self.top_p, lambda p: SMALLEST <= p <= 1, f"between {SMALLEST} and 1")
         require_number("temperature", self.temperature, lambda t: t >= SMALLEST, f"at least {SMALLEST}")
         require_int("max_new_tokens", self.max_new_tokens)

@@ -268,6 +268,11 @@ class LanguageModel:
         hidden, cache = self._forward(candidates, prefixes.cache, position=length)
         return Extension(prefixes, candidates, hidden, cache)
 
+    def append(self, prefixes: Prefixes, token: int) -> Prefixes:
+        """The prefixes grown by the same token each."""
+        column = torch.full_like(prefixes.ids[:, :1], token)
+        return self.choose(self.extend(prefixes, column), torch.zeros_like(column[:, 0]))
+
     @torch.inference_mode()
     def choose(self, extension: Extension, choice: Tensor) -> Prefixes:
         """The prefixes grown by one candidate each.
@@ -300,6 +305,24 @@ class LanguageModel:
                 f"max_new_tokens must be at most {self.max_new_tokens} with this language model, "
                 f"found {tokens}"
             )
+
+    def encode_prefix(self, prefix: str, max_new_tokens: int) -> list[int]:
+        """Token ids of what a caption begins with, behind the start token.
+
+        Args:
+            max_new_tokens: for how many more there must be room.
+
+        Raises:
+            BadSettings: there is not.
+        """
+        ids = self._encode([prefix])[0] if prefix else []
+        if ids and len(ids) + max_new_tokens > self.max_new_tokens:
+            raise BadSettings(
+                f"expected a prefix and max_new_tokens of at most {self.max_new_tokens} tokens together with "
+                f"this language model, found {len(ids)} and {max_new_tokens}; shorten one of them"
+            )
+        self.require_room(max_new_tokens)
+        return ids
 
     def text(self, ids: Sequence[int] | Tensor) -> str:
         """The words of a token sequence, special tokens left out.

@@ -155,6 +155,25 @@ def test_tiny_models_under_all_settings(
                 listed(captioner, picture, search)
 
 
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_a_prefix(captioners, has_memory):
+    """Some pictures with a memory and some without, with prefixes by turns."""
+    for number, picture in enumerate(PICTURES[:5]):
+        captioner = captioners[bool(number % 2)] if has_memory else with_memory(captioners[False], None)
+        search = small(
+            prefix=("A", "Two children", "A dog runs", "a", "The red café")[number % 5],
+            image_weight=(None, 0.7)[number % 2],
+            rerank_weight=(0.0, 3.0)[number % 3 == 0],
+            soft_prompt=has_memory and bool(number % 2),
+            exclude=("man",) if number % 4 == 0 else (),
+        )
+        expected = reference_hypotheses(captioner, picture, search, captioner.memory)
+        assert all(hypothesis.text.startswith(search.prefix) for hypothesis in expected)
+        assert_same_hypotheses(listed(captioner, picture, search), expected)
+    together = captioner.caption(PICTURES[:5], search, batch_size=5)
+    assert together == [captioner.caption(picture, search) for picture in PICTURES[:5]]
+
+
 def test_a_batch_of_captions(captioners):
     search = small(rerank_weight=2.0, soft_prompt=True)
     captioner = captioners[True]
