@@ -58,7 +58,8 @@ from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
-from magicap.images.transform import ImageTransform
+from magicap.images.region import ImageRegion
+from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.models.class_vector import CLASS_VECTOR_FILE
 from magicap.models.fine_grained.scorer import FineGrainedScorer, require_made_for
 from magicap.models.fingerprint import combined, fingerprint
@@ -66,6 +67,7 @@ from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer, text_fingerprint
 from magicap.models.soft_prompt import PROMPT_FILE
+from magicap.regions.vectors import region_vectors
 from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.drawing import Explanation
 
+_OF_REGIONS = 5  # dimensions of pixels that are those of regions
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 
 
@@ -387,7 +390,10 @@ class Captioner(BaseCaptioner[Any]):
         row = search_of(decoding)
 
         def search(batch: SubBatch) -> list[Caption]:
-            return row.captions(self._context(self._vectors(batch[0]), decoding, batch[1]), decoding)
+            context = self._context(self._vectors(batch[0]), decoding, batch[1])
+            if batch[0].dim() == _OF_REGIONS:
+                context.confidence = None  # it was fitted for whole pictures
+            return row.captions(context, decoding)
 
         return caption_side_by_side(search, self._sub_batches(row, pixels, seeds))
 
@@ -403,12 +409,18 @@ class Captioner(BaseCaptioner[Any]):
     def _sub_batches(self, row: Search, pixels: Tensor, seeds: Sequence[int]) -> list[SubBatch]:
         return in_sub_batches(pixels, seeds, self.device) if row.splits else [(pixels, seeds)]
 
+    def _pixels(self, image: ImageSource | PreparedImage | ImageRegion) -> Tensor:
+        """One picture as bytes (3, H, W); of a region (2, 3, H, W), what lies in its box and the picture."""
+        if isinstance(image, ImageRegion):
+            return torch.stack([super(Captioner, self)._pixels(view) for view in image.views()])
+        return super()._pixels(image)
+
     def _vectors(self, pixels: Tensor) -> Tensor:
-        """(B, D) unit vectors of pictures (B, 3, H, W)."""
-        vectors = self.scorer.encode_pixels(pixels)
+        """(B, D) unit vectors of pictures (B, 3, H, W), or of regions (B, 2, 3, H, W)."""
+        vectors = self.scorer.encode_pixels(pixels.flatten(end_dim=-4))
         if not bool(are_unit(vectors).all()):
             raise BrokenNumbers("the scorer's vector of a picture is not of length one")
-        return vectors
+        return region_vectors(vectors[::2], vectors[1::2]) if pixels.dim() == _OF_REGIONS else vectors
 
     def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
         confidence = self.confidence if self.knows_confidence(decoding) else None
