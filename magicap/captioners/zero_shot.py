@@ -26,6 +26,7 @@ from magicap.captioners.folder import (
 )
 from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.presets import DEFAULT
+from magicap.captioners.regions import caption_regions
 from magicap.captioners.saving import (
     as_stored,
     folder_fingerprint,
@@ -67,6 +68,9 @@ from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer, text_fingerprint
 from magicap.models.soft_prompt import PROMPT_FILE
+from magicap.regions.captions import RegionCaptions
+from magicap.regions.clusters import PatchClusters
+from magicap.regions.proposals import MOST, Proposer
 from magicap.regions.vectors import region_vectors
 from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
@@ -355,6 +359,31 @@ class Captioner(BaseCaptioner[Any]):
         picture, search = open_image(image), self.decoding if decoding is None else decoding
         context = self._context(self.scorer.encode_images([picture]), search, [seed])
         return explain(context, search, picture, candidates)
+
+    def regions(
+        self,
+        image: ImageSource,
+        decoding: Any = None,
+        *,
+        detector: Proposer | None = None,
+        most: int = MOST,
+        seed: int = 0,
+    ) -> RegionCaptions:
+        """Caption a picture, and each of its regions of which there is something else to say.
+
+        Args:
+            decoding, seed: as of :meth:`caption`.
+            detector: proposes the regions: a :class:`magicap.YoloxNano`, or any object with
+                ``propose(picture, most)``; None: clusters of the image tower's patches.
+            most: how many regions are looked at.
+
+        Raises:
+            BadImage: the picture cannot be read.
+            BadSettings: ``most`` is no number of regions.
+            BadModel: there is no detector, and the scorer's image tower does not show its patches.
+        """
+        proposer = detector or PatchClusters(self.scorer)
+        return caption_regions(self, image, proposer, decoding, most=most, seed=seed)
 
     def knows_confidence(self, decoding: Any = None) -> bool:
         """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding.

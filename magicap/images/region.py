@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from PIL.Image import Image
 
@@ -45,15 +45,23 @@ def require_box(box: Sequence[Any], name: str = "region") -> Box:
     return left, top, right, bottom
 
 
-def outer_box(left: float, top: float, right: float, bottom: float, size: tuple[int, int]) -> Box:
-    """The smallest box of whole pixels around another, as far as it lies in a picture of this size.
+def read_box(text: str, name: str) -> Box:
+    """A box as a command line has it, ``LEFT,TOP,RIGHT,BOTTOM``; errors as of :func:`require_box`."""
+    try:
+        box = [int(number) for number in text.split(",")]
+    except ValueError:
+        return require_box(text, name)
+    return require_box(box, name)
 
-    It has at least one pixel.
+
+def outer_box(edges: Iterable[float], size: tuple[int, int]) -> Box:
+    """The smallest box of whole pixels around another, as far as it lies in a picture; at least one pixel.
 
     Args:
+        edges: left, top, right and bottom.
         size: width and height of the picture.
     """
-    width, height = size
+    (left, top, right, bottom), (width, height) = edges, size
     x0, y0 = min(max(0, math.floor(left)), width - 1), min(max(0, math.floor(top)), height - 1)
     return x0, y0, max(x0 + 1, min(width, math.ceil(right))), max(y0 + 1, min(height, math.ceil(bottom)))
 
@@ -99,6 +107,7 @@ def parts_of(images: Iterable[Any], region: Regions | None) -> Iterable[Any]:
     if not isinstance(images, list | tuple) or not all(isinstance(box, list | tuple) for box in region):
         box = require_box(region)
         return (ImageRegion(image, box) for image in images)
-    if len(region) != len(images):
-        raise BadSettings(f"expected a region for each of {len(images)} pictures, found {len(region)}")
-    return [ImageRegion(image, require_box(box)) for image, box in zip(images, region, strict=True)]
+    boxes = [require_box(box) for box in cast("Sequence[Box]", region)]
+    if len(boxes) != len(images):
+        raise BadSettings(f"expected a region for each of {len(images)} pictures, found {len(boxes)}")
+    return list(map(ImageRegion, images, boxes))

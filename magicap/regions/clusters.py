@@ -52,7 +52,7 @@ class PatchClusters:
         rows, columns = vectors.shape[:2]
         scale = np.array([picture.width / columns, picture.height / rows] * 2)
         boxes = [
-            outer_box(*(box * scale).tolist(), picture.size)
+            outer_box((box * scale).tolist(), picture.size)
             for box in reversed(merged_boxes(vectors))
             if LEAST <= (box[2] - box[0]) * (box[3] - box[1]) / (rows * columns) <= _MOST
         ]

@@ -9,6 +9,7 @@ Shapes: N places.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,25 +47,28 @@ class YoloxNano:
             which they run, and ``head.{cls,reg,obj}_preds.{0,1,2}.{weight,bias}``. Batch norm is folded in.
         least: score below which a box is none, 0 to 1.
 
+    Attributes:
+        network: what computes boxes and scores.
+
     Raises:
         ModelNotFound: there is no such file.
         BadModel: its weights are those of another network, or damaged.
     """
 
     def __init__(self, weights: str | Path, least: float = 0.3) -> None:
-        self._network, self._least = _read_network(Path(weights)), least
+        self.network, self.least = _read_network(Path(weights)), least
 
     @torch.inference_mode()
     def propose(self, picture: Image, most: int) -> list[Proposal]:
         """At most so many boxes of an RGB picture, the surest first, with the names of their classes."""
         scale = SIDE / max(picture.size)
-        corners, all_scores = (output[0] for output in self._network(_letterboxed(picture, scale)[None]))
+        corners, all_scores = (output[0] for output in self.network(_letterboxed(picture, scale)[None]))
         scores, classes = all_scores.max(dim=1)  # (N,)
         proposals: dict[Box, Proposal] = {}
         for place in scores.argsort(descending=True).tolist():
-            if scores[place] < self._least:
+            if scores[place] < self.least:
                 break
-            box = outer_box(*(corners[place] / scale).tolist(), picture.size)
+            box = outer_box((corners[place] / scale).tolist(), picture.size)
             if area(box) >= LEAST * picture.width * picture.height:
                 proposals.setdefault(box, Proposal(box, float(scores[place]), CLASSES[int(classes[place])]))
         return [proposals[box] for box in without_overlaps(list(proposals))[:most]]
@@ -79,7 +83,7 @@ def _read_network(path: Path) -> YoloxNetwork:
         tensors = load_file(path)
     network = YoloxNetwork()
     convolutions = [part.conv for part in network.modules() if isinstance(part, Convolution)]
-    parameters = [weights for conv in convolutions for weights in (conv.weight, conv.bias)]
+    parameters: list[Any] = [weights for conv in convolutions for weights in (conv.weight, conv.bias)]
     values = [tensors.pop(name) for name in sorted(filter(str.isdigit, tensors), key=int)]
     for number, level in enumerate(network.levels):
         for kind, layer in (("cls", level.classes), ("reg", level.box), ("obj", level.objectness)):

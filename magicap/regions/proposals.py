@@ -10,6 +10,9 @@ from PIL.Image import Image
 
 from magicap.images.region import Box
 
+MOST = 5
+"""How many boxes are captioned by default."""
+
 LEAST = 0.02
 """Share of the picture below which a box is too small to say anything of it."""
 

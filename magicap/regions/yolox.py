@@ -8,6 +8,8 @@ Shapes: B pictures, N = 52 * 52 + 26 * 26 + 13 * 13 places.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,7 +130,7 @@ class YoloxNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = _Backbone()
-        self.levels = nn.ModuleList([_Level(64, 8), _Level(128, 16), _Level(256, 32)])
+        self.levels: Any = nn.ModuleList([_Level(64, 8), _Level(128, 16), _Level(256, 32)])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes and scores on all grids.
