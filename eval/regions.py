@@ -13,12 +13,12 @@ least 0.5). Vectors of a box, a row each:
 - ``attention:N``: the class token sees the patches in the box alone, in the last N blocks.
 
 Figures are means over boxes. ``top 5``: of a vector without a caption, which share of the things in the box
-is among the five of the detector's 80 classes whose names are nearest? ``CIDEr-D`` (times 100) and ``cosine``
-(of sentence vectors by all-MiniLM-L6-v2) say how near a caption is to that of the cut-out box as a picture of
-its own, so ``mean:0`` has the largest by definition. ``named`` and ``others`` ask the detector instead: of the
-things in the box, and of those that are elsewhere in the picture alone, which share does the caption name? The
-second table has differences to ``whole``, with 95 % intervals and two-sided p-values by paired bootstrap over
-pictures.
+is among the five of the detector's 80 classes whose names are nearest? ``CIDEr-D`` (times 100) and
+``cosine`` (of sentence vectors by all-MiniLM-L6-v2) say how near a caption is to that of the cut-out box as
+a picture of its own, so ``mean:0`` has the largest by definition. ``named`` and ``others`` ask the detector
+instead: of the things in the box, and of those that are elsewhere in the picture alone, which share does the
+caption name? The second table has differences to ``whole``, with 95 % intervals and two-sided p-values by
+paired bootstrap over pictures.
 """
 
 from __future__ import annotations
@@ -200,15 +200,16 @@ def vectors_of_all(captioner: Captioner, kind: str, cases: Sequence[Case]) -> Te
 
 
 def captions(captioner: Captioner, vectors: Tensor) -> list[str]:
-    """Of all boxes."""
+    """Of all boxes; one for all that have the same vector."""
     texts: list[str] = []
     search = search_of(captioner.decoding)
-    with progress(len(vectors), "captioning", unit="box") as bar:
-        for batch in vectors.split(BATCH):
+    different, rows = vectors.unique(dim=0, return_inverse=True)
+    with progress(len(different), "captioning", unit="vector") as bar:
+        for batch in different.split(BATCH):
             context = DecodingContext(captioner.cache, batch, range(len(batch)), captioner.memory)
             texts += search.captions(context, captioner.decoding)
             bar.update(len(batch))
-    return texts
+    return [texts[row] for row in rows.tolist()]
 
 
 @torch.inference_mode()

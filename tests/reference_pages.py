@@ -12,7 +12,7 @@ from repository import DOCS, ROOT
 
 from magicap.cli import main
 
-COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor")
+COMMANDS = ("caption", "regions", "eval", "index", "search", "match", "serve", "doctor")
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -36,6 +36,7 @@ GROUPS = {
     ).split(),
     "Models and memories": "LanguageModel ImageTextScorer CaptionMemory".split(),
     "Search": "RetrievalIndex Item Match".split(),
+    "Regions": "RegionCaptions RegionCaption Proposal YoloxNano".split(),
     "Matching": "match_pictures MatchSettings PictureMatches".split(),
     "Errors": (
         "MagicapError BadImage BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
