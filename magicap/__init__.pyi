@@ -31,6 +31,10 @@ from magicap.matching.pictures import PictureMatches as PictureMatches
 from magicap.matching.pictures import match_pictures as match_pictures
 from magicap.models.language_model import LanguageModel as LanguageModel
 from magicap.models.scorer import ImageTextScorer as ImageTextScorer
+from magicap.regions.captions import RegionCaption as RegionCaption
+from magicap.regions.captions import RegionCaptions as RegionCaptions
+from magicap.regions.detector import YoloxNano as YoloxNano
+from magicap.regions.proposals import Proposal as Proposal
 from magicap.results import Caption as Caption
 from magicap.results import Hypothesis as Hypothesis
 from magicap.results import Step as Step

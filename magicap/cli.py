@@ -10,7 +10,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from magicap.commands import caption, completion, doctor, evaluate, index, match, search, serve, story
+from magicap.commands import (
+    caption,
+    completion,
+    doctor,
+    evaluate,
+    index,
+    match,
+    regions,
+    search,
+    serve,
+    story,
+)
 from magicap.commands.options import without_underscores
 from magicap.commands.output import ReaderLeft, complain, print_json, print_text, require_streams
 from magicap.commands.shared import SOME_FAILED
@@ -88,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for command in (caption, story, evaluate, index, search, match, serve, doctor):
+    for command in (caption, story, regions, evaluate, index, search, match, serve, doctor):
         command.add(commands)
     completion.add(commands, parser)
     return parser

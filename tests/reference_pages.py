@@ -14,7 +14,18 @@ from repository import DOCS, ROOT
 from magicap.cli import main, make_parser
 from magicap.version import __version__
 
-COMMANDS = ("caption", "story", "eval", "index", "search", "match", "serve", "doctor", "completion")
+COMMANDS = (
+    "caption",
+    "story",
+    "regions",
+    "eval",
+    "index",
+    "search",
+    "match",
+    "serve",
+    "doctor",
+    "completion",
+)
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -39,6 +50,7 @@ GROUPS = {
     ).split(),
     "Models and memories": "LanguageModel ImageTextScorer CaptionMemory".split(),
     "Search": "RetrievalIndex Item Match".split(),
+    "Regions": "RegionCaptions RegionCaption Proposal YoloxNano".split(),
     "Matching": "match_pictures MatchSettings PictureMatches".split(),
     "Errors": (
         "MagicapError BadImage BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "

@@ -30,6 +30,7 @@ from magicap.data.hf_datasets import (
 from magicap.drawing import COMPETITORS, Explanation
 from magicap.errors import BadImage, BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, describe_source
+from magicap.images.region import ImageRegion, Regions, parts_of
 from magicap.images.transform import ImageTransform, PreparedImage, prepare
 from magicap.models.finite import broken_image
 from magicap.results import BROKEN, WORDLESS, Caption, CaptionProgress
@@ -118,6 +119,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         images: list[Any] | tuple[Any, ...],
         decoding: DecodingT | None = ...,
         *,
+        region: Regions | None = ...,
         batch_size: int | None = ...,
         seed: int = ...,
     ) -> list[Caption]: ...
@@ -127,6 +129,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         images: ImageSource,
         decoding: DecodingT | None = ...,
         *,
+        region: Regions | None = ...,
         batch_size: int | None = ...,
         seed: int = ...,
     ) -> Caption: ...
@@ -136,6 +139,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         images: MapDataset,
         decoding: DecodingT | None = ...,
         *,
+        region: Regions | None = ...,
         batch_size: int | None = ...,
         seed: int = ...,
     ) -> list[Caption]: ...
@@ -145,11 +149,18 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         images: Iterator[Any] | StreamedDataset,
         decoding: DecodingT | None = ...,
         *,
+        region: Regions | None = ...,
         batch_size: int | None = ...,
         seed: int = ...,
     ) -> Iterator[Caption]: ...
     def caption(
-        self, images: Any, decoding: DecodingT | None = None, *, batch_size: int | None = None, seed: int = 0
+        self,
+        images: Any,
+        decoding: DecodingT | None = None,
+        *,
+        region: Regions | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
     ) -> Caption | list[Caption] | Iterator[Caption]:
         """Caption one picture, a list of them, an iterator of them, or a dataset.
 
@@ -161,6 +172,9 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 gives a list in the same order; an iterator, or an ``IterableDataset``, gives an iterator that
                 holds two batches, the one being captioned and the one being read.
             decoding: how to search; None takes the captioner's own.
+            region: caption this part of each picture, seen in its surroundings: left, top, right and bottom
+                in pixels of the upright picture. With a list of pictures a list of regions, one each, will do
+                too. None: the whole picture. The caption of a region has no ``confidence``.
             batch_size: pictures that are searched together; it changes the speed, not the captions. None: 32
                 on a processor, as many as memory holds on a GPU. A batch for which a GPU has not enough
                 memory is searched in halves.
@@ -170,22 +184,24 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         in fewer bits. A caption without words has an ``error`` too.
 
         Raises:
-            BadImage: the one picture cannot be read, or the models' numbers break for it. In a list or
-                iterator such a picture gives an empty caption whose ``error`` says why, and the rest go on.
+            BadImage: the one picture cannot be read, the region does not lie in it, or the models' numbers
+                break for it. In a list or iterator such a picture gives an empty caption whose ``error`` says
+                why, and the rest go on.
             BadData: a dataset has no column of pictures, or several splits.
-            BadSettings: the decoding does not fit the models.
+            BadSettings: the decoding does not fit the models, or the region is no box.
         """
         if batch_size is not None:
             require_int("batch_size", batch_size)
         search = self.decoding if decoding is None else decoding
         if isinstance(images, list | tuple):
-            return list(self._captions(images, search, batch_size, seed))
+            return list(self._captions(parts_of(images, region), search, batch_size, seed))
         if is_dataset(images):
-            captions = self._captions(encoded_images(images), search, batch_size, seed)
+            captions = self._captions(parts_of(encoded_images(images), region), search, batch_size, seed)
             return captions if is_streamed(one_split(images)) else list(captions)
         if isinstance(images, Iterator) and not hasattr(images, "read"):
-            return self._captions(images, search, batch_size, seed)
-        (caption,) = self._search(self._pixels(images)[None], search, [seed], [images])
+            return self._captions(parts_of(images, region), search, batch_size, seed)
+        (part,) = parts_of([images], region)
+        (caption,) = self._search(self._pixels(part)[None], search, [seed], [images])
         if caption.error is not None and caption.error.code == BROKEN:
             raise caption.error
         return caption
@@ -244,8 +260,10 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             BadSettings: there is nothing to show of this decoding or these models.
         """
 
-    def _pixels(self, image: ImageSource | PreparedImage) -> Tensor:
-        """One picture as bytes (3, H, W), of one size for all."""
+    def _pixels(self, image: ImageSource | PreparedImage | ImageRegion) -> Tensor:
+        """One picture as bytes (3, H, W), of one size for all; of a region, what lies in its box."""
+        if isinstance(image, ImageRegion):
+            image, _ = image.views()
         prepared = image if isinstance(image, PreparedImage) else prepare(image, self.transform)
         return torch.from_numpy(prepared.pixels)
 

@@ -24,6 +24,7 @@ from magicap.captioners.folder import (
 from magicap.captioners.hub import Revisions, naming_downloads, revisions_of
 from magicap.captioners.load_parts import load_parts
 from magicap.captioners.presets import DEFAULT
+from magicap.captioners.regions import caption_regions
 from magicap.captioners.repositories import pinned
 from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.captioners.sources import (
@@ -53,12 +54,17 @@ from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
 from magicap.drawing import COMPETITORS
 from magicap.errors import BadSettings, BrokenNumbers
 from magicap.images.reader import ImageSource, open_image
-from magicap.images.transform import ImageTransform
+from magicap.images.region import ImageRegion
+from magicap.images.transform import ImageTransform, PreparedImage
 from magicap.models.fine_grained.scorer import FineGrainedScorer, require_made_for
 from magicap.models.fingerprint import combined, fingerprint
 from magicap.models.finite import are_unit
 from magicap.models.language_model import LanguageModel
 from magicap.models.scorer import ImageTextScorer
+from magicap.regions.captions import RegionCaptions
+from magicap.regions.clusters import PatchClusters
+from magicap.regions.proposals import MOST, Proposer
+from magicap.regions.vectors import region_vectors
 from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.drawing import Explanation
 
+_OF_REGIONS = 5  # dimensions of pixels that are those of regions
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 
 
@@ -370,6 +377,31 @@ class Captioner(BaseCaptioner[Any]):
         context = self._context(self.scorer.encode_images([picture]), search, [seed])
         return explain(context, search, picture, candidates)
 
+    def regions(
+        self,
+        image: ImageSource,
+        decoding: Any = None,
+        *,
+        detector: Proposer | None = None,
+        most: int = MOST,
+        seed: int = 0,
+    ) -> RegionCaptions:
+        """Caption a picture, and each of its regions of which there is something else to say.
+
+        Args:
+            decoding, seed: as of :meth:`caption`.
+            detector: proposes the regions: a :class:`magicap.YoloxNano`, or any object with
+                ``propose(picture, most)``; None: clusters of the image tower's patches.
+            most: how many regions are looked at.
+
+        Raises:
+            BadImage: the picture cannot be read.
+            BadSettings: ``most`` is no number of regions.
+            BadModel: there is no detector, and the scorer's image tower does not show its patches.
+        """
+        proposer = detector or PatchClusters(self.scorer)
+        return caption_regions(self, image, proposer, decoding, most=most, seed=seed)
+
     def knows_confidence(self, decoding: Any = None) -> bool:
         """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding.
 
@@ -404,7 +436,10 @@ class Captioner(BaseCaptioner[Any]):
         row = search_of(decoding)
 
         def search(batch: SubBatch) -> list[Caption]:
-            return row.captions(self._context(self._vectors(batch[0]), decoding, batch[1]), decoding)
+            context = self._context(self._vectors(batch[0]), decoding, batch[1])
+            if batch[0].dim() == _OF_REGIONS:
+                context.confidence = None  # it was fitted for whole pictures
+            return row.captions(context, decoding)
 
         return caption_side_by_side(search, self._sub_batches(row, pixels, seeds))
 
@@ -420,12 +455,18 @@ class Captioner(BaseCaptioner[Any]):
     def _sub_batches(self, row: Search, pixels: Tensor, seeds: Sequence[int]) -> list[SubBatch]:
         return in_sub_batches(pixels, seeds, self.device) if row.splits else [(pixels, seeds)]
 
+    def _pixels(self, image: ImageSource | PreparedImage | ImageRegion) -> Tensor:
+        """One picture as bytes (3, H, W); of a region (2, 3, H, W), what lies in its box and the picture."""
+        if isinstance(image, ImageRegion):
+            return torch.stack([super(Captioner, self)._pixels(view) for view in image.views()])
+        return super()._pixels(image)
+
     def _vectors(self, pixels: Tensor) -> Tensor:
-        """(B, D) unit vectors of pictures (B, 3, H, W)."""
-        vectors = self.scorer.encode_pixels(pixels)
+        """(B, D) unit vectors of pictures (B, 3, H, W), or of regions (B, 2, 3, H, W)."""
+        vectors = self.scorer.encode_pixels(pixels.flatten(end_dim=-4))
         if not bool(are_unit(vectors).all()):
             raise BrokenNumbers("the scorer's vector of a picture is not of length one")
-        return vectors
+        return region_vectors(vectors[::2], vectors[1::2]) if pixels.dim() == _OF_REGIONS else vectors
 
     def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
         confidence = self.confidence if self.knows_confidence(decoding) else None

@@ -25,6 +25,7 @@ from magicap.errors import BadImage, BadSettings
 from magicap.evaluation.rows import caption_row
 from magicap.files import only_writer
 from magicap.images.folders import find_images
+from magicap.images.region import Box, read_box
 from magicap.results import Caption
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Options:
 
     null: bool = False
     """Also -0: names in LIST are parted by NUL characters, as find -print0 writes them."""
+
+    box: Annotated[str | None, About("LEFT,TOP,RIGHT,BOTTOM")] = None
+    """Caption this part of each picture, in pixels of the upright picture, seen in its surroundings."""
 
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Name of a preset, listed below, or a captioner's folder."""
@@ -130,6 +134,7 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
         _require_no_lines(options)
         return bulk.run(output, named, options.batch_size, partial(_captioner, options, settings))
     unsure_below = _unsure_below(options)
+    _region(options)
     unlisted: list[BadImage] = []
     paths = list(find_images(named, on_error=unlisted.append))
     for error in unlisted:
@@ -173,6 +178,7 @@ def _require_no_lines(options: Options) -> None:
     """Refuse options that say how captions are printed, where they go into files."""
     chosen = {
         "--json": options.json,
+        "--box": options.box is not None,
         "--explain": options.explain is not None,
         "--min-confidence": options.min_confidence is not None,
         "--mark-unsure": options.mark_unsure,
@@ -197,7 +203,7 @@ def _caption(
     """
     provenance = Provenance.of(captioner) if options.json else None
     alone = not options.from_file and len(named) == 1 and not Path(named[0]).is_dir()
-    captions = _captions(captioner, paths, options)
+    captions, region = _captions(captioner, paths, options), _region(options)
     failed, left_out, unread = False, 0, 0
     in_folders = set(paths) - set(map(Path, named))
     with progress_bar(len(paths)) as on_progress:
@@ -208,7 +214,7 @@ def _caption(
             if unsure and not options.json and not options.mark_unsure:
                 left_out += 1
             else:
-                _write(path, caption, options.json, alone, provenance, unsure=unsure)
+                _write(path, caption, options.json, alone, provenance, unsure=unsure, region=region)
             on_progress(1)
     if unread:
         pictures = "1 picture is in a format" if unread == 1 else f"{unread} pictures are in formats"
@@ -244,6 +250,20 @@ def _is_below(caption: Caption, confidence: float | None) -> bool:
     return confidence is not None and caption.confidence is not None and caption.confidence < confidence
 
 
+def _region(options: Options) -> Box | None:
+    """The part of each picture that is captioned; None: the whole."""
+    if options.box is None:
+        return None
+    chosen = {
+        "--explain": options.explain is not None,
+        "--min-confidence": options.min_confidence is not None,
+        "--mark-unsure": options.mark_unsure,
+    }
+    if names := [name for name, is_chosen in chosen.items() if is_chosen]:
+        raise BadSettings(f"{', '.join(names)}: for whole pictures; leave out --box")
+    return read_box(options.box, "--box")
+
+
 def _require_one_drawable(path: str, pictures: Sequence[str | Path]) -> None:
     if len(pictures) != 1:
         raise BadSettings(f"--explain draws one picture, found {len(pictures)}; name the one to explain")
@@ -252,7 +272,7 @@ def _require_one_drawable(path: str, pictures: Sequence[str | Path]) -> None:
 
 def _captions(captioner: AnyCaptioner, paths: Sequence[Path], options: Options) -> Iterator[Caption]:
     if not options.explain:
-        yield from captioner.caption(iter(paths), batch_size=options.batch_size)
+        yield from captioner.caption(iter(paths), region=_region(options), batch_size=options.batch_size)
         return
     try:
         explanation = captioner.explain(paths[0])
@@ -271,12 +291,13 @@ def _write(
     provenance: Provenance | None = None,
     *,
     unsure: bool = False,
+    region: Box | None = None,
 ) -> None:
     if caption.error is not None:
         complain(str(caption.error))
     if as_json:
         row = caption_row(str(path), caption, provenance)
-        print_json({**row, "unsure": True} if unsure else row)
+        print_json(row | ({"region": region} if region else {}) | ({"unsure": True} if unsure else {}))
     elif caption.error is None:
         words = " ".join(caption.split()) + unsure * UNSURE  # one line a picture, whatever a model writes
         print_line(*([] if alone else [str(path)]), words)

@@ -59,6 +59,7 @@ REASONS: dict[str, str] = {
     "pixels": "more pixels than the limit, possibly a decompression bomb",
     "side": "a side longer than the limit",
     "aspect": "a picture too long and thin",
+    "region": "a region that does not lie in the picture",
     "shape": "not the shape of one picture",
     "dtype": "array elements of a type that is not accepted",
     "range": "array values that fit neither [0, 1] nor [0, 255]",
@@ -143,7 +144,8 @@ def open_sized(
 
 
 def describe_source(source: object) -> str:
-    """Name a source for people: printable, and never longer than a few lines."""
+    """Name a source, or what was made of one, for people: printable, and never longer than a few lines."""
+    source = getattr(source, "source", source)  # of a PreparedImage or an ImageRegion
     if isinstance(source, str | os.PathLike):
         return _short(os.fsdecode(source)) or "the empty path"
     if isinstance(source, bytes | bytearray | memoryview):

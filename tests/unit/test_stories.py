@@ -10,7 +10,7 @@ import tiny
 from command import assert_refused, magicap
 from PIL import Image
 
-from magicap import BadImage, BadSettings, BeamMagicSearch, Captioner, MagicSearch, Story
+from magicap import BadImage, BadSettings, BeamMagicSearch, Captioner, MagicSearch
 from magicap.captioners.stories import ends_sentence, story_search
 
 SEARCH = MagicSearch(top_k=5, alpha=0.6, beta=0.5, max_new_tokens=4)

@@ -1,0 +1,50 @@
+"""The regions of a picture, each with a caption of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from magicap.checks import require_int
+from magicap.images.reader import ImageSource, open_image
+from magicap.regions.captions import RegionCaption, RegionCaptions, without_near_copies
+from magicap.regions.proposals import MOST, Proposer
+
+if TYPE_CHECKING:
+    from magicap.captioners.base import BaseCaptioner
+
+
+def caption_regions(
+    captioner: BaseCaptioner[Any],
+    image: ImageSource,
+    proposer: Proposer,
+    decoding: Any = None,
+    *,
+    most: int = MOST,
+    seed: int = 0,
+) -> RegionCaptions:
+    """Propose regions, caption each and the whole, and leave out regions that say nothing new.
+
+    Args:
+        captioner: of either kind.
+        image: anything that :func:`magicap.images.reader.open_image` takes.
+        proposer: what finds the boxes.
+        decoding, seed: as of ``captioner.caption``.
+        most: how many boxes are captioned.
+
+    Raises:
+        BadImage: the picture cannot be read.
+        BadSettings: ``most`` is no number of boxes, or the decoding does not fit the models.
+    """
+    require_int("most", most)
+    picture = open_image(image)
+    whole = captioner.caption(picture, decoding, seed=seed)
+    proposals = proposer.propose(picture, most)
+    captions = captioner.caption(
+        [picture] * len(proposals), decoding, region=[proposal.box for proposal in proposals], seed=seed
+    )
+    regions = [
+        RegionCaption(proposal.box, caption, proposal.label)
+        for proposal, caption in zip(proposals, captions, strict=True)
+        if caption.error is None
+    ]
+    return RegionCaptions(picture, whole, without_near_copies(whole, regions))

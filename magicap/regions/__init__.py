@@ -1,0 +1,1 @@
+"""Parts of pictures: where something stands, and a vector of it."""

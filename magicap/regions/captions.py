@@ -1,0 +1,143 @@
+"""A picture and what stands in its regions, in sentences: as data that draws itself and writes JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from magicap.drawing import INK, panels, save_drawing, shrunk
+from magicap.extras import require
+from magicap.images.region import Box
+from magicap.metrics.ngrams import words
+from magicap.metrics.tokenizer import PTB
+from magicap.results import Caption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+NEAR_COPY = 0.6
+"""Share of the words of two captions that both have, from which on one of them says nothing new."""
+
+_INCHES, _LINE = 7.0, 0.24  # width of a drawing; height of a line of words below it
+_LETTERS = 84  # of such a line
+_COLOURS = "tab10"
+
+
+@dataclass(frozen=True, eq=False)
+class RegionCaption:
+    """What stands in a box."""
+
+    box: Box
+    """Where: left, top, right and bottom in pixels of the upright picture."""
+
+    caption: Caption
+    """The sentence; its ``score`` is the cosine with the region's vector."""
+
+    label: str | None = None
+    """What a detector calls it; None: nobody knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionCaptions:
+    """One sentence for a picture, and one for each of its regions, the best first."""
+
+    picture: Image
+    """What was captioned, as RGB."""
+
+    caption: Caption
+    """Of the whole picture."""
+
+    regions: tuple[RegionCaption, ...]
+    """Those of which there is something else to say."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the pixels, as values of JSON."""
+        return {
+            "size": list(self.picture.size),
+            "caption": self.caption.text,
+            "score": round(self.caption.score, 4),
+            "regions": [
+                {
+                    "box": list(region.box),
+                    **({} if region.label is None else {"label": region.label}),
+                    "caption": region.caption.text,
+                    "score": round(region.caption.score, 4),
+                }
+                for region in self.regions
+            ],
+        }
+
+    def draw(self) -> Figure:
+        """The picture with its boxes, and below it the sentences in their colours.
+
+        Raises:
+            MissingPackage: matplotlib is not installed.
+        """
+        require("matplotlib")
+        from matplotlib import colormaps
+        from matplotlib.patches import Rectangle
+
+        colours = colormaps[_COLOURS].colors  # type: ignore[attr-defined]
+        sentences = [(INK, f"    {self.caption}")]
+        sentences += [
+            (colours[number % len(colours)], f"{number + 1}   {region.caption}")
+            for number, region in enumerate(self.regions)
+        ]
+        lines = [(colour, line) for colour, text in sentences for line in _lines(text)]
+        height, foot = _INCHES * self.picture.height / self.picture.width, (len(lines) + 1) * _LINE
+        figure, (axes,) = panels(1, 1, (_INCHES, height), foot)
+        axes.set_axis_off()
+        width, depth = self.picture.size
+        axes.imshow(np.asarray(shrunk(self.picture)), extent=(0, width, depth, 0))
+        for number, region in enumerate(self.regions):
+            left, top, right, bottom = region.box
+            colour = colours[number % len(colours)]
+            axes.add_patch(
+                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2)
+            )
+            axes.text(
+                left, top, f" {number + 1} ", color="white", backgroundcolor=colour, fontsize=9, va="top"
+            )
+        for number, (colour, line) in enumerate(lines, start=1):
+            away = foot - number * _LINE
+            figure.text(0.02, away / (height + foot), line, color=colour, fontsize=10, parse_math=False)
+        return figure
+
+    def save(self, path: str | Path) -> None:
+        """Write the drawing; the file's ending says what kind: one of :data:`magicap.drawing.FORMATS`.
+
+        Raises:
+            BadSettings: another ending, or a file that cannot be written.
+            MissingPackage: matplotlib is not installed.
+        """
+        save_drawing(self.draw, path)
+
+
+def without_near_copies(whole: Caption, regions: Iterable[RegionCaption]) -> tuple[RegionCaption, ...]:
+    """The regions, in order, that say something else than the whole picture and those before them."""
+    kept: list[RegionCaption] = []
+    for region in regions:
+        others = [whole, *(better.caption for better in kept)]
+        if all(shared_words(region.caption, other) < NEAR_COPY for other in others):
+            kept.append(region)
+    return tuple(kept)
+
+
+def shared_words(one: str, other: str) -> float:
+    """Words that stand in both texts as a share of those in either, 0 to 1; 1 where neither has any.
+
+    >>> shared_words("A man rides a wave.", "a man rides a horse")
+    0.6
+    """
+    first, second = ({*words(PTB(text))} for text in (one, other))
+    return len(first & second) / len(first | second) if first or second else 1.0
+
+
+def _lines(text: str) -> list[str]:
+    return wrap(text, _LETTERS, subsequent_indent="    ") or [text]
