@@ -38,8 +38,8 @@ from magicap.data.pictures import ImageFiles
 from magicap.errors import MagicapError
 from magicap.images.reader import open_image
 from magicap.metrics import cider_d
-from magicap.video.sampling import EVERY
-from magicap.video.scenes import SceneSettings, Span, find_scenes
+from magicap.video.scenes import Span, find_scenes
+from magicap.video.settings import EVERY, SceneSettings
 from magicap.video.vectors import VideoVectors, encode_video
 
 RATE, SIZE = 25, (480, 360)
@@ -108,12 +108,12 @@ def main(config: Config) -> None:
             videos = [encode_video(captioner.scorer, clip.path, every) for clip in clips]
             for threshold in config.thresholds:
                 settings = SceneSettings(threshold, config.min_seconds)
-                found = [find_scenes(video, settings) for video in videos]
-                print_cuts(every, threshold, clips, found)
+                scenes = [find_scenes(video, settings) for video in videos]
+                print_cuts(every, threshold, clips, scenes)
         if config.caption:
             stills = captioner.caption([picture(row) for clip in clips for row in clip.pictures])
             references = {row: rows[row].captions for clip in clips for row in clip.pictures}
-            print_captions(captioner, clips, videos, found, [*map(str, stills)], references)
+            print_captions(captioner, clips, videos, scenes, [*map(str, stills)], references)
 
 
 def make_clip(
@@ -163,15 +163,15 @@ def moving(
         yield picture.resize(size, Image.Resampling.BILINEAR, box)
 
 
-def print_cuts(every: float, threshold: float, clips: list[Clip], found: list[list[Span]]) -> None:
+def print_cuts(every: float, threshold: float, clips: list[Clip], scenes: list[list[Span]]) -> None:
     right, false, offs, whole = 0, 0, [], 0
-    for clip, spans in zip(clips, found, strict=True):
+    for clip, spans in zip(clips, scenes, strict=True):
         starts = [span.start for span in spans[1:]]
         off = [min((abs(cut - start) for start in starts), default=np.inf) for cut in clip.cuts]
-        near = [value for value in off if value <= RIGHT]
-        right, false = right + len(near), false + len(starts) - len(near)
-        offs += near
-        whole += len(near) == len(clip.cuts) == len(starts)
+        matched = [value for value in off if value <= RIGHT]
+        right, false = right + len(matched), false + len(starts) - len(matched)
+        offs += matched
+        whole += len(matched) == len(clip.cuts) == len(starts)
     cuts = sum(len(clip.cuts) for clip in clips)
     precision = 100 * right / (right + false) if right + false else np.nan
     figures = f"{precision:.1f} | {100 * right / cuts:.1f} | {np.mean(offs) if offs else np.nan:.3f}"
@@ -182,7 +182,7 @@ def print_captions(
     captioner: Captioner,
     clips: list[Clip],
     videos: list[VideoVectors],
-    found: list[list[Span]],
+    scenes: list[list[Span]],
     stills: list[str],
     references: dict[int, tuple[str, ...]],
 ) -> None:
@@ -190,7 +190,7 @@ def print_captions(
     texts: dict[str, list[str]] = {POOLED: [], FRAME: [], "taken": [], "still": []}
     expected, scores, sources = [], [], []
     still = iter(stills)
-    for clip, video, spans in zip(clips, videos, found, strict=True):
+    for clip, video, spans in zip(clips, videos, scenes, strict=True):
         of_clip = list(islice(still, len(clip.pictures)))
         if len(spans) != len(clip.pictures):
             continue

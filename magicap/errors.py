@@ -31,7 +31,7 @@ class BadImage(MagicapError, ValueError):
 
 
 class BadVideo(BadImage):
-    """A video whose frames cannot be read safely; ``code`` is a key of ``magicap.video.container.REASONS``."""
+    """A video that cannot be read safely; the codes are in ``magicap.video.container.REASONS``."""
 
 
 class OutputFailed(MagicapError, OSError):

@@ -12,7 +12,7 @@ from repository import DOCS, ROOT
 
 from magicap.cli import main
 
-COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor")
+COMMANDS = ("caption", "eval", "index", "search", "match", "video", "serve", "doctor")
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -37,8 +37,9 @@ GROUPS = {
     "Models and memories": "LanguageModel ImageTextScorer CaptionMemory".split(),
     "Search": "RetrievalIndex Item Match".split(),
     "Matching": "match_pictures MatchSettings PictureMatches".split(),
+    "Videos": "VideoScene SceneSettings".split(),
     "Errors": (
-        "MagicapError BadImage BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
+        "MagicapError BadImage BadVideo BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
         "MissingPackage MetricUnavailable"
     ).split(),
 }

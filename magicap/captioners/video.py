@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,27 @@ from magicap.decoding.context import DecodingContext
 from magicap.decoding.searches import search_of
 from magicap.images.reader import FilePath
 from magicap.results import Caption
-from magicap.video.container import LIMITS, VideoLimits
-from magicap.video.sampling import EVERY
-from magicap.video.scenes import SceneSettings, Span, find_scenes
+from magicap.video.scenes import Span, find_scenes
+from magicap.video.settings import EVERY, LIMITS, SceneSettings, VideoLimits
 from magicap.video.vectors import OnProgress, VideoVectors, encode_video
 
 if TYPE_CHECKING:
-    from magicap.captioners.zero_shot import Captioner
+    from magicap.decoding.prefix_cache import PrefixCache
+    from magicap.models.scorer import ImageTextScorer
+    from magicap.retrieval.caption_memory import CaptionMemory
 
 POOLED, FRAME = "pooled", "frame"
 
 _TOGETHER = 32  # vectors that are captioned at once
+
+
+class ScoringCaptioner(Protocol):
+    """What is used of a :class:`magicap.Captioner`."""
+
+    scorer: ImageTextScorer
+    cache: PrefixCache
+    memory: CaptionMemory | None
+    decoding: Any
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class VideoScene:
 
 
 def caption_video(
-    captioner: Captioner,
+    captioner: ScoringCaptioner,
     path: FilePath,
     decoding: Any = None,
     *,
@@ -78,7 +88,12 @@ def caption_video(
 
 @torch.inference_mode()
 def caption_scenes(
-    captioner: Captioner, video: VideoVectors, spans: Sequence[Span], decoding: Any = None, *, seed: int = 0
+    captioner: ScoringCaptioner,
+    video: VideoVectors,
+    spans: Sequence[Span],
+    decoding: Any = None,
+    *,
+    seed: int = 0,
 ) -> list[VideoScene]:
     """Caption scenes of a video that was read.
 
@@ -118,7 +133,9 @@ def caption_scenes(
     return captioned
 
 
-def _captions(captioner: Captioner, vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> list[Caption]:
+def _captions(
+    captioner: ScoringCaptioner, vectors: Tensor, decoding: Any, seeds: Sequence[int]
+) -> list[Caption]:
     """Captions of image vectors (B, D)."""
     row, captions = search_of(decoding), []
 
@@ -128,7 +145,7 @@ def _captions(captioner: Captioner, vectors: Tensor, decoding: Any, seeds: Seque
 
     for start in range(0, len(seeds), _TOGETHER):
         part = slice(start, start + _TOGETHER)
-        place = vectors[part].to(captioner.device), seeds[part]
-        together = in_sub_batches(*place, captioner.device) if row.splits else [place]
+        place = vectors[part].to(captioner.scorer.device), seeds[part]
+        together = in_sub_batches(*place, captioner.scorer.device) if row.splits else [place]
         captions += caption_side_by_side(search, together)
     return captions

@@ -69,13 +69,13 @@ from magicap.models.soft_prompt import PROMPT_FILE
 from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
-from magicap.video.sampling import EVERY
+from magicap.video.settings import EVERY
 
 if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
     from magicap.captioners.video import VideoScene
     from magicap.drawing import Explanation
-    from magicap.video.scenes import SceneSettings
+    from magicap.video.settings import SceneSettings
 
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
 
-from magicap.checks import require_int, require_number
 from magicap.errors import BadVideo
 from magicap.extras import require
 from magicap.images.reader import FilePath, ImageLimits, describe_source
 from magicap.reading import SpecialFile, open_regular
+from magicap.video.settings import LIMITS, VideoLimits
 
 REASONS: dict[str, str] = {
     "missing": "no file at that path, or one that cannot be opened",
@@ -24,7 +23,7 @@ REASONS: dict[str, str] = {
     "special": "a pipe, socket or device",
     "empty": "no bytes",
     "format": "not one of the accepted containers, or damaged at its beginning",
-    "no pictures": "sound, subtitles or a cover alone: no moving pictures",
+    "stream": "sound, subtitles or a cover alone: no moving pictures",
     "codec": "pictures that no decoder here reads, or pictures above the decoder's limits",
     "pixels": "more pixels a frame than the limit",
     "side": "a side longer than the limit",
@@ -34,7 +33,7 @@ REASONS: dict[str, str] = {
     "samples": "more sampled frames than the limit",
     "times": "times that go back",
     "damaged": "cut short, or too much of it cannot be decoded",
-    "no frames": "not one frame that can be decoded",
+    "undecodable": "not one frame that can be decoded",
 }
 """Codes of :class:`magicap.errors.BadVideo`."""
 
@@ -45,37 +44,6 @@ _STEP_BACK = 1.0  # seconds: more is no rounding of the file, but a recording jo
 _FEW = 10  # packets that cannot be decoded and are passed over, as at the beginning of a broadcast
 _SHARE = 0.1  # of packets: more that are missing or cannot be decoded, and the video is damaged
 _THREADS = 4  # each holds a frame more
-
-
-@dataclass(frozen=True)
-class VideoLimits:
-    """What a video may cost, limits included. Frames keep to the sides and the aspect of pictures.
-
-    Raises:
-        BadSettings: a limit is not above 0.
-    """
-
-    pixels: int = 35_651_584
-    """Largest width x height, as of level 6 of H.264; a decoder may hold a dozen such frames of 1.5 bytes a
-    pixel."""
-
-    seconds: float = 43_200.0
-    """Longest time that is shown."""
-
-    frames: int = 3_000_000
-    """Most frames that are decoded."""
-
-    samples: int = 50_000
-    """Most frames that are sampled; each becomes a vector in memory."""
-
-    def __post_init__(self) -> None:
-        for name in ("pixels", "frames", "samples"):
-            require_int(f"VideoLimits.{name}", getattr(self, name))
-        require_number("VideoLimits.seconds", self.seconds, lambda value: value > 0, "above 0")
-
-
-LIMITS = VideoLimits()
-"""What a video may cost where nothing else is said."""
 
 
 @contextmanager
@@ -113,18 +81,18 @@ def open_video(path: FilePath, limits: VideoLimits = LIMITS) -> Iterator[Video]:
 
 @contextmanager
 def _opened(path: FilePath, name: str) -> Iterator[BinaryIO]:
-    code, found = "missing", "none"
+    code, actual = "missing", "none"
     try:
         file = open_regular(path)
     except (OSError, ValueError) as error:
         if isinstance(error, IsADirectoryError):
-            code, found = "directory", "a folder"
+            code, actual = "directory", "a folder"
         elif isinstance(error, SpecialFile):
-            code, found = "special", "a pipe, socket or device"
+            code, actual = "special", "a pipe, socket or device"
         elif not isinstance(error, FileNotFoundError):
-            found = f"one that cannot be opened ({getattr(error, 'strerror', None) or error})"
+            actual = f"one that cannot be opened ({getattr(error, 'strerror', None) or error})"
         raise BadVideo(
-            code, f"expected a video's file, found {found}; check the path", source=name
+            code, f"expected a video's file, found {actual}; check the path", source=name
         ) from error
     with file:
         yield file
@@ -173,9 +141,7 @@ class Video:
         for count, frame in enumerate(self._decoded()):
             time = self._time(frame, last)
             if count >= self.limits.frames:
-                raise self._bad(
-                    "frames", f"expected at most {self.limits.frames} frames, found more; cut it"
-                )
+                raise self._bad("frames", f"expected at most {self.limits.frames} frames, found more; cut it")
             if time > self.limits.seconds:
                 raise self._too_long(time)
             if last is not None and time <= last:
@@ -189,7 +155,7 @@ class Video:
             self.end, last = time + self._shown_for(frame), time
             yield time, frame
         if last is None:
-            raise self._bad("no frames", "expected frames, found none that can be decoded; fetch it again")
+            raise self._bad("undecodable", "expected frames, found none that can be decoded; fetch it again")
 
     def seek(self, time: float) -> None:
         """Let :meth:`frames` begin at a frame that is decoded by itself, at most at this time."""
@@ -206,8 +172,8 @@ class Video:
         for stream in self._container.streams.video:
             if not stream.disposition & (kinds.attached_pic | kinds.timed_thumbnails):
                 return stream
-        found = "found sound or a cover alone; name another file"
-        raise self._bad("no pictures", f"expected moving pictures, {found}")
+        actual = "found sound or a cover alone; name another file"
+        raise self._bad("stream", f"expected moving pictures, {actual}")
 
     def _prepare_decoder(self) -> None:
         """Check the size of frames, and let the decoder refuse later ones that are larger."""
@@ -215,13 +181,13 @@ class Video:
         if context is None or not self._stream.time_base:
             raise self._bad("codec", "expected pictures that FFmpeg decodes, found others; convert it")
         width, height = self.size_of(context)
-        found = f"found {width} x {height}; make it smaller"
+        actual = f"found {width} x {height}; make it smaller"
         if context.width * context.height > limits.pixels or width * height > limits.pixels:
-            raise self._bad("pixels", f"expected frames of at most {limits.pixels} pixels, {found}")
+            raise self._bad("pixels", f"expected frames of at most {limits.pixels} pixels, {actual}")
         if max(width, height) > ImageLimits.side:
-            raise self._bad("side", f"expected sides of at most {ImageLimits.side} pixels, {found}")
+            raise self._bad("side", f"expected sides of at most {ImageLimits.side} pixels, {actual}")
         if max(width, height) > ImageLimits.aspect * min(width, height):
-            raise self._bad("aspect", f"expected sides in a ratio of at most {ImageLimits.aspect}, {found}")
+            raise self._bad("aspect", f"expected sides in a ratio of at most {ImageLimits.aspect}, {actual}")
         context.thread_type, context.thread_count = "AUTO", _THREADS
         context.options = {**context.options, "max_pixels": str(limits.pixels)}
         try:
@@ -275,8 +241,8 @@ class Video:
         return float(1 / self._stream.average_rate) if self._stream.average_rate else 0.0
 
     def _too_long(self, seconds: float) -> BadVideo:
-        found = f"found {seconds:.0f} s; cut it"
-        return self._bad("seconds", f"expected at most {self.limits.seconds:.0f} s, {found}")
+        actual = f"found {seconds:.0f} s; cut it"
+        return self._bad("seconds", f"expected at most {self.limits.seconds:.0f} s, {actual}")
 
     def _damaged(self, reason: str) -> BadVideo:
         return self._bad("damaged", f"the video is cut short or corrupted ({reason}); fetch it again")

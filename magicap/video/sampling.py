@@ -14,16 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from magicap.checks import require_number
 from magicap.errors import BadVideo
 from magicap.images.reader import FilePath
-from magicap.video.container import LIMITS, Video, VideoLimits, open_video
-
-EVERY = 1.0
-"""Seconds between samples, unless others are given."""
-
-LEAST_EVERY = 0.01
-"""Seconds between samples at least."""
+from magicap.video.container import Video, open_video
+from magicap.video.settings import EVERY, LIMITS, VideoLimits, require_every
 
 _THUMBNAIL = 32  # pixels a side, in which two frames are compared
 _ROUNDING = 1e-6  # seconds
@@ -52,15 +46,6 @@ class Sample:
     """RGB, upright, its pixels square."""
 
 
-def require_every(name: str, every: float) -> None:
-    """Refuse seconds between samples that are none.
-
-    Raises:
-        BadSettings: it is refused.
-    """
-    require_number(name, every, lambda value: value >= LEAST_EVERY, f"at least {LEAST_EVERY} seconds")
-
-
 def samples(video: Video, every: float = EVERY) -> Iterator[Sample]:
     """The frames that are on the screen at the first frame's time and every so many seconds after, each once.
 
@@ -68,7 +53,7 @@ def samples(video: Video, every: float = EVERY) -> Iterator[Sample]:
         every: seconds.
 
     Raises:
-        BadSettings: ``every`` is below :data:`LEAST_EVERY`.
+        BadSettings: ``every`` is below 0.01 seconds.
         BadVideo: as from :meth:`magicap.video.container.Video.frames`, or there are too many samples.
     """
     require_every("every", every)

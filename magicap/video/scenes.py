@@ -16,28 +16,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicap.checks import require_number
+from magicap.video.settings import SceneSettings
 from magicap.video.vectors import VideoVectors
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """What a scene is.
-
-    Raises:
-        BadSettings: a number is out of its range.
-    """
-
-    threshold: float = 0.6
-    """Least cosine of a frame with the mean of the frames of its scene, -1 to 1. Chosen for the scorer that
-    ships (docs/experiments.md); another scorer wants its own."""
-
-    min_seconds: float = 2.0
-    """How long a scene lasts at least."""
-
-    def __post_init__(self) -> None:
-        require_number("threshold", self.threshold, lambda value: -1 <= value <= 1, "between -1 and 1")
-        require_number("min_seconds", self.min_seconds, lambda value: value >= 0, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -65,8 +45,8 @@ def find_scenes(video: VideoVectors, settings: SceneSettings | None = None) -> l
     starts = _starts(video.vectors, settings.threshold)
     edges = [video.times[0], *(video.cuts[start] for start in starts[1:]), video.end]
     _merge(video.vectors, starts, edges, settings)
-    ends = [*starts[1:], len(video)]
-    return [Span(*edges[row : row + 2], range(starts[row], ends[row])) for row in range(len(starts))]
+    rows = map(range, starts, [*starts[1:], len(video)])
+    return [Span(start, end, own) for (start, end), own in zip(pairwise(edges), rows, strict=True)]
 
 
 def _starts(vectors: Tensor, threshold: float) -> list[int]:
@@ -88,21 +68,21 @@ def _merge(vectors: Tensor, starts: list[int], edges: list[float], settings: Sce
         edges: S + 1 times between which the scenes lie; likewise.
     """
     sums = [vectors[start:end].sum(dim=0) for start, end in pairwise([*starts, len(vectors)])]
-    likeness = [_cosine(*pair) for pair in pairwise(sums)]  # S - 1, of a scene and the next
-    while likeness:
-        first = max(range(len(likeness)), key=likeness.__getitem__)
-        if likeness[first] < settings.threshold:
+    alike = [_cosine(*pair) for pair in pairwise(sums)]  # S - 1, of a scene and the next
+    while alike:
+        first = max(range(len(alike)), key=alike.__getitem__)
+        if alike[first] < settings.threshold:
             lengths = [end - start for start, end in pairwise(edges)]
             shortest = min(range(len(lengths)), key=lengths.__getitem__)
             if lengths[shortest] >= settings.min_seconds:
                 return
-            beside = [row for row in (shortest - 1, shortest) if 0 <= row < len(likeness)]
-            first = max(beside, key=likeness.__getitem__)
+            beside = [row for row in (shortest - 1, shortest) if 0 <= row < len(alike)]
+            first = max(beside, key=alike.__getitem__)
         sums[first] = sums[first] + sums.pop(first + 1)
-        del starts[first + 1], edges[first + 1], likeness[first]
+        del starts[first + 1], edges[first + 1], alike[first]
         for row in (first - 1, first):
-            if 0 <= row < len(likeness):
-                likeness[row] = _cosine(sums[row], sums[row + 1])
+            if 0 <= row < len(alike):
+                alike[row] = _cosine(sums[row], sums[row + 1])
 
 
 def _cosine(first: Tensor, second: Tensor) -> float:

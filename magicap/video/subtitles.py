@@ -28,8 +28,8 @@ def as_vtt(cues: Iterable[Cue]) -> str:
 def clock(seconds: float, separator: str = ".") -> str:
     """Seconds as hours, minutes, seconds and thousandths: ``00:01:02.500``."""
     thousandths = round(seconds * 1000)
-    minutes, rest = divmod(thousandths, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{separator}{rest % 1000:03}"
+    minutes, below = divmod(thousandths, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{below // 1000:02}{separator}{below % 1000:03}"
 
 
 def _line(text: str) -> str:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from magicap.images.reader import FilePath
 from magicap.models.finite import are_unit, broken_image
-from magicap.video.container import LIMITS, VideoLimits, open_video
-from magicap.video.sampling import EVERY, Sample, require_every, samples
+from magicap.video.container import open_video
+from magicap.video.sampling import Sample, samples
+from magicap.video.settings import EVERY, LIMITS, VideoLimits, require_every
 
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
