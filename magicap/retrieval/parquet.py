@@ -20,7 +20,7 @@ THRIFT_LIMITS = {"thrift_string_size_limit": LARGEST_SETTINGS, "thrift_container
 _COLUMNS = {
     "path": "string", "path_bytes": "binary", "size": "int64", "mtime_ns": "int64", "text": "string"
 }  # fmt: skip
-_OF_MOMENTS = {"time": "double", "every": "double"}
+_OF_MOMENTS = {"time": "float64", "every": "float64"}
 """Columns of an index that holds moments of videos; null for its pictures."""
 
 
@@ -113,7 +113,7 @@ def _cells(column: Any, rows: int) -> list[Any]:
     Raises:
         ValueError: they are too large.
     """
-    if column.type in ("int64", "double"):
+    if column.type in ("int64", "float64"):
         return list(column.to_pylist())
     compute = require("pyarrow.compute")
     lengths = [compute.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]

@@ -44,6 +44,7 @@ _STEP_BACK = 1.0  # seconds: more is no rounding of the file, but a recording jo
 _FEW = 10  # packets that cannot be decoded and are passed over, as at the beginning of a broadcast
 _SHARE = 0.1  # of packets: more that are missing or cannot be decoded, and the video is damaged
 _THREADS = 4  # each holds a frame more
+_BLOCKS = 1 << 16  # pixels
 
 
 @contextmanager
@@ -122,6 +123,7 @@ class Video:
         self._stream = self._pictures()
         self._pixel_aspect: Fraction = self._stream.sample_aspect_ratio or Fraction(1)
         self._origin = Fraction(container.start_time or 0, 1_000_000)
+        self._expected = self._stream.frames  # packets that are to come; 0: the file does not say
         self._prepare_decoder()
         self.duration = container.duration / 1e6 if container.duration and container.duration > 0 else None
         if self.duration is not None and self.duration > limits.seconds:
@@ -129,7 +131,7 @@ class Video:
 
     def size_of(self, frame: Any) -> tuple[int, int]:
         """Width and height of a frame as it is shown: pixels need not be square."""
-        return max(1, round(frame.width * self._pixel_aspect)), int(frame.height)
+        return round(frame.width * self._pixel_aspect), int(frame.height)
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """Frames as PyAV has them, each with the time from which it is shown, in seconds; times grow.
@@ -139,6 +141,7 @@ class Video:
         """
         last = None
         for count, frame in enumerate(self._decoded()):
+            self._check_size(frame)  # which may change on the way
             time = self._time(frame, last)
             if count >= self.limits.frames:
                 raise self._bad("frames", f"expected at most {self.limits.frames} frames, found more; cut it")
@@ -160,7 +163,7 @@ class Video:
     def seek(self, time: float) -> None:
         """Let :meth:`frames` begin at a frame that is decoded by itself, at most at this time."""
         ticks = int((Fraction(time) + self._origin) / self._stream.time_base)
-        av = require("av")
+        av, self._expected = require("av"), 0
         try:
             self._container.seek(max(0, ticks), stream=self._stream)
         except (av.FFmpegError, OSError) as error:
@@ -176,26 +179,32 @@ class Video:
         raise self._bad("stream", f"expected moving pictures, {actual}")
 
     def _prepare_decoder(self) -> None:
-        """Check the size of frames, and let the decoder refuse later ones that are larger."""
-        av, context, limits = require("av"), self._stream.codec_context, self.limits
+        """Check the size of frames as the header has it, and let the decoder refuse much larger ones."""
+        av, context = require("av"), self._stream.codec_context
         if context is None or not self._stream.time_base:
             raise self._bad("codec", "expected pictures that FFmpeg decodes, found others; convert it")
-        width, height = self.size_of(context)
-        actual = f"found {width} x {height}; make it smaller"
-        if context.width * context.height > limits.pixels or width * height > limits.pixels:
-            raise self._bad("pixels", f"expected frames of at most {limits.pixels} pixels, {actual}")
-        if max(width, height) > ImageLimits.side:
-            raise self._bad("side", f"expected sides of at most {ImageLimits.side} pixels, {actual}")
-        if max(width, height) > ImageLimits.aspect * min(width, height):
-            raise self._bad("aspect", f"expected sides in a ratio of at most {ImageLimits.aspect}, {actual}")
+        self._check_size(context)
         context.thread_type, context.thread_count = "AUTO", _THREADS
-        context.options = {**context.options, "max_pixels": str(limits.pixels)}
+        # Its own sizes are whole blocks, which may be a good deal more than what is shown of small ones.
+        most = 2 * self.limits.pixels + _BLOCKS
+        context.options = {**context.options, "max_pixels": str(most)}
         try:
             context.open(strict=False)
         except (av.FFmpegError, ValueError) as error:
             raise self._bad(
                 "codec", f"expected pictures that can be decoded, found others ({_reason(error)}); convert it"
             ) from error
+
+    def _check_size(self, frame: Any) -> None:
+        """Refuse a size, of a frame or of the header, that is beyond the limits."""
+        (width, height), limits = self.size_of(frame), self.limits
+        actual = f"found {width} x {height}; make it smaller"
+        if max(width, frame.width) * height > limits.pixels:
+            raise self._bad("pixels", f"expected frames of at most {limits.pixels} pixels, {actual}")
+        if max(width, height) > ImageLimits.side:
+            raise self._bad("side", f"expected sides of at most {ImageLimits.side} pixels, {actual}")
+        if max(width, height) > ImageLimits.aspect * min(width, height):
+            raise self._bad("aspect", f"expected sides in a ratio of at most {ImageLimits.aspect}, {actual}")
 
     def _decoded(self) -> Iterator[Any]:
         av, packets, unusable = require("av"), 0, 0
@@ -213,8 +222,8 @@ class Video:
                     yield frame
             if unusable > _FEW and unusable > _SHARE * packets:
                 raise self._damaged(f"{unusable} of {packets} packets")
-        if packets < (1 - _SHARE) * self._stream.frames:
-            raise self._damaged(f"cut short: {packets} of {self._stream.frames} frames")
+        if packets < (1 - _SHARE) * self._expected:
+            raise self._damaged(f"cut short: {packets} of {self._expected} frames")
 
     def _packets(self) -> Iterator[Any]:
         av = require("av")
