@@ -155,7 +155,7 @@ class Video:
                         "convert it anew, or cut it there",
                     )
                 continue
-            self.end, last = time + self._shown_for(frame), time
+            self.end, last = min(time + self._shown_for(frame), self.limits.seconds), time
             yield time, frame
         if last is None:
             raise self._bad("undecodable", "expected frames, found none that can be decoded; fetch it again")
@@ -173,16 +173,17 @@ class Video:
         """The first stream of moving pictures."""
         kinds = require("av.stream").Disposition
         for stream in self._container.streams.video:
-            if not stream.disposition & (kinds.attached_pic | kinds.timed_thumbnails):
-                return stream
+            if stream.disposition & (kinds.attached_pic | kinds.timed_thumbnails):
+                continue
+            if stream.codec_context is None or not stream.time_base:
+                raise self._bad("codec", "expected pictures that FFmpeg decodes, found others; convert it")
+            return stream
         actual = "found sound or a cover alone; name another file"
         raise self._bad("stream", f"expected moving pictures, {actual}")
 
     def _prepare_decoder(self) -> None:
         """Check the size of frames as the header has it, and let the decoder refuse much larger ones."""
         av, context = require("av"), self._stream.codec_context
-        if context is None or not self._stream.time_base:
-            raise self._bad("codec", "expected pictures that FFmpeg decodes, found others; convert it")
         self._check_size(context)
         context.thread_type, context.thread_count = "AUTO", _THREADS
         # Its own sizes are whole blocks, which may be a good deal more than what is shown of small ones.
