@@ -6,6 +6,7 @@ from magicap.captioners.load import load_captioner as load_captioner
 from magicap.captioners.stories import Story as Story
 from magicap.captioners.stories import StorySentence as StorySentence
 from magicap.captioners.supervised import SupervisedCaptioner as SupervisedCaptioner
+from magicap.captioners.video import VideoScene as VideoScene
 from magicap.captioners.zero_shot import Captioner as Captioner
 from magicap.decoding.context import DecodingContext as DecodingContext
 from magicap.decoding.retrieved import ConsensusCaption as ConsensusCaption
@@ -21,6 +22,7 @@ from magicap.errors import BadImage as BadImage
 from magicap.errors import BadIndex as BadIndex
 from magicap.errors import BadModel as BadModel
 from magicap.errors import BadSettings as BadSettings
+from magicap.errors import BadVideo as BadVideo
 from magicap.errors import ImageNotFound as ImageNotFound
 from magicap.errors import MagicapError as MagicapError
 from magicap.errors import MetricUnavailable as MetricUnavailable
@@ -45,5 +47,6 @@ from magicap.retrieval.items import Match as Match
 from magicap.runs.batch_captioner import BatchCaptioner as BatchCaptioner
 from magicap.supervised.settings import BeamSearch as BeamSearch
 from magicap.supervised.settings import Sampling as Sampling
+from magicap.video.settings import SceneSettings as SceneSettings
 
 __version__: str

@@ -21,6 +21,7 @@ from magicap.commands import (
     search,
     serve,
     story,
+    video,
 )
 from magicap.commands.options import without_underscores
 from magicap.commands.output import ReaderLeft, complain, print_json, print_text, require_streams
@@ -99,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for command in (caption, story, regions, evaluate, index, search, match, serve, doctor):
+    for command in (caption, story, regions, video, evaluate, index, search, match, serve, doctor):
         command.add(commands)
     completion.add(commands, parser)
     return parser

@@ -30,6 +30,10 @@ class BadImage(MagicapError, ValueError):
         return partial(type(self), source=self.source), (self.code, self.message)
 
 
+class BadVideo(BadImage):
+    """A video that cannot be read safely; the codes are in ``magicap.video.container.REASONS``."""
+
+
 class OutputFailed(MagicapError, OSError):
     """A stdout or a file that results cannot be written to: it is closed, full, or another run's."""
 

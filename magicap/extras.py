@@ -9,6 +9,7 @@ from magicap.errors import MissingPackage
 
 _EXTRAS = {
     "accelerate": "train",
+    "av": "video",
     "cv2": "match",
     "datasets": "bulk",
     "matplotlib": "eval",

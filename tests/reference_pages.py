@@ -14,18 +14,7 @@ from repository import DOCS, ROOT
 from magicap.cli import main, make_parser
 from magicap.version import __version__
 
-COMMANDS = (
-    "caption",
-    "story",
-    "regions",
-    "eval",
-    "index",
-    "search",
-    "match",
-    "serve",
-    "doctor",
-    "completion",
-)
+COMMANDS = "caption story regions video eval index search match serve doctor completion".split()
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -52,8 +41,9 @@ GROUPS = {
     "Search": "RetrievalIndex Item Match".split(),
     "Regions": "RegionCaptions RegionCaption Proposal YoloxNano".split(),
     "Matching": "match_pictures MatchSettings PictureMatches".split(),
+    "Videos": "VideoScene SceneSettings".split(),
     "Errors": (
-        "MagicapError BadImage BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
+        "MagicapError BadImage BadVideo BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
         "MissingPackage MetricUnavailable"
     ).split(),
 }

@@ -68,10 +68,13 @@ from magicap.regions.vectors import region_vectors
 from magicap.results import Caption, CaptionProgress, Step
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
+from magicap.video.settings import EVERY
 
 if TYPE_CHECKING:
     from magicap.adaptation.adapt import Adaptation, AdaptationSettings
+    from magicap.captioners.video import VideoScene
     from magicap.drawing import Explanation
+    from magicap.video.settings import SceneSettings
 
 _OF_REGIONS = 5  # dimensions of pixels that are those of regions
 _IN_FOLDER = (LANGUAGE_MODEL, SCORER, MEMORY, FINE_GRAINED, CONFIDENCE_FILE)
@@ -401,6 +404,32 @@ class Captioner(BaseCaptioner[Any]):
         """
         proposer = detector or PatchClusters(self.scorer)
         return caption_regions(self, image, proposer, decoding, most=most, seed=seed)
+
+    def video(
+        self,
+        path: str | Path,
+        decoding: Any = None,
+        *,
+        every: float = EVERY,
+        scenes: SceneSettings | None = None,
+        seed: int = 0,
+    ) -> list[VideoScene]:
+        """Caption a video scene by scene.
+
+        Args:
+            path: its file.
+            every: seconds between the frames that are looked at.
+            scenes: where a scene ends; None: the defaults.
+            seed: for searches that sample.
+
+        Raises:
+            BadVideo: it cannot be read within limits; the codes: ``magicap.video.container.REASONS``.
+            BadSettings: a number out of its range, or a decoding that does not fit the models.
+            MissingPackage: PyAV is not installed.
+        """
+        from magicap.captioners.video import caption_video
+
+        return caption_video(self, path, decoding, every=every, scenes=scenes, seed=seed)
 
     def knows_confidence(self, decoding: Any = None) -> bool:
         """Whether captions of a decoding have a ``confidence``; None takes the captioner's own decoding.

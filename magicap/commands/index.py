@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
-from magicap.commands.shared import SOME_FAILED, load_scorer, path_from_here
-from magicap.errors import BadImage, BadSettings
+from magicap.commands.shared import SOME_FAILED, item_fields, item_name, load_scorer
+from magicap.errors import BadImage, BadSettings, MissingPackage
+from magicap.extras import require
 from magicap.files import only_writer
 from magicap.images.folders import find_images, is_picture
+from magicap.images.formats import is_picture_file, is_video
 from magicap.images.reader import describe_source
 from magicap.retrieval.header import INDEX_FILE, Header, index_folder, require_index_folder
 from magicap.retrieval.items import DUPLICATE, IMAGE, PLURAL, TEXT, OnError
+from magicap.video.settings import EVERY, require_every
 
 if TYPE_CHECKING:
     from magicap.retrieval.index import Changes, RetrievalIndex
@@ -31,7 +34,8 @@ class Options:
     """What ``magicap index`` is to do."""
 
     sources: Annotated[list[str], About("SOURCE", positional=True)]
-    """Pictures, and folders searched for them; or sentences: a text file, one a line, or a data set."""
+    """Pictures and videos, and folders searched for them; or sentences: a text file, one a line, or a data
+    set."""
 
     out: Annotated[str | None, About("FOLDER")] = None
     """Where to keep the index; default: as said below."""
@@ -61,6 +65,9 @@ class Options:
     json: bool = False
     """Print near-duplicates as a JSON object a line."""
 
+    every: Annotated[float, About("SECONDS")] = EVERY
+    """Seconds between the frames of a video, each of which can be found."""
+
     batch_size: int = 32
     """Pictures at a time."""
 
@@ -89,6 +96,7 @@ def run(options: Options) -> int:
     """Refuse what cannot be written and list what is to be encoded before a model is loaded."""
     from magicap.retrieval.parquet import require_parquet
 
+    require_every("--every", options.every)
     if not -1 <= options.threshold <= 1:
         raise BadSettings(f"--threshold: expected -1 to 1, found {options.threshold}")
     if options.json and not options.duplicates:
@@ -128,7 +136,7 @@ def _run(out: Path, options: Options) -> int:
     index = _opened(out, header, options)
     before = list(index.items)
     try:
-        changes = _update(index, kind, sources, out, options.batch_size, report)
+        changes = _update(index, kind, sources, out, options, report)
     finally:  # also after Ctrl-C: the next run goes on from what is encoded
         if index.items != before or options.rebuild:
             _save(index, out)
@@ -137,7 +145,9 @@ def _run(out: Path, options: Options) -> int:
         return SOME_FAILED
     counts = f"{changes.added} new, {changes.kept} unchanged, {changes.dropped} dropped"
     things = PLURAL[kind] if len(index) > 1 else PLURAL[kind].removesuffix("s")
-    summary = f"{out}: {len(index)} {things} ({counts})"
+    moments = sum(item.time is not None for item in index.items)
+    of_videos = f", {moments} of them moments of videos" if moments else ""
+    summary = f"{out}: {len(index)} {things}{of_videos} ({counts})"
     if options.duplicates:
         complain(summary)  # stdout is for the groups
         _print_duplicates(index, out, options)
@@ -152,11 +162,11 @@ def _print_duplicates(index: RetrievalIndex, out: Path, options: Options) -> Non
         print_line(f"group   cosine  {index.kind}")
     for number, group in enumerate(groups, start=1):
         for match in group:
-            name = path_from_here(match, out) if match.item.text is None else match.item.text
             if options.json:
-                print_json({"group": number, "cosine": round(match.cosine, 6), str(index.kind): name})
+                cosine = round(match.cosine, 6)
+                print_json({"group": number, "cosine": cosine, **item_fields(match, out)})
             else:
-                print_line(f"{number:>5}  {match.cosine:>7.4f}  {name}")
+                print_line(f"{number:>5}  {match.cosine:>7.4f}  {item_name(match, out)}")
     extra = sum(map(len, groups)) - len(groups)
     complain(
         f"{len(groups)} groups of near-duplicates at a cosine of {options.threshold:g}, {extra} to spare"
@@ -164,13 +174,14 @@ def _print_duplicates(index: RetrievalIndex, out: Path, options: Options) -> Non
 
 
 def _update(
-    index: RetrievalIndex, kind: str, sources: Sequence[str], out: Path, batch_size: int, on_error: OnError
+    index: RetrievalIndex, kind: str, sources: Sequence[str], out: Path, options: Options, on_error: OnError
 ) -> Changes:
     with progress_bar(len(sources), PLURAL[kind].removesuffix("s")) as on_progress:
         reports: Any = {"on_progress": on_progress, "on_checkpoint": partial(_save, index, out)}
         if kind == TEXT:
             return index.update_texts(sources, **reports)
-        return index.update_images(sources, batch_size=batch_size, on_error=on_error, **reports)
+        reports |= {"every": options.every, "batch_size": options.batch_size, "on_error": on_error}
+        return index.update_images(sources, **reports)
 
 
 def _default_folder(sources: Sequence[str]) -> Path:
@@ -183,9 +194,12 @@ def _listed(options: Options, on_error: OnError) -> tuple[str, list[str]]:
     for source in set(options.sources) - set(paths):
         missing = "expected a file or folder, found none; check the path"
         on_error(BadImage("missing", missing, source=describe_source(source)))
-    holds_text = [options.sentences if os.path.isdir(path) else not is_picture(path) for path in paths]
+    holds_text = [
+        options.sentences if os.path.isdir(path) else not (is_video(path) or is_picture(path))
+        for path in paths
+    ]
     if not any(holds_text):
-        return IMAGE, list(map(str, find_images(paths, on_error=on_error)))
+        return IMAGE, _pictures_and_videos(paths, on_error)
     if not all(holds_text):
         raise BadSettings(
             f"expected pictures or sentences, found sentences in {paths[holds_text.index(True)]} and "
@@ -194,6 +208,28 @@ def _listed(options: Options, on_error: OnError) -> tuple[str, list[str]]:
     from magicap.data import read_sentences
 
     return TEXT, [text for path in paths for text in read_sentences(path, options.split, held_out=())]
+
+
+def _pictures_and_videos(paths: Sequence[str], on_error: OnError) -> list[str]:
+    """Files of pictures and videos; where videos cannot be read, those in folders are passed over.
+
+    Raises:
+        MissingPackage: they cannot be read, and one was named.
+    """
+
+    def is_wanted(path: str) -> bool:
+        return is_video(path) or is_picture_file(path)
+
+    files = list(map(str, find_images(paths, on_error=on_error, is_wanted=is_wanted)))
+    if any(map(is_video, files)):
+        try:
+            require("av")
+        except MissingPackage as error:
+            if any(map(is_video, paths)):
+                raise
+            complain(f"videos are passed over, {sum(map(is_video, files))} in all: {error}")
+            files = [file for file in files if not is_video(file)]
+    return files
 
 
 def _opened(out: Path, header: Header | None, options: Options) -> RetrievalIndex:

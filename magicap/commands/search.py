@@ -13,7 +13,7 @@ from magicap.captioners.presets import DEFAULT
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line
 from magicap.commands.query_words import MINUS, arranged
-from magicap.commands.shared import load_scorer, path_from_here, path_inside
+from magicap.commands.shared import item_fields, item_name, load_scorer, path_inside
 from magicap.errors import BadSettings
 from magicap.files import only_writer, require_writable, write_whole
 from magicap.images.folders import is_picture
@@ -118,7 +118,10 @@ def run(options: Options) -> int:
             picture = liked[0].picture if _is_one(liked, unliked) else None
             words = [part.word if picture else part.name for part in liked]
             title = " ".join([" + ".join(words), *(f"− {part.name}" for part in unliked)])
-            names = [path_inside(match, header.folder) or str(match.item.path) for match in matches]
+            names = [
+                (path_inside(match, header.folder) or str(match.item.path)) + match.item.fragment
+                for match in matches
+            ]
             page = contact_sheet(title, matches, names, picture=picture, header=header)
             write_whole(options.html, page)
     return 0
@@ -213,20 +216,16 @@ def _print(
     query: dict[str, Any] = {"query": liked[0].word}
     if not _is_one(liked, unliked):
         query = {"like": [part.word for part in liked], "unlike": [part.word for part in unliked]}
-    names = [
-        path_from_here(match, header.folder) if match.item.text is None else match.item.text
-        for match in matches
-    ]
     missing = [match.item.path is not None and not os.path.exists(match.item.path) for match in matches]
     if not options.json:
         print_line(f"rank   cosine  {header.holds}")
-    for match, name, is_missing in zip(matches, names, missing, strict=True):
+    for match, is_missing in zip(matches, missing, strict=True):
         if options.json:
             row = {**query, "rank": match.rank, "cosine": round(match.cosine, 6)}
-            row |= {header.holds: name, **({"missing": True} if is_missing else {})}
+            row |= {**item_fields(match, header.folder), **({"missing": True} if is_missing else {})}
             print_json(row)
         else:
-            print_line(f"{match.rank:>4}  {match.cosine:>7.4f}  {name}")
+            print_line(f"{match.rank:>4}  {match.cosine:>7.4f}  {item_name(match, header.folder)}")
     if any(missing):
         advice = "run 'magicap index' again where they are now"
         complain(f"no longer there: {sum(missing)} of these pictures; {advice}")

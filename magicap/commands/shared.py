@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicap.errors import BadSettings
 
@@ -68,6 +68,21 @@ def load_scorer(
         from magicap.models.scorer import ImageTextScorer
 
         return ImageTextScorer.from_pretrained(*scorer_source(scorer), device=as_device(device))
+
+
+def item_fields(match: Match, index: Path) -> dict[str, Any]:
+    """What an item is in JSON: a ``text``, an ``image``, or a ``video`` and a ``time``; paths from here."""
+    if match.item.text is not None:
+        return {"text": match.item.text}
+    path = path_from_here(match, index)
+    return {"image": path} if match.item.time is None else {"video": path, "time": round(match.item.time, 3)}
+
+
+def item_name(match: Match, index: Path) -> str:
+    """What a line calls an item: a sentence, or a path from here, with the moment of a video behind it."""
+    if match.item.text is not None:
+        return match.item.text
+    return path_from_here(match, index) + match.item.fragment
 
 
 def path_from_here(match: Match, index: Path) -> str:

@@ -15,7 +15,10 @@ _DIGITS = re.compile("[0-9]+")
 
 
 def find_images(
-    paths: FilePath | Iterable[FilePath], on_error: Callable[[BadImage], object] | None = None
+    paths: FilePath | Iterable[FilePath],
+    on_error: Callable[[BadImage], object] | None = None,
+    *,
+    is_wanted: Callable[[str], bool] = is_picture_file,
 ) -> Iterator[Path]:
     """List pictures: files as given, even missing ones; below folders, every picture, in natural order.
 
@@ -25,13 +28,14 @@ def find_images(
 
     Args:
         on_error: called with the error for each folder that cannot be listed; None raises instead.
+        is_wanted: which files below folders are listed, by their paths.
 
     Raises:
         BadImage: code "unreadable", for a folder that cannot be listed.
     """
     visited: set[tuple[int, int]] = set()
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        yield from _walk(Path(path), visited, on_error) if os.path.isdir(path) else [Path(path)]
+        yield from _walk(Path(path), visited, on_error, is_wanted) if os.path.isdir(path) else [Path(path)]
 
 
 def is_picture(path: FilePath) -> bool:
@@ -46,7 +50,10 @@ def is_picture(path: FilePath) -> bool:
 
 
 def _walk(
-    root: Path, visited: set[tuple[int, int]], on_error: Callable[[BadImage], object] | None
+    root: Path,
+    visited: set[tuple[int, int]],
+    on_error: Callable[[BadImage], object] | None,
+    is_wanted: Callable[[str], bool],
 ) -> Iterator[Path]:
     # Not recursion: folders may nest deeper than Python can. Of a folder only its names are kept.
     stack = [iter([(str(root), True)])]
@@ -55,7 +62,7 @@ def _walk(
         if not path:
             stack.pop()
         elif not is_folder:
-            if is_picture_file(path):
+            if is_wanted(path):
                 yield Path(path)
         else:
             try:

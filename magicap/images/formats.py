@@ -41,7 +41,7 @@ HEIC = OtherFormat("a HEIC picture", "pip install 'magicap[heif]', or convert it
 
 _AVIF_PICTURE = OtherFormat("an AVIF picture", "install a Pillow that reads AVIF, or convert it to JPEG")
 RAW = OtherFormat("a camera's RAW picture", "develop it to JPEG or TIFF")
-_VIDEO = OtherFormat("a video", "extract its frames as pictures", is_picture=False)
+_VIDEO = OtherFormat("a video", "caption it with 'magicap video'", is_picture=False)
 _PICTURES = {  # how they begin, what they are called, and their suffixes
     b"\0\0\0\x0cJXL ": ("a JPEG XL picture", "jxl"),
     b"\xff\x0a": ("a JPEG XL picture", ""),
@@ -97,6 +97,11 @@ UNREAD_SUFFIXES = (
 )
 """Of pictures in formats that are not read, which are named and not passed over."""
 
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .3gp .3g2 .mkv .webm .avi .mpg .mpeg .mts .m2ts .flv .wmv .asf .ogv".split()
+)
+"""Of videos; .ts is not among them, which programs in TypeScript have, too."""
+
 _HEAD = 512
 # Of the files that lie beside pictures, those whose content need not be looked at.
 _NO_PICTURES = frozenset(
@@ -109,6 +114,11 @@ def has_picture_suffix(name: str | os.PathLike[str]) -> bool:
     """Whether a file is a picture by its name, of a format that is read or not."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix in SUFFIXES or suffix in UNREAD_SUFFIXES
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a video by its name."""
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
 
 
 def is_picture_file(path: str | os.PathLike[str]) -> bool:

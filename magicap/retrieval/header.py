@@ -6,7 +6,7 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from magicap.files import LOCK, write_whole
 from magicap.reading import read_text
 from magicap.retrieval.items import IMAGE, TEXT
 
-FORMAT = 1
+FORMAT, WITH_MOMENTS = 1, 2  # an index without moments of videos is as releases before it wrote it
 INDEX_FILE = "index.json"
 REBUILD = "make the index anew with 'magicap index --rebuild'"
 _HIDDEN = ".magicap-index"
@@ -109,6 +109,9 @@ class Header:
     digest: str = ""
     """Of the two files together; empty in an index of an earlier version."""
 
+    format: int = FORMAT
+    """:data:`WITH_MOMENTS` where items are moments of videos."""
+
     @classmethod
     def read(cls, folder: str | Path) -> Header:
         """The header of the index in a folder.
@@ -128,18 +131,19 @@ class Header:
             raise BadIndex(
                 f"{path}: expected the header of an index, found another file; name another folder"
             )
-        if (version := values["magicap_index"]) != FORMAT:
+        if (version := values["magicap_index"]) not in (FORMAT, WITH_MOMENTS):
             raise BadIndex(
-                f"{path}: expected format {FORMAT}, found {version!r}; update magicap, or {REBUILD}"
+                f"{path}: expected format {FORMAT} or {WITH_MOMENTS}, found {version!r}; "
+                f"update magicap, or {REBUILD}"
             )
         values = {"digest": "", **values}
         _check(path, values)
-        return cls(folder, **{name: values[name] for name in _TYPES})
+        return cls(folder, format=version, **{name: values[name] for name in _TYPES})
 
     def write(self) -> None:
         """Put ``index.json`` in place."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
-        text = json.dumps({"magicap_index": FORMAT, **values}, indent=2, allow_nan=False)
+        values = {name: getattr(self, name) for name in _TYPES}
+        text = json.dumps({"magicap_index": self.format, **values}, indent=2, allow_nan=False)
         write_whole(self.folder / INDEX_FILE, f"{text}\n")
 
     def require_scorer(self, scorer: str) -> None:

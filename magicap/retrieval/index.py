@@ -5,10 +5,8 @@ Shapes: N items, Q queries, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import compress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Self
@@ -20,14 +18,15 @@ from magicap.checks import require_int, require_number
 from magicap.data.hf_datasets import image_paths, is_dataset, texts_of
 from magicap.errors import BadImage, BadSettings
 from magicap.images.reader import FilePath, ImageSource
-from magicap.models.finite import are_unit, broken_image
 from magicap.retrieval.diversity import marginal_relevance
 from magicap.retrieval.duplicates import near_duplicates
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import DUPLICATE, IMAGE, PLURAL, TEXT, Item, Match, OnError, Part, items_of_files
+from magicap.retrieval.moments import FileEncoder, in_batches, known_moments
 from magicap.retrieval.nearest import nearest
 from magicap.retrieval.queries import encode_parts, given_items, require_sentences, weighed_sum
 from magicap.retrieval.storage import read_index, write_index
+from magicap.video.settings import EVERY, require_every
 
 if TYPE_CHECKING:
     from magicap.models.scorer import ImageTextScorer
@@ -69,7 +68,7 @@ class RetrievalIndex:
 
     Attributes:
         scorer: encodes items and queries.
-        items: N pictures' files or sentences, in the order in which they were given.
+        items: N pictures' files and moments of videos, or sentences, in the order in which they were given.
         vectors: (N, D) their unit vectors, float32, on the CPU.
         preset: what people call the scorer; kept with the index.
     """
@@ -130,19 +129,22 @@ class RetrievalIndex:
         self,
         paths: Iterable[FilePath],
         *,
+        every: float = EVERY,
         batch_size: int = 32,
         on_error: OnError | None = None,
         on_progress: OnProgress = lambda count: None,
         on_checkpoint: OnCheckpoint = lambda: None,
     ) -> Changes:
-        """Make the index hold these pictures and no others; only new and changed ones are encoded.
+        """Make the index hold these pictures and videos and no others; only new and changed ones are encoded.
 
-        A picture is known by its absolute path, size and time of last change. Interrupted or refused on the
-        way, the index holds what stood there and what was encoded so far: another update goes on from that.
+        They are known by absolute path, size and time of last change. A file is a video by its suffix; each
+        of its sampled frames is an item of its own, with a ``time``. Interrupted or refused on the way, the
+        index holds what stood there and what was encoded so far: another update goes on from that.
 
         Args:
             paths: pictures' files; what stands twice is kept once. Or a dataset of the library ``datasets``
                 whose pictures are such files, and not bytes of its own.
+            every: seconds between the sampled frames of a video.
             batch_size: pictures encoded together.
             on_error: called with the error of each picture that cannot be read; None raises it.
             on_progress: called with how many more pictures are done, first with those that need not be
@@ -153,8 +155,10 @@ class RetrievalIndex:
             BadImage: a picture cannot be read, and there is no ``on_error``.
             BadSettings: the index holds sentences, or a picture of a dataset is no local file.
             BadData: a dataset has no column of pictures.
+            MissingPackage: there is a video, and PyAV is not installed.
         """
         self._require_kind(IMAGE)
+        require_every("every", every)
         if is_dataset(paths):
             paths = image_paths(paths)
         errors: list[BadImage] = []
@@ -166,8 +170,9 @@ class RetrievalIndex:
             on_error(error)
 
         items = list(items_of_files(paths, report))
-        encode = partial(self._encode_files, on_error=report)
-        changes = self._update(items, batch_size, encode, on_progress, on_checkpoint)
+        moments = known_moments(self.items, every)
+        encode = FileEncoder(self.scorer, every, moments, report)
+        changes = self._update(items, batch_size, encode, on_progress, on_checkpoint, moments)
         return Changes(changes.added, changes.kept, changes.dropped, len(errors))
 
     def update_texts(
@@ -337,22 +342,31 @@ class RetrievalIndex:
         encode: Encode,
         on_progress: OnProgress,
         on_checkpoint: OnCheckpoint,
+        moments: Mapping[Item, Sequence[Item]] = {},
     ) -> Changes:
+        """Encode what is new.
+
+        Args:
+            moments: of files of videos that stand in the index; ``encode`` adds to it.
+        """
         require_int("batch_size", batch_size)
         row = {item: number for number, item in enumerate(self.items)}
-        new = [item for item in items if item not in row]
-        kept, dropped = len(items) - len(new), len(row) - len(items) + len(new)
+        new = [item for item in items if item not in row and item not in moments]
         vectors = [self.vectors]
         checkpoint = monotonic() + CHECKPOINT_SECONDS
 
+        def encoded_items() -> list[Item]:
+            return [one for item in items for one in moments.get(item, (item,)) if one in row]
+
         def take_over() -> None:
-            self.items = [item for item in items if item in row]
+            self.items = encoded_items()
             self.vectors = torch.cat(vectors)[[row[item] for item in self.items]]
 
+        kept = len(encoded_items())
+        dropped = len(row) - kept
         try:
-            on_progress(kept)
-            for start in range(0, len(new), batch_size):
-                batch = new[start : start + batch_size]
+            on_progress(len(items) - len(new))
+            for batch in in_batches(new, batch_size):
                 readable, encoded = encode(batch)
                 vectors.append(encoded.float().cpu())
                 row.update(zip(readable, range(len(row), len(row) + len(readable)), strict=True))
@@ -364,22 +378,6 @@ class RetrievalIndex:
         finally:  # also when interrupted: what was encoded is not lost
             take_over()
         return Changes(len(self.items) - kept, kept, dropped, failed=0)
-
-    def _encode_files(self, batch: Sequence[Item], on_error: OnError) -> tuple[list[Item], Tensor]:
-        pixels: dict[Item, Tensor] = {}
-        for item in batch:
-            try:
-                pixels[item] = self.scorer.pixels(str(item.path))
-            except BadImage as error:
-                on_error(error)
-        if not pixels:
-            return [], torch.empty(0, self.scorer.width)
-        vectors = self.scorer.encode_pixels(torch.stack(list(pixels.values())))
-        usable = are_unit(vectors)
-        for item, is_usable in zip(pixels, usable.tolist(), strict=True):
-            if not is_usable:
-                on_error(broken_image(item.path))
-        return list(compress(pixels, usable.tolist())), vectors[usable]
 
     def _encode_sentences(self, batch: Sequence[Item]) -> tuple[list[Item], Tensor]:
         return list(batch), self.scorer.encode_texts([str(item.text) for item in batch])

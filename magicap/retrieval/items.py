@@ -39,10 +39,25 @@ class Item:
     mtime_ns: int = 0
     """When a picture was last changed, in nanoseconds."""
 
+    time: float | None = None
+    """Of a moment of a video, whose file ``path``, ``size`` and ``mtime_ns`` are then of: when its frame is
+    first shown, in seconds."""
+
+    every: float = 0.0
+    """Of a moment: how many seconds apart the video was sampled."""
+
     @property
     def kind(self) -> str:
-        """``"image"`` or ``"text"``."""
+        """``"image"``, which moments of videos are too, or ``"text"``."""
         return TEXT if self.path is None else IMAGE
+
+    @property
+    def fragment(self) -> str:
+        """Of a moment what stands behind its video's path, ``#t=12.5``; else empty.
+
+        The form is that of W3C's Media Fragments URI 1.0.
+        """
+        return "" if self.time is None else f"#t={self.time:.3f}".rstrip("0").rstrip(".")
 
 
 Part: TypeAlias = "ImageSource | Item"

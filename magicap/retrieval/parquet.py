@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from magicap.extras import require
 from magicap.reading import LARGEST_SETTINGS, open_regular
-from magicap.retrieval.header import INDEX_FILE, Header, damaged
+from magicap.retrieval.header import FORMAT, INDEX_FILE, Header, damaged
 from magicap.retrieval.items import Item
 
 _MOST_BYTES = 8192  # of a row on average: a path has up to 4096, a sentence a few hundred
@@ -18,6 +20,8 @@ THRIFT_LIMITS = {"thrift_string_size_limit": LARGEST_SETTINGS, "thrift_container
 _COLUMNS = {
     "path": "string", "path_bytes": "binary", "size": "int64", "mtime_ns": "int64", "text": "string"
 }  # fmt: skip
+_OF_MOMENTS = {"time": "float64", "every": "float64"}
+"""Columns of an index that holds moments of videos; null for its pictures."""
 
 
 def require_parquet() -> Any:
@@ -45,7 +49,12 @@ def items_table(items: Sequence[Item], folder: Path) -> Any:
         "mtime_ns": [item.mtime_ns for item in items],
         "text": [item.text for item in items],
     }
-    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _COLUMNS.items()])
+    kinds = dict(_COLUMNS)
+    if any(item.time is not None for item in items):
+        kinds |= _OF_MOMENTS
+        columns["time"] = [item.time for item in items]
+        columns["every"] = [None if item.time is None else item.every for item in items]
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in kinds.items()])
     return pyarrow.table(columns, schema=schema)
 
 
@@ -65,7 +74,7 @@ def read_items(header: Header) -> list[Item]:
             parquet.ParquetFile(content, read_dictionary=_TEXTS, **THRIFT_LIMITS) as file,
         ):
             _require_expected(file, header)
-            columns = [_cells(file.read([name]).column(name), header.count) for name in _COLUMNS]
+            columns = [_cells(file.read([name]).column(name), header.count) for name in _columns(header)]
             rows = list(zip(*columns, strict=True))  # a damaged column may be shorter
     except (OSError, ValueError, KeyError, MemoryError, pyarrow.ArrowException) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
@@ -76,6 +85,11 @@ def read_items(header: Header) -> list[Item]:
     return [item for item in items if item is not None]
 
 
+def _columns(header: Header) -> dict[str, str]:
+    """The columns of an index's items with their types."""
+    return _COLUMNS if header.format == FORMAT else _COLUMNS | _OF_MOMENTS
+
+
 def _require_expected(file: Any, header: Header) -> None:
     """Compare what a Parquet file says of itself with the index's header, before any row is read.
 
@@ -83,10 +97,10 @@ def _require_expected(file: Any, header: Header) -> None:
         ValueError: other columns or rows, or cells that are too large.
     """
     pyarrow = require("pyarrow")
-    types = {name: getattr(pyarrow, kind)() for name, kind in _COLUMNS.items()}
+    types = {name: getattr(pyarrow, kind)() for name, kind in _columns(header).items()}
     types |= {name: pyarrow.dictionary(pyarrow.int32(), types[name]) for name in _TEXTS}
     if {field.name: field.type for field in file.schema_arrow} != types:
-        raise ValueError(f"columns other than {', '.join(_COLUMNS)}")
+        raise ValueError(f"columns other than {', '.join(_columns(header))}")
     if file.metadata.num_rows != header.count:
         raise ValueError(f"{file.metadata.num_rows} rows, where {INDEX_FILE} counts {header.count}")
     groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
@@ -99,7 +113,7 @@ def _cells(column: Any, rows: int) -> list[Any]:
     Raises:
         ValueError: they are too large.
     """
-    if column.type == "int64":
+    if column.type in ("int64", "float64"):
         return list(column.to_pylist())
     compute = require("pyarrow.compute")
     lengths = [compute.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
@@ -112,14 +126,28 @@ def _require_size(size: int, rows: int) -> None:
         raise ValueError(f"{size} bytes in {rows} rows")
 
 
-def _item(parent: str, path: Any, path_bytes: Any, size: Any, mtime_ns: Any, text: Any) -> Item | None:
+def _item(
+    parent: str,
+    path: Any,
+    path_bytes: Any,
+    size: Any,
+    mtime_ns: Any,
+    text: Any,
+    time: Any = None,
+    every: Any = None,
+) -> Item | None:
     """A row as an item; None where it is no whole row."""
-    if isinstance(text, str) and path is None:
+    if isinstance(text, str) and path is None and time is None:
         return Item(text=text)
     if not isinstance(path, str) or not isinstance(size, int) or not isinstance(mtime_ns, int):
         return None
     name = path if path_bytes is None else os.fsdecode(path_bytes)
-    return Item(os.path.join(parent, name), None, size, mtime_ns)
+    file = Item(os.path.join(parent, name), None, size, mtime_ns)
+    if time is None:
+        return file
+    if not all(isinstance(value, float) and math.isfinite(value) and value >= 0 for value in (time, every)):
+        return None
+    return replace(file, time=time, every=every)
 
 
 def _parent(folder: Path) -> str:

@@ -7,11 +7,12 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from magicap.errors import BadImage
+from magicap.errors import BadImage, MissingPackage
 from magicap.images.reader import ImageSource
 from magicap.pages import escaped, small_jpeg, why_unreadable
 from magicap.retrieval.header import Header
 from magicap.retrieval.items import PLURAL, Item, Match
+from magicap.video.sampling import frame_at
 
 _SIDE = 320  # of a picture, in pixels: twice the side on the page, for screens with two pixels to a point
 
@@ -62,7 +63,7 @@ def _match(match: Match, name: str, folder: Path) -> str:
         return f"<li>{figures}<p><bdi>{escaped(match.item.text)}</bdi></p></li>"
     shown = _missing("outside the indexed folder, or changed since")
     if _is_indexed(match.item, folder):
-        shown = _image(str(match.item.path), name)
+        shown = _picture(match.item, name)
     return f"<li>{shown}<p>{figures} <bdi>{escaped(name)}</bdi></p></li>"
 
 
@@ -80,6 +81,16 @@ def _is_indexed(item: Item, folder: Path) -> bool:
 
 def _missing(reason: str) -> str:
     return f'<span class="missing">{escaped(reason)}</span>'
+
+
+def _picture(item: Item, name: str) -> str:
+    """A picture, or the frame of a video at its moment."""
+    if item.time is None:
+        return _image(str(item.path), name)
+    try:
+        return _image(frame_at(str(item.path), item.time), name)
+    except (BadImage, MissingPackage) as error:
+        return _missing(why_unreadable(error))
 
 
 def _image(source: ImageSource, name: str) -> str:

@@ -23,7 +23,14 @@ from magicap.errors import BadSettings
 from magicap.files import digest_of_files, open_to_readers, put_in_place
 from magicap.models.finite import are_unit
 from magicap.reading import LARGEST_SETTINGS, open_regular
-from magicap.retrieval.header import Header, damaged, remove_others, require_index_folder
+from magicap.retrieval.header import (
+    FORMAT,
+    WITH_MOMENTS,
+    Header,
+    damaged,
+    remove_others,
+    require_index_folder,
+)
 from magicap.retrieval.items import Item
 from magicap.retrieval.parquet import items_table, read_items, require_parquet
 
@@ -62,6 +69,7 @@ def write_index(
         width=vectors.shape[1],
         vectors=f"vectors-{digest.hexdigest()}.safetensors",
         items=f"items-{digest.hexdigest()}.parquet",
+        format=FORMAT if all(item.time is None for item in items) else WITH_MOMENTS,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

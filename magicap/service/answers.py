@@ -151,7 +151,7 @@ class PresetsAnswer(BaseModel):
 
 
 class MatchAnswer(BaseModel):
-    """A sentence, or a picture's path from the folder that was indexed."""
+    """A sentence, or a path from the folder that was indexed, of a moment of a video with ``#t=12.5``."""
 
     rank: int
     cosine: float

@@ -58,7 +58,7 @@ async def _matches(
             rank=match.rank,
             cosine=round(match.cosine, 6),
             text=match.item.text,
-            image=None if match.item.path is None else served.name(match.item.path),
+            image=None if match.item.path is None else served.name(match.item.path) + match.item.fragment,
         )
         for match in matches
     ]

@@ -333,7 +333,7 @@ def whole_index(scorer, tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"magicap_index": 2}, "expected format 1, found 2"),
+        ({"magicap_index": 3}, "expected format 1 or 2, found 3"),
         ({"vectors": "../../elsewhere"}, "damaged"),
         ({"vectors": "vectors-00.safetensors"}, "damaged"),
         ({"items": "items-00.parquet"}, "damaged"),

@@ -1,0 +1,1 @@
+"""Videos: frames by their times, within limits, as unit vectors, cut into scenes."""
