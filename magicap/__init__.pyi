@@ -3,6 +3,7 @@
 from magicap.captioners.load import caption as caption
 from magicap.captioners.load import load_captioner as load_captioner
 from magicap.captioners.supervised import SupervisedCaptioner as SupervisedCaptioner
+from magicap.captioners.with_text import caption_with_text as caption_with_text
 from magicap.captioners.zero_shot import Captioner as Captioner
 from magicap.decoding.context import DecodingContext as DecodingContext
 from magicap.decoding.retrieved import ConsensusCaption as ConsensusCaption
@@ -28,9 +29,12 @@ from magicap.matching.pictures import PictureMatches as PictureMatches
 from magicap.matching.pictures import match_pictures as match_pictures
 from magicap.models.language_model import LanguageModel as LanguageModel
 from magicap.models.scorer import ImageTextScorer as ImageTextScorer
+from magicap.ocr.reading import OcrSettings as OcrSettings
+from magicap.ocr.reading import read_text as read_text
 from magicap.results import Caption as Caption
 from magicap.results import Hypothesis as Hypothesis
 from magicap.results import Step as Step
+from magicap.results import TextLine as TextLine
 from magicap.retrieval.caption_memory import CaptionMemory as CaptionMemory
 from magicap.retrieval.index import RetrievalIndex as RetrievalIndex
 from magicap.retrieval.items import Item as Item

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from magicap.commands import caption, doctor, evaluate, index, match, search, serve
+from magicap.commands import caption, doctor, evaluate, index, match, ocr, search, serve
 from magicap.commands.options import without_underscores
 from magicap.commands.output import ReaderLeft, complain, print_text, require_streams
 from magicap.commands.shared import SOME_FAILED
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"magicap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for command in (caption, evaluate, index, search, match, serve, doctor):
+    for command in (caption, evaluate, index, search, match, ocr, serve, doctor):
         command.add(commands)
     return parser
 

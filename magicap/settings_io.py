@@ -1,4 +1,8 @@
-"""Settings as JSON and back: frozen dataclasses by their kind; renamed fields are read under either name."""
+"""Settings as JSON and back: frozen dataclasses by their kind.
+
+Renamed fields are read under either name. Fields that were added later are written only where they say
+something, so that what is written of older settings stays the same.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,17 @@ from typing import Any
 
 from magicap.errors import BadSettings
 
-_FORMER_NAME = "former_name"
+_FORMER_NAME, _IS_ADDED = "former_name", "is_added"
 
 
 def renamed(former_name: str, default: Any) -> Any:
     """A dataclass field that files and command lines of an earlier release know by another name."""
     return field(default=default, metadata={_FORMER_NAME: former_name})
+
+
+def added(default: Any) -> Any:
+    """A dataclass field that earlier releases lack: it is not written where it has its default."""
+    return field(default=default, metadata={_IS_ADDED: True})
 
 
 def former_names(settings: type) -> dict[str, str]:
@@ -33,7 +42,11 @@ def to_dict(settings: object, table: Mapping[str, type]) -> dict[str, Any]:
     """
     for kind, known in table.items():
         if type(settings) is known:
-            return {"kind": kind, **asdict(settings)}  # type: ignore[call-overload]
+            values = asdict(settings)  # type: ignore[call-overload]
+            for one in fields(known):  # type: ignore[arg-type]
+                if _IS_ADDED in one.metadata and values[one.name] == one.default:
+                    del values[one.name]
+            return {"kind": kind, **values}
     raise BadSettings(f"{type(settings).__name__} cannot be saved; expected one of {', '.join(table)}")
 
 

@@ -35,6 +35,8 @@ SEARCH_SETTINGS = (
     "max_new_tokens",
     "include",
     "exclude",
+    "prefer",
+    "prefer_weight",
     "soft_prompt",
 )
 """Settings of decodings that a call may give, each for captioners whose decoding has it."""

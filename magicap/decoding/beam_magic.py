@@ -28,6 +28,7 @@ from magicap.decoding.minimum_bayes_risk import (
     evidence_from_neighbours,
     rank_by_utility,
 )
+from magicap.decoding.preferred_words import PreferredWords, bring_captions
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadSettings
@@ -145,8 +146,9 @@ def _compete(
         BadSettings: the constraints leave none but captions of too many tokens.
     """
     competitions = []
+    brought = _brought(context, settings)
     for number, hypotheses in enumerate(written):
-        competing = _distinct(hypotheses, settings.constraints)
+        competing = _distinct([*hypotheses, *brought[number]], settings.constraints)
         if evidence is None or lengths is None:
             competing = competing or [_shortened(hypotheses, settings.constraints)]
             own = evidence_from_hypotheses(competing)
@@ -160,10 +162,28 @@ def _compete(
                 )
             ranking = rank_by_utility(competing, evidence[number], too_long)
             competitions.append((ranking, evidence[number]))
+    if settings.prefer:
+        competitions = [(_preferring(ranking, own, settings), own) for ranking, own in competitions]
     if settings.rerank_weight:
         rankings = _rerank(context, settings, [ranking for ranking, _ in competitions])
         competitions = [(ranking, own) for ranking, (_, own) in zip(rankings, competitions, strict=True)]
     return [Competition(ranking, own) for ranking, own in competitions]
+
+
+def _brought(context: DecodingContext, settings: BeamMagicSearch) -> list[list[Hypothesis]]:
+    """For each picture captions of the memory that preferred words bring, none of them too long."""
+    if context.memory is None or not settings.prefer:
+        return [[] for _ in range(len(context))]
+    _, neighbours = context.nearest(settings.neighbours)
+    brought = bring_captions(context.memory, settings.prefer, context.image_vectors, neighbours)
+    captions = PackedTexts.of([hypothesis.text for row in brought for hypothesis in row])
+    lengths = iter(context.language_model.encode_packed(captions)[1] - _START_AND_END)
+    return [[one for one in row if next(lengths) <= settings.max_new_tokens] for row in brought]
+
+
+def _preferring(ranking: Ranking, evidence: EvidenceSet, settings: BeamMagicSearch) -> Ranking:
+    words = PreferredWords.of(settings.prefer, evidence.document_frequencies)
+    return ranking.preferring(words, settings.prefer_weight)
 
 
 def _rerank(

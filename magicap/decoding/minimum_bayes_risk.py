@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from magicap.arrays import BoolArray, FloatArray, IntArray
+from magicap.decoding.preferred_words import PreferredWords
 from magicap.metrics.cider import MIN_PROBABILITY, DocumentFrequencies, expected_cider_d
 from magicap.metrics.hashed_texts import HashedTexts
 from magicap.packed_texts import PackedTexts
@@ -128,6 +129,18 @@ class Ranking(Sequence[Hypothesis]):
         M = len(self.evidence)
         return self.evidence[place] if place < M else self.others[place - M]
 
+    def preferring(self, words: PreferredWords, weight: float) -> Ranking:
+        """All captions in a new order, in which it counts which words they have.
+
+        Args:
+            weight: what all of the words are worth in points of expected utility.
+        """
+        captions = HashedTexts.of(self.evidence).and_also(HashedTexts.of(self.others))
+        score = self.score + weight * words.shares(captions)
+        competing, behind = np.split(self.order, [len(self) - self.behind])
+        order = np.concatenate([competing[by_utility(score[competing])], behind])
+        return replace(self, order=order, score=score)
+
     def reranked(self, cosines: FloatArray, weight: float) -> Ranking:
         """The first few in a new order, in which the picture counts too; the rest behind them.
 
@@ -205,7 +218,7 @@ def rank_by_utility(
     The evidence's captions come first, in its order; where it has no cosines, it is what the beams wrote.
 
     Args:
-        written: different captions.
+        written: different captions, of the beams or of the memory beside the evidence.
         behind: (M,) captions of the evidence that stand behind all others, unless a beam wrote them too.
     """
     M = len(evidence.texts)
@@ -225,6 +238,8 @@ def rank_by_utility(
         number = next(behind_evidence) if place is None else place
         log_probability[number] = np.nan if (lp := hypothesis.log_probability) is None else lp
         finished[number], last[number] = hypothesis.finished, False
+        if place is None and hypothesis.source == "memory":
+            cosine[number], from_memory[number] = hypothesis.cosine, True
     utility = evidence.expected_utility(others)
     order = by_utility(utility, last)
     return Ranking(

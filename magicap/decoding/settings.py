@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from magicap.checks import require_bool, require_int, require_number
-from magicap.decoding.constraints import Constraints
-from magicap.settings_io import renamed
+from magicap.decoding.constraints import MOST_INCLUDED, Constraints, require_words
+from magicap.settings_io import added, renamed
 
 MOST_NEIGHBOURS = 2000
 """More evidence would take gigabytes to compare."""
@@ -116,8 +116,14 @@ class BeamMagicSearch:
     num_hypotheses: int = 5
     """How many of the captions that competed are kept with the chosen one, itself included."""
 
+    prefer: tuple[str, ...] = added(())
+    """Words that the caption should have if that suits it, at most 100."""
+
+    prefer_weight: float = added(1.0)
+    """What all words of ``prefer`` together are worth in points of expected CIDEr-D (0 to 10)."""
+
     def __post_init__(self) -> None:
-        for name in ("include", "exclude"):  # JSON knows no tuples
+        for name in ("include", "exclude", "prefer"):  # JSON knows no tuples
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
                 object.__setattr__(self, name, tuple(words))
@@ -134,6 +140,8 @@ class BeamMagicSearch:
             require_number("image_weight", self.image_weight, _is_weight, _EXPECTED_WEIGHT)
         require_number("rerank_weight", self.rerank_weight, _is_weight, _EXPECTED_WEIGHT)
         require_number("temperature", self.temperature, lambda t: t >= 1e-3, "at least 0.001")
+        require_words("prefer", self.prefer, MOST_INCLUDED)
+        require_number("prefer_weight", self.prefer_weight, _is_weight, _EXPECTED_WEIGHT)
         _ = self.constraints
 
     @cached_property
