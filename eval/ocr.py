@@ -1,12 +1,12 @@
-"""Is text in pictures read, and do captions say it? Signs drawn into photographs, and photographs as they are.
+"""Is text in pictures read, and said? Signs drawn into photographs, and photographs as they are.
 
     python eval/ocr.py --images $MAGICAP_DATA/flickr8k/images-test.tar \\
         --captions $MAGICAP_DATA/flickr8k/captions.jsonl --split test
 
-Signs of real words are drawn into the first of the pictures that are drawn by ``--seed``: five fonts, one line
-or two, a quarter to a half of the picture's width, turned by up to 10 degrees, seen a little from the side,
-blurred a little. A sign is read right if all of its words were read, and said if they are in the caption.
-The other pictures stay as they are. ``--weights`` are values of ``prefer_weight``, a row each.
+Signs of real words are drawn into the first of the pictures that are chosen by ``--seed``: five fonts, one
+line or two, a quarter to a half of the picture's width, turned by up to 10 degrees, seen a little from the
+side, blurred a little. A sign is read right if all of its words were read, and said if they are in the
+caption. The other pictures stay as they are. ``--weights`` are values of ``prefer_weight``, a row each.
 """
 
 from __future__ import annotations

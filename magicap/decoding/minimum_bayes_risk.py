@@ -90,6 +90,9 @@ class Ranking(Sequence[Hypothesis]):
     behind: int = 0
     """How many, the last ones, stand behind all others whatever their score."""
 
+    contenders: int | None = None
+    """How many, the first ones, are re-ranked by the picture; None: as many as the settings say."""
+
     encoded: int = 0
     """Of how many, the first ones, the cosine is that of the encoded text; of the others it is
     that of the memory's vector, which is stored in few bits."""
@@ -129,17 +132,21 @@ class Ranking(Sequence[Hypothesis]):
         M = len(self.evidence)
         return self.evidence[place] if place < M else self.others[place - M]
 
-    def preferring(self, words: PreferredWords, weight: float) -> Ranking:
+    def preferring(self, words: PreferredWords, weight: float, top: int | None) -> Ranking:
         """All captions in a new order, in which it counts which words they have.
 
         Args:
             weight: what all of the words are worth in points of expected utility.
+            top: how many are re-ranked then; None: all. The first so many of the order before stay among the
+                :attr:`contenders`, so that a caption without the words gives way to none but one with them.
         """
         captions = HashedTexts.of(self.evidence).and_also(HashedTexts.of(self.others))
         score = self.score + weight * words.shares(captions)
         competing, behind = np.split(self.order, [len(self) - self.behind])
-        order = np.concatenate([competing[by_utility(score[competing])], behind])
-        return replace(self, order=order, score=score)
+        steered = competing[by_utility(score[competing])]
+        contends = np.isin(steered, [*competing[:top], *steered[:top]])
+        order = np.concatenate([steered[contends], steered[~contends], behind])
+        return replace(self, order=order, score=score, contenders=int(contends.sum()))
 
     def reranked(self, cosines: FloatArray, weight: float) -> Ranking:
         """The first few in a new order, in which the picture counts too; the rest behind them.
