@@ -12,7 +12,7 @@ from repository import DOCS, ROOT
 
 from magicap.cli import main
 
-COMMANDS = ("caption", "eval", "index", "search", "match", "serve", "doctor")
+COMMANDS = ("caption", "eval", "index", "search", "match", "ocr", "serve", "doctor")
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -37,6 +37,7 @@ GROUPS = {
     "Models and memories": "LanguageModel ImageTextScorer CaptionMemory".split(),
     "Search": "RetrievalIndex Item Match".split(),
     "Matching": "match_pictures MatchSettings PictureMatches".split(),
+    "Text in pictures": "read_text OcrSettings caption_with_text TextLine".split(),
     "Errors": (
         "MagicapError BadImage BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
         "MissingPackage MetricUnavailable"

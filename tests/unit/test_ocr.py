@@ -44,7 +44,7 @@ MEMORY = [
 BOX = (60, 40, 240, 100)
 
 
-def sign(text: str = "STOP AHEAD", size: tuple[int, int] = (320, 240), scale: int = 1) -> Image.Image:
+def sign(text: str = "STOP AHEAD", size: tuple[int, int] = (256, 224), scale: int = 1) -> Image.Image:
     """A red sign in front of grass."""
     picture = Image.new("RGB", (size[0] * scale, size[1] * scale), (120, 150, 90))
     pen = ImageDraw.Draw(picture)
