@@ -25,6 +25,15 @@ def added(default: Any) -> Any:
     return field(default=default, metadata={_IS_ADDED: True})
 
 
+def written_fields(settings: Any) -> list[str]:
+    """Names of the fields of a dataclass, less those that were added and have their default."""
+    return [
+        known.name
+        for known in fields(settings)
+        if _IS_ADDED not in known.metadata or getattr(settings, known.name) != known.default
+    ]
+
+
 def former_names(settings: type) -> dict[str, str]:
     """Former name to name of the renamed fields of a dataclass."""
     return {
@@ -43,10 +52,7 @@ def to_dict(settings: object, table: Mapping[str, type]) -> dict[str, Any]:
     for kind, known in table.items():
         if type(settings) is known:
             values = asdict(settings)  # type: ignore[call-overload]
-            for one in fields(known):  # type: ignore[arg-type]
-                if _IS_ADDED in one.metadata and values[one.name] == one.default:
-                    del values[one.name]
-            return {"kind": kind, **values}
+            return {"kind": kind, **{name: values[name] for name in written_fields(settings)}}
     raise BadSettings(f"{type(settings).__name__} cannot be saved; expected one of {', '.join(table)}")
 
 

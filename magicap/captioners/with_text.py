@@ -157,8 +157,8 @@ def _captions(
             else:
                 by_decoding[preferring_text(decoding, read.lines)].append(read)
         for steered, pictures in by_decoding.items():
-            found = _searched(captioner, pictures, steered)
-            for picture, caption in zip(pictures, found, strict=True):
+            batch_captions = _searched(captioner, pictures, steered)
+            for picture, caption in zip(pictures, batch_captions, strict=True):
                 captions[picture.seed] = _with_lines(caption, picture.lines, append)
         yield from (captions[own_seed] for own_seed, _ in batch)
 

@@ -190,7 +190,7 @@ def _rerank(
     context: DecodingContext, settings: BeamMagicSearch, rankings: Sequence[Ranking]
 ) -> list[Ranking]:
     """The first few of each picture in a new order, in which the picture counts too."""
-    texts = [ranking.first(ranking.contenders or settings.rerank_top) for ranking in rankings]
+    texts = [ranking.first(ranking.num_reranked or settings.rerank_top) for ranking in rankings]
     counts = [len(of_picture) for of_picture in texts]
     vectors = context.scorer.encode_texts([text for of_picture in texts for text in of_picture])
     pairs = zip(vectors.split(counts), context.image_vectors, strict=True)

@@ -90,7 +90,7 @@ class Ranking(Sequence[Hypothesis]):
     behind: int = 0
     """How many, the last ones, stand behind all others whatever their score."""
 
-    contenders: int | None = None
+    num_reranked: int | None = None
     """How many, the first ones, are re-ranked by the picture; None: as many as the settings say."""
 
     encoded: int = 0
@@ -137,16 +137,16 @@ class Ranking(Sequence[Hypothesis]):
 
         Args:
             weight: what all of the words are worth in points of expected utility.
-            top: how many are re-ranked then; None: all. The first so many of the order before stay among the
-                :attr:`contenders`, so that a caption without the words gives way to none but one with them.
+            top: how many are re-ranked then; None: all. The first so many of the order before are
+                among these, so that a caption without the words gives way to none but one with them.
         """
         captions = HashedTexts.of(self.evidence).and_also(HashedTexts.of(self.others))
         score = self.score + weight * words.shares(captions)
         competing, behind = np.split(self.order, [len(self) - self.behind])
         steered = competing[by_utility(score[competing])]
-        contends = np.isin(steered, [*competing[:top], *steered[:top]])
-        order = np.concatenate([steered[contends], steered[~contends], behind])
-        return replace(self, order=order, score=score, contenders=int(contends.sum()))
+        is_reranked = np.isin(steered, [*competing[:top], *steered[:top]])
+        order = np.concatenate([steered[is_reranked], steered[~is_reranked], behind])
+        return replace(self, order=order, score=score, num_reranked=int(is_reranked.sum()))
 
     def reranked(self, cosines: FloatArray, weight: float) -> Ranking:
         """The first few in a new order, in which the picture counts too; the rest behind them.

@@ -105,12 +105,12 @@ def _recognise(picture: Image.Image) -> list[tuple[str, Any, float]]:
     """Texts, boxes (4, 2) and confidences."""
     threads = torch.get_num_threads()
     with _LOCK, _opencv_threads(threads):
-        found = _engine(threads)(np.asarray(picture)[:, :, ::-1])  # as OpenCV has colours
-    if found.txts is None:
+        output = _engine(threads)(np.asarray(picture)[:, :, ::-1])  # as OpenCV has colours
+    if output.txts is None:
         return []
     return [
         (text, box, float(score))
-        for text, box, score in zip(found.txts, found.boxes, found.scores, strict=True)
+        for text, box, score in zip(output.txts, output.boxes, output.scores, strict=True)
     ]
 
 
