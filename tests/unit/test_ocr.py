@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+from command import magicap
 from PIL import Image, ImageDraw, ImageFont
 
 from magicap import (
@@ -207,6 +208,15 @@ def test_the_command_prints_a_line_a_picture(stop_file, tmp_path, capsys):
     assert len(err.splitlines()) == 2
     assert main(["ocr", stop_file, "--min-confidence", "2"]) == 2
     assert "min_confidence" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_long_picture_is_read_within_the_memory_of_a_command(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 30_000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "long.png", compress_level=1)
+    ended = magicap("ocr", tmp_path / "long.png")
+    assert ended.code == 0, ended
+    assert json.loads(ended.out) == {"image": str(tmp_path / "long.png"), "lines": []}
 
 
 def test_captions_of_the_command_end_with_the_text(preset, stop_file, capsys):
