@@ -32,8 +32,9 @@ from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadSettings, MagicapError
 from magicap.images.reader import open_image
 from magicap.metrics.cider import cider_d
-from magicap.ocr.reading import OcrSettings, read_text
+from magicap.ocr.reading import read_text
 from magicap.ocr.saying import say_text, words_of
+from magicap.ocr.settings import OcrSettings
 from magicap.results import TextLine
 
 SIGNS = {

@@ -29,8 +29,8 @@ from magicap.matching.pictures import PictureMatches as PictureMatches
 from magicap.matching.pictures import match_pictures as match_pictures
 from magicap.models.language_model import LanguageModel as LanguageModel
 from magicap.models.scorer import ImageTextScorer as ImageTextScorer
-from magicap.ocr.reading import OcrSettings as OcrSettings
 from magicap.ocr.reading import read_text as read_text
+from magicap.ocr.settings import OcrSettings as OcrSettings
 from magicap.results import Caption as Caption
 from magicap.results import Hypothesis as Hypothesis
 from magicap.results import Step as Step

@@ -17,9 +17,10 @@ from magicap.errors import BadImage, BadSettings
 from magicap.generators import Returning
 from magicap.images.reader import ImageSource, open_image
 from magicap.images.transform import PreparedImage, prepare
-from magicap.ocr.reading import OcrSettings, read_text, require_engine
-from magicap.ocr.saying import say_text, words_of
-from magicap.results import Caption, TextLine
+from magicap.ocr.reading import read_text, require_engine
+from magicap.ocr.saying import say_text, words_to_prefer
+from magicap.ocr.settings import OcrSettings
+from magicap.results import WORDLESS, Caption, TextLine
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def caption_with_text(
     if not is_one:
         return list(captions) if isinstance(images, list | tuple) else captions
     (caption,) = captions
-    if isinstance(caption.error, BadImage) and not caption:
+    if caption.error is not None and caption.error.code != WORDLESS:
         raise caption.error
     return caption
 
@@ -130,10 +131,16 @@ def require_text_to_matter(decoding: Any, *, append: bool) -> None:
 
 def preferring_text(decoding: Any, lines: Sequence[TextLine]) -> Any:
     """A decoding that prefers the words of some lines, too; as it is where words do not steer it."""
-    read = words_of(" ".join(line.text for line in lines))
-    if not read or not isinstance(decoding, BeamMagicSearch):
+    read = _steering_words(decoding, lines)
+    if not read:
         return decoding
     return replace(decoding, prefer=tuple(dict.fromkeys((*decoding.prefer, *read)))[:MOST_INCLUDED])
+
+
+def _steering_words(decoding: Any, lines: Sequence[TextLine]) -> tuple[str, ...]:
+    if not isinstance(decoding, BeamMagicSearch):
+        return ()
+    return words_to_prefer(lines)
 
 
 def _captions(
@@ -148,16 +155,16 @@ def _captions(
     seeded = enumerate(images, start=seed)
     while batch := list(islice(seeded, batch_size)):
         captions: dict[int, Caption] = {}
-        by_decoding: dict[Any, list[_Read]] = defaultdict(list)
+        by_words: dict[tuple[str, ...], list[_Read]] = defaultdict(list)
         for own_seed, image in batch:
             try:
                 read = _read(captioner, image, own_seed, settings)
             except BadImage as error:
                 captions[own_seed] = Caption("", error=error)
             else:
-                by_decoding[preferring_text(decoding, read.lines)].append(read)
-        for steered, pictures in by_decoding.items():
-            batch_captions = _searched(captioner, pictures, steered)
+                by_words[_steering_words(decoding, read.lines)].append(read)
+        for pictures in by_words.values():
+            batch_captions = _searched(captioner, pictures, preferring_text(decoding, pictures[0].lines))
             for picture, caption in zip(pictures, batch_captions, strict=True):
                 captions[picture.seed] = _with_lines(caption, picture.lines, append)
         yield from (captions[own_seed] for own_seed, _ in batch)

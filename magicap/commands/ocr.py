@@ -12,23 +12,15 @@ from magicap.commands.output import complain, print_json, progress_bar
 from magicap.commands.shared import SOME_FAILED
 from magicap.errors import BadImage
 from magicap.images.folders import find_images
+from magicap.ocr.settings import OcrSettings
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``magicap ocr`` is to do."""
+    """What ``magicap ocr`` is to read, but for :class:`OcrSettings`."""
 
     paths: Annotated[tuple[str, ...], About("PICTURE", positional=True)]
     """Pictures, and folders that are searched for them."""
-
-    min_confidence: Annotated[float, About("P")] = 0.8
-    """Leave out lines that are right with a probability below P, 0 to 1."""
-
-    min_characters: int = 2
-    """Leave out lines with fewer letters and digits."""
-
-    max_side: int = 2000
-    """Read pictures with their long side at most N pixels, 64 to 4000."""
 
 
 def add(commands: Any) -> None:
@@ -41,15 +33,16 @@ def add(commands: Any) -> None:
         "2 if any picture failed; the others are read all the same.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    add_options(parser, [*options_of(Options), *options_of(OcrSettings)])
+    parser.set_defaults(
+        run=lambda namespace: run(from_namespace(namespace, Options), from_namespace(namespace, OcrSettings))
+    )
 
 
-def run(options: Options) -> int:
+def run(options: Options, settings: OcrSettings) -> int:
     """List the pictures before the models are loaded, then print a line each."""
-    from magicap.ocr.reading import OcrSettings, read_text, require_engine
+    from magicap.ocr.reading import read_text, require_engine
 
-    settings = OcrSettings(options.min_confidence, options.min_characters, options.max_side)
     require_engine()
     errors: list[BadImage] = []
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 from threading import Lock
@@ -19,33 +18,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from magicap.checks import require_int, require_number
 from magicap.extras import require
 from magicap.images.reader import ImageSource, open_sized
+from magicap.ocr.settings import OcrSettings
 from magicap.results import TextLine
 
 _SMALLEST_SIDE = 736  # which the detector enlarges a smaller short side to
 _LONGEST = 4  # long side to short side; a longer picture is filled up, or the detector would make it huge
 _LOCK = Lock()  # the engine keeps what it reads in attributes
-
-
-@dataclass(frozen=True)
-class OcrSettings:
-    """Which text is read."""
-
-    min_confidence: float = 0.8
-    """Lines that are right with a probability below this, as the recogniser has it, are left out; 0 to 1."""
-
-    min_characters: int = 2
-    """Lines with fewer letters and digits are left out: single ones are found in many textures."""
-
-    max_side: int = 2000
-    """A picture is read with its long side at most so many pixels, 64 to 4000."""
-
-    def __post_init__(self) -> None:
-        require_number("min_confidence", self.min_confidence, lambda p: 0 <= p <= 1, "between 0 and 1")
-        require_int("min_characters", self.min_characters)
-        require_int("max_side", self.max_side, least=64, most=4000)
 
 
 def read_text(image: ImageSource, settings: OcrSettings | None = None) -> list[TextLine]:

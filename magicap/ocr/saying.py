@@ -17,6 +17,12 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(words(PTB(text))))
 
 
+def words_to_prefer(lines: Sequence[TextLine]) -> tuple[str, ...]:
+    """The words of some lines, each once, less marks and what falls apart when it is read again."""
+    read = words_of(" ".join(line.text for line in lines))
+    return tuple(word for word in read if any(map(str.isalnum, word)) and words_of(word) == [word])
+
+
 def joined_lines(lines: Sequence[TextLine]) -> list[str]:
     """Texts of one or more lines, those that stand right below each other joined.
 

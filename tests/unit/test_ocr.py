@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tiny
 from command import magicap
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from magicap import (
@@ -29,7 +31,7 @@ from magicap import (
 from magicap.captioners.provenance import decoding_text
 from magicap.cli import main
 from magicap.decoding.settings import DECODINGS
-from magicap.ocr.saying import joined_lines, say_text
+from magicap.ocr.saying import joined_lines, say_text, words_to_prefer
 from magicap.settings_io import from_dict, to_dict
 
 pytest.importorskip("rapidocr", reason="the extra ocr is not installed")
@@ -143,6 +145,14 @@ def test_long_texts_are_cut():
     lines = [line(f"word{number} " * 30, 0, 100 * number) for number in range(9)]
     assert len(joined_lines(lines)) == 9
     assert len(say_text("A dog.", lines)) < 300
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("aZ09 .,:;!?()[]'\"`$%&@#*/-_+=<>|½é中…’“"), min_size=1, max_size=15))
+def test_whatever_was_read_can_be_preferred_and_said(text):
+    words = words_to_prefer([line(text, 0, 0)])
+    assert BeamMagicSearch(prefer=words).prefer == words
+    assert say_text("A dog.", [line(text, 0, 0)])
 
 
 # ---- captions ----
