@@ -7,6 +7,7 @@ from magicap.captioners.stories import Story as Story
 from magicap.captioners.stories import StorySentence as StorySentence
 from magicap.captioners.supervised import SupervisedCaptioner as SupervisedCaptioner
 from magicap.captioners.video import VideoScene as VideoScene
+from magicap.captioners.with_text import caption_with_text as caption_with_text
 from magicap.captioners.zero_shot import Captioner as Captioner
 from magicap.decoding.context import DecodingContext as DecodingContext
 from magicap.decoding.retrieved import ConsensusCaption as ConsensusCaption
@@ -33,6 +34,8 @@ from magicap.matching.pictures import PictureMatches as PictureMatches
 from magicap.matching.pictures import match_pictures as match_pictures
 from magicap.models.language_model import LanguageModel as LanguageModel
 from magicap.models.scorer import ImageTextScorer as ImageTextScorer
+from magicap.ocr.reading import read_text as read_text
+from magicap.ocr.settings import OcrSettings as OcrSettings
 from magicap.regions.captions import RegionCaption as RegionCaption
 from magicap.regions.captions import RegionCaptions as RegionCaptions
 from magicap.regions.detector import YoloxNano as YoloxNano
@@ -40,6 +43,7 @@ from magicap.regions.proposals import Proposal as Proposal
 from magicap.results import Caption as Caption
 from magicap.results import Hypothesis as Hypothesis
 from magicap.results import Step as Step
+from magicap.results import TextLine as TextLine
 from magicap.retrieval.caption_memory import CaptionMemory as CaptionMemory
 from magicap.retrieval.index import RetrievalIndex as RetrievalIndex
 from magicap.retrieval.items import Item as Item

@@ -17,6 +17,7 @@ from magicap.commands import (
     evaluate,
     index,
     match,
+    ocr,
     regions,
     search,
     serve,
@@ -100,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for command in (caption, story, regions, video, evaluate, index, search, match, serve, doctor):
+    for command in (caption, story, regions, video, ocr, evaluate, index, search, match, serve, doctor):
         command.add(commands)
     completion.add(commands, parser)
     return parser

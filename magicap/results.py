@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from magicap.errors import BadImage
 
@@ -86,6 +87,32 @@ class Hypothesis:
     """What was compared when the caption was chosen."""
 
 
+@dataclass(frozen=True)
+class TextLine:
+    """A line of text that stands in a picture."""
+
+    text: str
+    """What it says."""
+
+    box: tuple[tuple[float, float], ...]
+    """Four corners (x, y) in pixels of the picture, upright; as the text runs: the upper left one first, then
+    the upper right, the lower right and the lower left."""
+
+    confidence: float
+    """The probability that it is read right, 0 to 1, as the recogniser has it."""
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """The upright box around it: left, top, right, bottom."""
+        across, down = zip(*self.box, strict=True)
+        return min(across), min(down), max(across), max(down)
+
+    def as_json(self) -> dict[str, Any]:
+        """As values for JSON: corners to a tenth of a pixel."""
+        corners = [[round(x, 1), round(y, 1)] for x, y in self.box]
+        return {"text": self.text, "box": corners, "confidence": round(self.confidence, 4)}
+
+
 def added_text(before: str, after: str) -> str:
     """What a token added to a text: what stands behind their common beginning."""
     common = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
@@ -108,6 +135,8 @@ class Caption(str):
             beam magic search with a memory has it, in captioners that it was fitted for, at the settings that
             it was fitted for (``recipes/calibrate_confidence.py``).
         error: why there is no caption, or one without words; None where there is one.
+        text_lines: text that was read in the picture, where that was asked for
+            (:func:`magicap.caption_with_text`).
     """
 
     score: float
@@ -115,6 +144,7 @@ class Caption(str):
     hypotheses: tuple[Hypothesis, ...]
     confidence: float | None = None  # of the class too: captions that were pickled before have none
     error: BadImage | None
+    text_lines: tuple[TextLine, ...] = ()
 
     def __new__(
         cls,

@@ -1,4 +1,8 @@
-"""Settings as JSON and back: frozen dataclasses by their kind; renamed fields are read under either name."""
+"""Settings as JSON and back: frozen dataclasses by their kind.
+
+Renamed fields are read under either name. Fields that were added later are written only where they say
+something, so that what is written of older settings stays the same.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 from magicap.errors import BadSettings
 
-_FORMER_NAME, _LATER = "former_name", "later"
+_FORMER_NAME, _IS_ADDED = "former_name", "is_added"
 
 
 def renamed(former_name: str, default: Any) -> Any:
@@ -16,12 +20,18 @@ def renamed(former_name: str, default: Any) -> Any:
     return field(default=default, metadata={_FORMER_NAME: former_name})
 
 
-def later(default: Any) -> Any:
-    """A dataclass field that an earlier release lacks: written only where it is not at its default.
+def added(default: Any) -> Any:
+    """A dataclass field that earlier releases lack: it is not written where it has its default."""
+    return field(default=default, metadata={_IS_ADDED: True})
 
-    So what was written before, and its fingerprints, stay the same to the byte.
-    """
-    return field(default=default, metadata={_LATER: True})
+
+def written_fields(settings: Any) -> list[str]:
+    """Names of the fields of a dataclass, less those that were added and have their default."""
+    return [
+        known.name
+        for known in fields(settings)
+        if _IS_ADDED not in known.metadata or getattr(settings, known.name) != known.default
+    ]
 
 
 def former_names(settings: type) -> dict[str, str]:
@@ -41,11 +51,8 @@ def to_dict(settings: object, table: Mapping[str, type]) -> dict[str, Any]:
     """
     for kind, known in table.items():
         if type(settings) is known:
-            values: dict[str, Any] = asdict(settings)  # type: ignore[call-overload]
-            for one in fields(known):  # type: ignore[arg-type]
-                if _LATER in one.metadata and values[one.name] == one.default:
-                    del values[one.name]
-            return {"kind": kind, **values}
+            values = asdict(settings)  # type: ignore[call-overload]
+            return {"kind": kind, **{name: values[name] for name in written_fields(settings)}}
     raise BadSettings(f"{type(settings).__name__} cannot be saved; expected one of {', '.join(table)}")
 
 

@@ -14,7 +14,7 @@ from repository import DOCS, ROOT
 from magicap.cli import main, make_parser
 from magicap.version import __version__
 
-COMMANDS = "caption story regions video eval index search match serve doctor completion".split()
+COMMANDS = "caption story regions video ocr eval index search match serve doctor completion".split()
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -42,6 +42,7 @@ GROUPS = {
     "Regions": "RegionCaptions RegionCaption Proposal YoloxNano".split(),
     "Matching": "match_pictures MatchSettings PictureMatches".split(),
     "Videos": "VideoScene SceneSettings".split(),
+    "Text in pictures": "read_text OcrSettings caption_with_text TextLine".split(),
     "Errors": (
         "MagicapError BadImage BadVideo BadSettings BadModel BadData BadIndex ModelNotFound ImageNotFound "
         "MissingPackage MetricUnavailable"

@@ -35,6 +35,8 @@ SEARCH_SETTINGS = (
     "max_new_tokens",
     "include",
     "exclude",
+    "prefer",
+    "prefer_weight",
     "soft_prompt",
     "prefix",
 )

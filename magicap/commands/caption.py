@@ -31,6 +31,8 @@ from magicap.results import Caption
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
 
+APPEND = "append"
+
 UNSURE = " (unsure)"
 """What marks a caption with --mark-unsure."""
 
@@ -90,6 +92,10 @@ class Options:
     mark_unsure: bool = False
     """Leave no caption out, but end those with " (unsure)" whose probability is below P, or 0.5 without P."""
 
+    ocr: Annotated[str | None, About(choices=("steer", APPEND))] = None
+    """Read the text in each picture: steer prefers captions with its words, append also ends captions with
+    the text that they do not say."""
+
     explain: Annotated[str | None, About("FILE")] = None
     """Draw why one picture has its caption, what competed or the attention: a .png, .svg or .pdf file."""
 
@@ -135,6 +141,8 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
         return bulk.run(output, named, options.batch_size, partial(_captioner, options, settings))
     unsure_below = _unsure_below(options)
     _region(options)
+    if options.ocr:
+        _require_ocr(options)
     unlisted: list[BadImage] = []
     paths = list(find_images(named, on_error=unlisted.append))
     for error in unlisted:
@@ -148,6 +156,10 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
         _require_one_drawable(options.explain, [*paths, *(error.source for error in unlisted)])
 
     captioner = _captioner(options, settings)
+    if options.ocr:
+        from magicap.captioners.with_text import require_text_to_matter
+
+        require_text_to_matter(captioner.decoding, append=options.ocr == APPEND)
     if unsure_below is not None and not captioner.knows_confidence():
         raise BadSettings(
             f"{options.preset} does not know how sure it is with these options: leave out "
@@ -182,11 +194,29 @@ def _require_no_lines(options: Options) -> None:
         "--explain": options.explain is not None,
         "--min-confidence": options.min_confidence is not None,
         "--mark-unsure": options.mark_unsure,
+        "--ocr": options.ocr is not None,
     }
     if names := [name for name, is_chosen in chosen.items() if is_chosen]:
         raise BadSettings(
             f"{', '.join(names)}: for captions that are printed; rows of --out have confidence and error"
         )
+
+
+def _require_ocr(options: Options) -> None:
+    """Refuse what does not go with reading text, before anything is loaded."""
+    chosen = {
+        "--box": options.box is not None,
+        "--explain": options.explain is not None,
+        "--min-confidence": options.min_confidence is not None,
+        "--mark-unsure": options.mark_unsure,
+    }
+    if names := [name for name, is_chosen in chosen.items() if is_chosen]:
+        raise BadSettings(
+            f"{', '.join(names)}: not known of captions that text steers; leave out, or leave out --ocr"
+        )
+    from magicap.ocr.reading import require_engine
+
+    require_engine()
 
 
 def _caption(
@@ -271,6 +301,12 @@ def _require_one_drawable(path: str, pictures: Sequence[str | Path]) -> None:
 
 
 def _captions(captioner: AnyCaptioner, paths: Sequence[Path], options: Options) -> Iterator[Caption]:
+    if options.ocr:
+        from magicap.captioners.with_text import caption_with_text
+
+        append = options.ocr == APPEND
+        yield from caption_with_text(captioner, iter(paths), append=append, batch_size=options.batch_size)
+        return
     if not options.explain:
         yield from captioner.caption(iter(paths), region=_region(options), batch_size=options.batch_size)
         return

@@ -28,6 +28,7 @@ from magicap.decoding.minimum_bayes_risk import (
     evidence_from_neighbours,
     rank_by_utility,
 )
+from magicap.decoding.preferred_words import PreferredWords, bring_captions
 from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BadSettings
@@ -150,8 +151,9 @@ def _compete(
         BadSettings: the constraints leave none but captions of too many tokens.
     """
     competitions = []
+    brought = _brought(context, settings)
     for number, hypotheses in enumerate(written):
-        competing = _distinct(hypotheses, settings.constraints)
+        competing = _distinct([*hypotheses, *brought[number]], settings.constraints)
         if evidence is None or lengths is None:
             competing = competing or [_shortened(hypotheses, settings)]
             own = evidence_from_hypotheses(competing)
@@ -169,17 +171,35 @@ def _compete(
             if settings.prefix:
                 ranking = ranking.without_last()
             competitions.append((ranking, evidence[number]))
+    if settings.prefer:
+        competitions = [(_preferring(ranking, own, settings), own) for ranking, own in competitions]
     if settings.rerank_weight:
         rankings = _rerank(context, settings, [ranking for ranking, _ in competitions])
         competitions = [(ranking, own) for ranking, (_, own) in zip(rankings, competitions, strict=True)]
     return [Competition(ranking, own) for ranking, own in competitions]
 
 
+def _brought(context: DecodingContext, settings: BeamMagicSearch) -> list[list[Hypothesis]]:
+    """For each picture captions of the memory that preferred words bring, none of them too long."""
+    if context.memory is None or not settings.prefer:
+        return [[] for _ in range(len(context))]
+    _, neighbours = context.nearest(settings.neighbours)
+    brought = bring_captions(context.memory, settings.prefer, context.image_vectors, neighbours)
+    captions = PackedTexts.of([hypothesis.text for row in brought for hypothesis in row])
+    lengths = iter(context.language_model.encode_packed(captions)[1] - _START_AND_END)
+    return [[one for one in row if next(lengths) <= settings.max_new_tokens] for row in brought]
+
+
+def _preferring(ranking: Ranking, evidence: EvidenceSet, settings: BeamMagicSearch) -> Ranking:
+    words = PreferredWords.of(settings.prefer, evidence.document_frequencies)
+    return ranking.preferring(words, settings.prefer_weight, settings.rerank_top)
+
+
 def _rerank(
     context: DecodingContext, settings: BeamMagicSearch, rankings: Sequence[Ranking]
 ) -> list[Ranking]:
     """The first few of each picture in a new order, in which the picture counts too."""
-    texts = [ranking.first(settings.rerank_top) for ranking in rankings]
+    texts = [ranking.first(ranking.num_reranked or settings.rerank_top) for ranking in rankings]
     counts = [len(of_picture) for of_picture in texts]
     vectors = context.scorer.encode_texts([text for of_picture in texts for text in of_picture])
     pairs = zip(vectors.split(counts), context.image_vectors, strict=True)

@@ -22,14 +22,8 @@ class Constraints:
     max_words: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("include", "exclude"):
-            wanted = getattr(self, name)
-            if not isinstance(wanted, tuple) or not all(isinstance(word, str) for word in wanted):
-                raise BadSettings(f"{name} must be a list of words, found {wanted!r:.80}")
-            if len(wanted) > (most := MOST_INCLUDED if name == "include" else MOST_EXCLUDED):
-                raise BadSettings(f"{name} must hold at most {most} words, found {len(wanted)}")
-            if odd := [word for word in wanted if len(_words(word)) != 1]:
-                raise BadSettings(f"{name} must hold single words, found {odd[0]!r:.80}")
+        require_words("include", self.include, MOST_INCLUDED)
+        require_words("exclude", self.exclude, MOST_EXCLUDED)
         if both := self._included & self._excluded:
             raise BadSettings(f"{sorted(both)[0]!r} cannot be both included and excluded")
         for name in ("min_words", "max_words"):
@@ -95,6 +89,20 @@ class Constraints:
     @cached_property
     def _excluded(self) -> frozenset[str]:
         return frozenset(word for text in self.exclude for word in _words(text))
+
+
+def require_words(name: str, wanted: object, most: int) -> None:
+    """Refuse what is no tuple of at most so many single words.
+
+    Raises:
+        BadSettings: it is refused.
+    """
+    if not isinstance(wanted, tuple) or not all(isinstance(word, str) for word in wanted):
+        raise BadSettings(f"{name} must be a list of words, found {wanted!r:.80}")
+    if len(wanted) > most:
+        raise BadSettings(f"{name} must hold at most {most} words, found {len(wanted)}")
+    if odd := [word for word in wanted if len(_words(word)) != 1]:
+        raise BadSettings(f"{name} must hold single words, found {odd[0]!r:.80}")
 
 
 def _words(text: str) -> Sequence[str]:

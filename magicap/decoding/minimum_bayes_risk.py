@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from magicap.arrays import BoolArray, FloatArray, IntArray
+from magicap.decoding.preferred_words import PreferredWords
 from magicap.metrics.cider import MIN_PROBABILITY, DocumentFrequencies, expected_cider_d
 from magicap.metrics.hashed_texts import HashedTexts
 from magicap.packed_texts import PackedTexts
@@ -89,6 +90,9 @@ class Ranking(Sequence[Hypothesis]):
     behind: int = 0
     """How many, the last ones, stand behind all others whatever their score."""
 
+    num_reranked: int | None = None
+    """How many, the first ones, are re-ranked by the picture; None: as many as the settings say."""
+
     encoded: int = 0
     """Of how many, the first ones, the cosine is that of the encoded text; of the others it is
     that of the memory's vector, which is stored in few bits."""
@@ -131,6 +135,22 @@ class Ranking(Sequence[Hypothesis]):
         """The caption at a position."""
         M = len(self.evidence)
         return self.evidence[place] if place < M else self.others[place - M]
+
+    def preferring(self, words: PreferredWords, weight: float, top: int | None) -> Ranking:
+        """All captions in a new order, in which it counts which words they have.
+
+        Args:
+            weight: what all of the words are worth in points of expected utility.
+            top: how many are re-ranked then; None: all. The first so many of the order before are
+                among these, so that a caption without the words gives way to none but one with them.
+        """
+        captions = HashedTexts.of(self.evidence).and_also(HashedTexts.of(self.others))
+        score = self.score + weight * words.shares(captions)
+        competing, behind = np.split(self.order, [len(self) - self.behind])
+        steered = competing[by_utility(score[competing])]
+        is_reranked = np.isin(steered, [*competing[:top], *steered[:top]])
+        order = np.concatenate([steered[is_reranked], steered[~is_reranked], behind])
+        return replace(self, order=order, score=score, num_reranked=int(is_reranked.sum()))
 
     def reranked(self, cosines: FloatArray, weight: float) -> Ranking:
         """The first few in a new order, in which the picture counts too; the rest behind them.
@@ -209,7 +229,7 @@ def rank_by_utility(
     The evidence's captions come first, in its order; where it has no cosines, it is what the beams wrote.
 
     Args:
-        written: different captions.
+        written: different captions, of the beams or of the memory beside the evidence.
         behind: (M,) captions of the evidence that stand behind all others, unless a beam wrote them too.
     """
     M = len(evidence.texts)
@@ -229,6 +249,8 @@ def rank_by_utility(
         number = next(behind_evidence) if place is None else place
         log_probability[number] = np.nan if (lp := hypothesis.log_probability) is None else lp
         finished[number], last[number] = hypothesis.finished, False
+        if place is None and hypothesis.source == "memory":
+            cosine[number], from_memory[number] = hypothesis.cosine, True
     utility = evidence.expected_utility(others)
     order = by_utility(utility, last)
     return Ranking(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from magicap.checks import require_bool, require_int, require_number
-from magicap.decoding.constraints import Constraints
+from magicap.decoding.constraints import MOST_INCLUDED, Constraints, require_words
 from magicap.errors import BadSettings
 from magicap.printable import without_surrogates
-from magicap.settings_io import later, renamed
+from magicap.settings_io import added, renamed
 
 MOST_NEIGHBOURS = 2000
 """More evidence would take gigabytes to compare."""
@@ -69,7 +69,7 @@ class MagicSearch:
     """Whether the language model is conditioned on the picture by its soft prompt, which it must have
     learned (``recipes/tune_prompted.py``)."""
 
-    prefix: str = later("")
+    prefix: str = added("")
     """What the caption begins with: it is searched on from these words, which are a part of it."""
 
     def __post_init__(self) -> None:
@@ -136,12 +136,18 @@ class BeamMagicSearch:
     num_hypotheses: int = 5
     """How many of the captions that competed are kept with the chosen one, itself included."""
 
-    prefix: str = later("")
+    prefix: str = added("")
     """What the caption begins with: it is searched on from these words, which are a part of it."""
+
+    prefer: tuple[str, ...] = added(())
+    """Words that the caption should have if that suits it, at most 100."""
+
+    prefer_weight: float = added(1.0)
+    """What all words of ``prefer`` together are worth in points of expected CIDEr-D (0 to 10)."""
 
     def __post_init__(self) -> None:
         _strip_prefix(self, self.prefix)
-        for name in ("include", "exclude"):  # JSON knows no tuples
+        for name in ("include", "exclude", "prefer"):  # JSON knows no tuples
             words = getattr(self, name)
             if isinstance(words, Iterable) and not isinstance(words, str):
                 object.__setattr__(self, name, tuple(words))
@@ -158,6 +164,8 @@ class BeamMagicSearch:
             require_number("image_weight", self.image_weight, _is_weight, _EXPECTED_WEIGHT)
         require_number("rerank_weight", self.rerank_weight, _is_weight, _EXPECTED_WEIGHT)
         require_number("temperature", self.temperature, lambda t: t >= 1e-3, "at least 0.001")
+        require_words("prefer", self.prefer, MOST_INCLUDED)
+        require_number("prefer_weight", self.prefer_weight, _is_weight, _EXPECTED_WEIGHT)
         if self.constraints and not self.constraints.can_hold(self.prefix):
             raise BadSettings(
                 f"prefix must keep to exclude and max_words, found {self.prefix!r:.80}; change one of them"
@@ -182,7 +190,7 @@ class ContrastiveSearch:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
-    prefix: str = later("")
+    prefix: str = added("")
     """What the caption begins with: it is searched on from these words, which are a part of it."""
 
     def __post_init__(self) -> None:
@@ -202,7 +210,7 @@ class Greedy:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
-    prefix: str = later("")
+    prefix: str = added("")
     """What the caption begins with: it is searched on from these words, which are a part of it."""
 
     def __post_init__(self) -> None:
@@ -228,7 +236,7 @@ class TopK:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
-    prefix: str = later("")
+    prefix: str = added("")
     """What the caption begins with: it is searched on from these words, which are a part of it."""
 
     def __post_init__(self) -> None:
@@ -251,7 +259,7 @@ class Nucleus:
     max_new_tokens: int = 15
     """A caption is cut after this many tokens."""
 
-    prefix: str = later("")
+    prefix: str = added("")
     """What the caption begins with: it is searched on from these words, which are a part of it."""
 
     def __post_init__(self) -> None:

@@ -27,5 +27,6 @@ def caption_row(image: str, caption: Caption, provenance: Provenance | None) -> 
         "score": round(caption.score, 4),
         **({} if caption.confidence is None else {"confidence": round(caption.confidence, 4)}),
         "finished": caption.finished,
+        **({"text_lines": [line.as_json() for line in lines]} if (lines := caption.text_lines) else {}),
         **(provenance.entries if provenance else {}),
     }

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from magicap.evaluation.comparison import System
 from magicap.evaluation.rows import caption_row
 from magicap.metrics.clipscore import ClipScore
 from magicap.results import WORDLESS
-from magicap.settings_io import former_names
+from magicap.settings_io import former_names, written_fields
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner, DecodingT
@@ -137,7 +137,7 @@ def _former_text(decoding: object) -> str:
     if not is_dataclass(decoding):
         return repr(decoding)
     former = {name: former_name for former_name, name in former_names(type(decoding)).items()}
-    known = {field.name for field in fields(decoding)}
+    known = written_fields(decoding)
     settings = ", ".join(
         f"{former.get(name, name)}={value!r}"
         for name, value in vars(decoding).items()

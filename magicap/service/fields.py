@@ -12,7 +12,7 @@ from magicap.docstrings import field_docstrings
 from magicap.drawing import COMPETITORS
 from magicap.service.limits import MOST, MOST_CANDIDATES, MOST_CAPTIONS, MOST_MATCHES, MOST_WORDS
 
-WORD_LISTS = ("include", "exclude")
+WORD_LISTS = ("include", "exclude", "prefer")
 """Fields that are lists of words."""
 
 _Word = Annotated[str, Field(max_length=100)]

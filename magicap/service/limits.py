@@ -16,7 +16,7 @@ MOST_SCORED = 20_000
 candidates times tokens. They take most of a second."""
 
 MOST_WORDS = 100
-"""Words of ``include`` and of ``exclude``."""
+"""Words of ``include``, of ``exclude`` and of ``prefer``."""
 
 MOST_CAPTIONS, MOST_CANDIDATES, MOST_MATCHES = 20, 10, 100
 """Captions of a picture; candidates of a step; matches of a search."""

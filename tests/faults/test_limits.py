@@ -317,6 +317,7 @@ def test_no_file_of_an_index_may_be_a_pipe(index, pattern):
         (lambda n: BeamMagicSearch(num_finished=n), 1000),
         (lambda n: BeamMagicSearch(neighbours=n), 2000),
         (lambda n: BeamMagicSearch(include=tuple(f"w{i}" for i in range(n))), 100),
+        (lambda n: BeamMagicSearch(prefer=tuple(f"w{i}" for i in range(n))), 100),
         (lambda n: BeamMagicSearch(exclude=tuple(f"w{i}" for i in range(n))), 10_000),
         (lambda n: BeamSearch(beam_size=n), 500),
         (lambda n: Sampling(captions=n), 20_000),

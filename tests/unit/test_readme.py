@@ -155,6 +155,13 @@ def test_captioning_as_in_the_readme_gives_a_line_a_picture(desk):
 
 
 @pytest.mark.slow
+def test_reading_text_as_in_the_readme_gives_a_row_a_picture(desk):
+    (words,) = commands("magicap ocr")
+    ended = magicap(*words[1:])
+    assert [json.loads(line)["image"] for line in ended.out.splitlines()] == ["photo.jpg", "holiday/b.jpg"]
+
+
+@pytest.mark.slow
 def test_many_pictures_as_in_the_readme_give_a_row_each(desk):
     for folder in ("training", "huge", "shards"):
         shutil.copytree("holiday", folder)
