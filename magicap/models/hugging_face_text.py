@@ -55,7 +55,7 @@ def save_shape(model: Any, config: dict[str, Any], folder: Path) -> None:
     text = config["model_cfg"]["text_cfg"]
     text["hf_model_pretrained"] = False  # its weights are the scorer's
     for name in ("hf_model_name", "hf_tokenizer_name"):
-        if Path(text[name]).is_dir():
+        if text.get(name) and Path(text[name]).is_dir():
             text[name] = LOCAL
 
 
