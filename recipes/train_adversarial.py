@@ -102,22 +102,22 @@ class Config(TrainingOptions, SoftPromptTuning, TermWeights):
     validation_limit: int = 300
     """The most pictures of the validation, its first."""
 
-    batch_size: int = 16
+    batch_size: int = 8
     """Number of pictures in a batch of one process, each with --samples captions and as many sentences."""
 
-    samples: int = 4
+    samples: int = 5
     """Number of captions sampled of each picture, at least 2: each is compared with the others."""
 
     max_tokens: int = 24
     """Longest sentence, and longest caption that is written, in tokens with their start and end."""
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     """Peak learning rate of the language model."""
 
-    prompt_rate: float = 1e-4
+    prompt_rate: float = 5e-4
     """Peak learning rate of the soft prompt."""
 
-    discriminator_rate: float = 1e-4
+    discriminator_rate: float = 2e-4
     """Peak learning rate of the discriminator."""
 
     discriminator_layers: int = 2
@@ -131,10 +131,8 @@ class Config(TrainingOptions, SoftPromptTuning, TermWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "max_tokens", "validation_limit"):
-            require_int(f"--{name}", getattr(self, name), least=2)
-        require_int("--samples", self.samples, least=2)
-        for name in ("image_limit", "text_limit"):
+        require_int("--batch_size", self.batch_size)
+        for name in ("samples", "max_tokens", "validation_limit", "image_limit", "text_limit"):
             if getattr(self, name) is not None:
                 require_int(f"--{name}", getattr(self, name), least=2)
         weights = [name for name in vars(self) if name.endswith("_weight")]
