@@ -37,6 +37,7 @@ from torch import Tensor
 from transformers import HfArgumentParser
 
 from magicap import BadSettings, Captioner, DecodingContext
+from magicap.arrays import IntArray
 from magicap.captioners.presets import DEFAULT
 from magicap.data.pictures import ImageFiles
 from magicap.decoding.searches import search_of
@@ -141,7 +142,7 @@ def main(config: Config) -> None:
     print_tables(names, dict(zip(vectors, columns, strict=True)), owner, config.seed)
 
 
-def print_tables(names: Sequence[str], figures: dict[str, Array], owner: Array, seed: int) -> None:
+def print_tables(names: Sequence[str], figures: dict[str, Array], owner: IntArray, seed: int) -> None:
     """Means, and differences to ``whole`` where it is there.
 
     Args:
@@ -319,7 +320,7 @@ def share_named(text: str, things: set[str]) -> float:
     return float(np.mean(named)) if named else float("nan")
 
 
-def tested(differences: Array, owner: Array, seed: int) -> str:
+def tested(differences: Array, owner: IntArray, seed: int) -> str:
     """Mean difference with its interval and p-value, pictures drawn with replacement."""
     counted = ~np.isnan(differences)
     pictures = owner.max() + 1

@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     if captioner.language_model.soft_prompt is not None:
         searches["magic search, soft prompt"] = replace(STORY_SEARCH, soft_prompt=True)
     pictures = drawn_pictures(config)
-    stories = {name: told(captioner, pictures, search, config) for name, search in searches.items()}
+    stories = {name: write_all(captioner, pictures, search, config) for name, search in searches.items()}
     for name, story in stories.items():
         print(f"{name}: {story[0].heading} | {story[0]}")
     print("\n| search | sentences | different | words of one | scorer | cosine | less without | p |")
@@ -82,7 +82,9 @@ def drawn_pictures(config: Config) -> list[bytes]:
         return [files.read(names[i]) for i in generator.choice(len(names), config.pictures, replace=False)]
 
 
-def told(captioner: Captioner, pictures: list[bytes], search: MagicSearch, config: Config) -> list[Story]:
+def write_all(
+    captioner: Captioner, pictures: list[bytes], search: MagicSearch, config: Config
+) -> list[Story]:
     """A story of each picture."""
     return [
         captioner.story(

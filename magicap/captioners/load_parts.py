@@ -28,8 +28,8 @@ def load_parts(
 
     Args:
         device, dtype: as of :meth:`Captioner.from_pretrained`.
-        samples: captions of a memory for models without one; 0: none; None: as many as
-            :data:`SAMPLES` where the sources ask for one.
+        samples: captions of a memory for models without one; 0: no memory, so magic search; None: as many
+            as :data:`SAMPLES` where the sources ask for one.
 
     Raises:
         BadSettings: int8 elsewhere than on a processor, or of models that it does not go with; ``samples`` of
@@ -39,9 +39,11 @@ def load_parts(
     """
     if samples is not None:
         require_int("memory", samples, least=0)
-        if sources.memory is not None:
+        if samples and sources.memory is not None:
             raise BadSettings("this captioner has a memory of its own; leave the size of one out")
     language_model, scorer = _models(sources, commits, as_device(device), as_dtype(dtype, int8=True))
+    if samples == 0:
+        return Parts(language_model, scorer, None if sources.memory else sources.decoding, None)
     if sources.memory is not None:
         memory = CaptionMemory.from_pretrained(sources.memory, device=scorer.device)
         return Parts(language_model, scorer, sources.decoding, memory)

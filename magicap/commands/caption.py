@@ -72,7 +72,7 @@ class Options:
     """Captions in the memory that is sampled, once, for two models without one; default: 10,000."""
 
     no_memory: Annotated[bool, About(exclusive="memory")] = False
-    """Sample no memory: plain magic search."""
+    """Caption without a memory: plain magic search."""
 
     json: bool = False
     """Print a JSON object a picture, errors included."""

@@ -72,7 +72,7 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or captioner's folder, a zero-shot one."""
 
-    language_model: Annotated[str | None, About("NAME|FOLDER")] = None
+    language_model: Annotated[str | None, About("FOLDER|ID")] = None
     """Write by this language model of the hub or of a folder, such as one that has read stories, in place of
     the preset's."""
 
@@ -139,17 +139,17 @@ def _check(options: Options) -> None:
 
 
 def _captioner(options: Options) -> Captioner:
-    captioner = load_captioner(options.preset, options.device, revision=options.revision)
+    captioner = load_captioner(
+        options.preset,
+        options.device,
+        revision=options.revision,
+        language_model=options.language_model,
+    )
     from magicap.captioners.zero_shot import Captioner
 
     if not isinstance(captioner, Captioner):
         raise BadSettings(f"{options.preset} is supervised and writes no stories; give a zero-shot --preset")
-    if options.language_model is None:
-        return captioner
-    from magicap.models.language_model import LanguageModel
-
-    language_model = LanguageModel.from_pretrained(options.language_model, device=captioner.device)
-    return Captioner(language_model, captioner.scorer)
+    return captioner
 
 
 def _pictures_of(header: Header, captioner: Captioner, options: Options) -> dict[str, Image]:

@@ -71,10 +71,7 @@ def test_pictures_share_the_sentences_in_order(captioner):
 def test_a_long_story_forgets_its_first_sentences(captioner):
     story = captioner.story(tiny.pictures(4), title="A dog.", sentences=8, decoding=SEARCH)
     assert len(story.sentences) == 8
-    read = max(
-        len(captioner.language_model.tokenizer(one.steps[-1].text).input_ids) for one in story.sentences
-    )
-    assert read <= captioner.language_model.max_new_tokens
+    assert story.sentences[0].text not in story.sentences[-1].steps[-1].text
 
 
 def test_the_picture_changes_the_story_and_without_it_there_is_one(captioner):
