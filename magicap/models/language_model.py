@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,18 +21,18 @@ from torch import Tensor, nn
 from magicap.arrays import IntArray
 from magicap.errors import BadModel, BadSettings, BrokenNumbers
 from magicap.files import open_to_readers
-from magicap.models.finite import require_finite, require_unit
-from magicap.models.gpt2 import Gpt2Blocks
-from magicap.models.int8 import Int8Product
-from magicap.models.language_files import kind_of, read_language_model, run_in_full
+from magicap.models.caption_tokens import CaptionTokens
+from magicap.models.causal_check import require_same_as_forward
+from magicap.models.causal_steps import CausalSteps
+from magicap.models.finite import require_finite
+from magicap.models.language_files import kind_of, read_language_model
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.plain_gpt2 import Gpt2Folder
 from magicap.models.plain_tokenizer import PlainTokenizer
 from magicap.models.prefixes import Extension, Prefixes
 from magicap.models.soft_prompt import PROMPT_FILE, SoftPrompt
-from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
+from magicap.models.token_cache import TokenCache
 from magicap.models.topk import topk
-from magicap.models.word_tokens import WordTokens, splits_at_spaces
 from magicap.packed_texts import PackedTexts
 
 if TYPE_CHECKING:
@@ -77,21 +76,18 @@ class LanguageModel:
     ) -> None:
         self._unbuilt = model if isinstance(model, Gpt2Folder) else None
         self._network: Any = model.model if isinstance(model, Gpt2Folder) else model.eval()
-        self._blocks_of: tuple[Any, Gpt2Blocks | None] | None = None
-        self._int8_head: Int8Product | None = None
-        self._word_tokens: WordTokens | None = None
-        self._splits_at_spaces = splits_at_spaces(getattr(tokenizer, "backend_tokenizer", None))
-        self._tokenizer: Any = tokenizer
+        self._tokens = CaptionTokens(tokenizer)
         self.soft_prompt = soft_prompt
         self._add_missing_tokens()
+        self._steps_of = CausalSteps(self._network)
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
         self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
         self.end_id = self._find_end_id()
         self.max_new_tokens = self._find_room()
         if soft_prompt is not None:
-            soft_prompt.require_width(int(self._network.get_input_embeddings().weight.shape[1]))
+            soft_prompt.require_width(self.width)
         self._special_ids = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
-        self._confirm()
+        require_same_as_forward(self._network, self._walk)
 
     @classmethod
     def from_pretrained(
@@ -133,9 +129,7 @@ class LanguageModel:
     @property
     def tokenizer(self) -> Any:
         """The transformers tokenizer, built in the same way."""
-        if isinstance(self._tokenizer, PlainTokenizer):
-            self._tokenizer = self._tokenizer.whole()
-        return self._tokenizer
+        return self._tokens.whole()
 
     @property
     def network(self) -> nn.Module:
@@ -158,8 +152,8 @@ class LanguageModel:
     def to_train(self) -> LanguageModel:
         """A copy in float32, whatever this one computes in, whose weights can learn."""
         trained = copy.deepcopy(self)
-        trained._int8_head = trained._blocks_of = None
         trained.model.float().requires_grad_(True)
+        trained._steps_of = CausalSteps(trained.model)
         if trained.soft_prompt is not None:
             trained.soft_prompt.float().requires_grad_(True)
         return trained
@@ -179,22 +173,20 @@ class LanguageModel:
         Raises:
             BadSettings: it is no plain GPT-2 in float32.
         """
-        blocks, head = self._blocks, self._network.get_output_embeddings()
-        if blocks is None or self.dtype != torch.float32:
+        if not self._steps.is_plain or self.dtype != torch.float32:
             kind = kind_of(self._network)
             raise BadSettings(
                 f"int8 takes a plain GPT-2 in float32, found {kind} in {self.dtype}; use another dtype"
             )
-        self._int8_head = Int8Product.of(head.weight.T, head.bias)
-        self._blocks_of = self._network, blocks.in_int8()
+        self._steps_of = CausalSteps(self._network, int8=True)
         return self
 
     def in_float32(self) -> LanguageModel:
         """A copy that computes in float32; where this one does so in int8, of the same weights."""
-        if self._int8_head is None:
+        if not self._steps.is_int8:
             return copy.deepcopy(self).to_caption(torch.float32)
         exact = copy.copy(self)
-        exact._int8_head = exact._blocks_of = None
+        exact._steps_of = CausalSteps(self._network)
         return exact
 
     @property
@@ -207,7 +199,7 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         dtype: torch.dtype = self._network.dtype
-        return dtype if self._int8_head is None else torch.int8
+        return torch.int8 if self._steps_of.is_int8 else dtype
 
     @property
     def width(self) -> int:
@@ -228,7 +220,7 @@ class LanguageModel:
         """
         count = 1 if prompts is None else len(prompts)
         ids = torch.full((count, 1), self.start_id, device=self.device)
-        hidden, cache = self._forward(ids, (), position=0, prompts=prompts)
+        hidden, cache = self._steps.side_by_side(ids, (), position=0, prompts=prompts)
         return Prefixes(ids, F.normalize(hidden.float(), dim=-1), hidden[:, -1], cache)
 
     @torch.inference_mode()
@@ -237,8 +229,7 @@ class LanguageModel:
 
         A row whose numbers broke is NaN throughout.
         """
-        head: Any = self._int8_head or self._network.get_output_embeddings()
-        return torch.softmax(head(last).float(), dim=-1)
+        return torch.softmax(self._steps.logits(last).float(), dim=-1)
 
     @torch.inference_mode()
     def likeliest(self, last: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -265,7 +256,7 @@ class LanguageModel:
         """
         length = prefixes.ids.shape[1]
         self.require_room(length)
-        hidden, cache = self._forward(candidates, prefixes.cache, position=length)
+        hidden, cache = self._steps.side_by_side(candidates, prefixes.cache, position=length)
         return Extension(prefixes, candidates, hidden, cache)
 
     def append(self, prefixes: Prefixes, token: int) -> Prefixes:
@@ -315,7 +306,7 @@ class LanguageModel:
         Raises:
             BadSettings: there is not.
         """
-        ids = self._encode([prefix])[0] if prefix else []
+        ids = self._tokens.encode([prefix])[0] if prefix else []
         if ids and len(ids) + max_new_tokens > self.max_new_tokens:
             raise BadSettings(
                 f"expected a prefix and max_new_tokens of at most {self.max_new_tokens} tokens together with "
@@ -333,15 +324,11 @@ class LanguageModel:
 
     def texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`text`, for many sequences at once."""
-        if not len(batch):
-            return []
-        words = [[int(i) for i in ids if int(i) not in self._special_ids] for ids in batch]
-        texts: list[str] = self._tokenizer.batch_decode(words, clean_up_tokenization_spaces=False)
-        return texts
+        return self._tokens.decode(batch, self._special_ids)
 
     def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of whole captions, between the start and the end token."""
-        return [[self.start_id, *ids, self.end_id] for ids in self._encode(captions)]
+        return [[self.start_id, *ids, self.end_id] for ids in self._tokens.encode(captions)]
 
     def encode_packed(self, captions: PackedTexts) -> tuple[IntArray, IntArray]:
         """The same ids as :meth:`encode_captions` gives, of many captions that share their words.
@@ -349,25 +336,7 @@ class LanguageModel:
         Returns:
             Token ids of all captions, one behind the other, and how many each has (N,).
         """
-        if not self._splits_at_spaces:
-            rows = self.encode_captions(captions)
-            lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
-            return np.array([token for ids in rows for token in ids], dtype=np.int64), lengths
-        known = self._word_tokens
-        if known is None or known.vocabulary is not captions.vocabulary:
-            self._word_tokens = known = WordTokens(captions.vocabulary)
-        return known.framed(captions, self._encode, self.start_id, self.end_id)
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, without any special token."""
-        if not texts:
-            return []
-        fast: Any = getattr(self._tokenizer, "backend_tokenizer", None)
-        if fast is not None and fast.truncation is None and fast.padding is None:
-            # The same ids without masks and offsets, which take most of the time.
-            return [row.ids for row in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
-        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False).input_ids
-        return ids
+        return self._tokens.encode_packed(captions, self.start_id, self.end_id)
 
     def partial_texts(self, batch: Sequence[Sequence[int] | Tensor]) -> list[str]:
         """As :meth:`texts`, without a last letter of which only the first bytes have been chosen."""
@@ -379,12 +348,7 @@ class LanguageModel:
         Args:
             capacity: columns of a row, at most.
         """
-        if self._blocks is not None:
-            return GrowingCache(capacity)
-        from transformers import DynamicCache
-
-        cache: Any = DynamicCache()
-        return cache  # type: ignore[no-any-return]
+        return self._steps.new_cache(capacity)
 
     @torch.inference_mode()
     def step(
@@ -395,73 +359,32 @@ class LanguageModel:
         cache: TokenCache,
         prompts: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states (B, Q, D), as the output head reads them, of tokens that stand at one position.
-
-        Args:
-            ids: (B, Q) of the tokens.
-            position: how many tokens stand before each.
-            visible: (B or 1, 1, Q, P + Q) which columns of the cache, themselves included, each of them sees;
-                None: all.
-            cache: of the P columns before, which takes up theirs.
-            prompts: (B, D) of :attr:`soft_prompt`, added to each row's embeddings.
-        """
-        embeddings = self._network.get_input_embeddings()(ids)
-        if prompts is not None:
-            embeddings = embeddings + prompts[:, None].to(embeddings)
-        mask = None
-        if visible is not None:
-            least = torch.finfo(embeddings.dtype).min
-            mask = torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill_(~visible, least)
-        if self._blocks is not None:
-            return self._blocks(embeddings, position, mask, cache)
-        output: Any = self._network.base_model(
-            inputs_embeds=embeddings,
-            past_key_values=cache,
-            position_ids=torch.full_like(ids, position),
-            attention_mask=mask,
-            use_cache=True,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
-
-    def _forward(
-        self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int, prompts: Tensor | None = None
-    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
-        """Hidden states (B, K, D) and grown cache of tokens that see their prefix, but not each other."""
-        width = ids.shape[1]
-        visible = torch.eye(width, position + width, dtype=torch.bool, device=ids.device).roll(position, 1)
-        visible[:, :position] = True
-        if self._blocks is not None:
-            grown = ConcatenatedCache(past)
-            return self.step(ids, position, visible[None, None], grown, prompts), tuple(grown.layers)
-        cache: Any = self.new_cache(position + width)
-        for layer, (keys, values) in enumerate(past):
-            cache.update(keys, values, layer)
-        hidden = self.step(ids, position, visible[None, None], cache, prompts)
-        return hidden, tuple((layer.keys, layer.values) for layer in cache.layers)
+        """See :meth:`CausalSteps.step`."""
+        return self._steps.step(ids, position, visible, cache, prompts)
 
     @property
-    def _blocks(self) -> Gpt2Blocks | None:
-        """A step of our own, where the model is a plain GPT-2."""
-        if self._blocks_of is None or self._blocks_of[0] is not self._network:
-            blocks = Gpt2Blocks.of(self._network)
-            self._blocks_of = self._network, blocks.in_int8() if blocks and self._int8_head else blocks
-        return self._blocks_of[1]
+    def _steps(self) -> CausalSteps:
+        """Of the network as it is now: :attr:`model` may have taken the place of what stood for it."""
+        if self._steps_of.network is not self._network:
+            self._steps_of = CausalSteps(self._network, int8=self._steps_of.is_int8)
+        return self._steps_of
 
     def _add_missing_tokens(self) -> None:
-        vocabulary = self._tokenizer.get_vocab()
+        tokenizer = self._tokens.tokenizer
+        vocabulary = tokenizer.get_vocab()
         missing = [token for token in (START_TOKEN, PAD_TOKEN) if token not in vocabulary]
         if missing:
-            self._tokenizer.add_tokens(missing)
+            tokenizer.add_tokens(missing)
             _log.warning("the language model's tokenizer lacked %s; added, untrained", " and ".join(missing))
         rows = self._network.get_input_embeddings().weight.shape[0]
-        if len(self._tokenizer) > rows:
-            self._network.resize_token_embeddings(len(self._tokenizer))
+        if len(tokenizer) > rows:
+            self._network.resize_token_embeddings(len(tokenizer))
 
     def _find_end_id(self) -> int:
-        end = self._tokenizer.eos_token_id
+        tokenizer = self._tokens.tokenizer
+        end = tokenizer.eos_token_id
         if end is None:
-            end = self._tokenizer.get_vocab().get(END_TOKEN)
+            end = tokenizer.get_vocab().get(END_TOKEN)
         if end is None:
             raise BadModel(
                 f"the language model's tokenizer has no end token; expected an eos_token or {END_TOKEN!r}"
@@ -475,33 +398,16 @@ class LanguageModel:
             raise BadModel(f"expected a language model with a fixed number of positions, found {kind}")
         return positions - 1
 
-    @torch.inference_mode()
-    def _confirm(self) -> None:
-        """Hold start, extend and choose against the model's own forward: not every causal model works so.
+    def _walk(self) -> tuple[Prefixes, Tensor]:
+        """A prefix of a few tokens, and the probabilities of the next.
 
-        Raises:
-            BadModel: they disagree, so captions would silently be wrong.
+        Of other architectures than GPT-2 of more tokens: some look back at a window alone.
         """
-        kind = kind_of(self._network)
-        token = torch.tensor([[self.end_id, self.start_id]], device=self.device)
-        try:
-            prefixes = self.choose(self.extend(self.start(), token), torch.tensor([1], device=self.device))
-            states, logits = run_in_full(self._network, prefixes.ids)
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise BadModel(f"{kind} does not work as GPT-2 does: {error}") from error
-        require_unit(prefixes.hidden, f"hidden states of the {kind}")
-        hidden = F.normalize(states.float(), dim=-1)
-        probabilities = torch.softmax(logits[:, -1].float(), dim=-1)
-        tolerance = 1e-3 if self._network.dtype == torch.float32 else 5e-2
-        wrong = max(
-            (hidden - prefixes.hidden).abs().max(),
-            (probabilities - self.probabilities(prefixes.last)).abs().max(),
-        )
-        if not wrong <= tolerance:
-            raise BadModel(
-                f"{kind} does not work as GPT-2 does (its own output differs by "
-                f"{wrong:.1e}); use a causal language model of the GPT-2 kind"
-            )
+        prefixes, tokens = self.start(), torch.tensor([[self.end_id, self.start_id]], device=self.device)
+        for step in range(1 if self._steps.is_plain else min(12, self.max_new_tokens)):
+            choice = torch.tensor([(step + 1) % 2], device=self.device)
+            prefixes = self.choose(self.extend(prefixes, tokens), choice)
+        return prefixes, self.probabilities(prefixes.last)
 
 
 def _keep(states: Tensor, length: int, choice: Tensor) -> Tensor:
