@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from magicap.adaptation.parts import Parts
+from magicap.adaptation.tuning import tune_decoding
+from magicap.adaptation.tuning_magic import tune_magic_search
 from magicap.captioners.folder import (
     ZERO_SHOT,
     CaptionerSettings,
@@ -40,7 +42,8 @@ from magicap.captioners.stories import Story, story_search, write_story
 from magicap.captioners.zero_shot_search import ZeroShotSearch
 from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES
-from magicap.decoding.settings import DECODINGS
+from magicap.decoding.settings import DECODINGS, BeamMagicSearch, MagicSearch
+from magicap.errors import BadSettings
 from magicap.images.reader import ImageSource
 from magicap.models.fine_grained.scorer import FineGrainedScorer, require_made_for
 from magicap.models.fingerprint import combined
@@ -230,6 +233,36 @@ class Captioner(ZeroShotSearch):
         adapted = Captioner(parts.language_model, parts.scorer, parts.decoding, parts.memory)
         adapted.adaptation = report
         return adapted
+
+    def calibrate(
+        self, decoding: Any = None, images: Sequence[ImageSource] | None = None, *, seed: int = 0
+    ) -> Any:
+        """A decoding with settings that suit these models and this memory, without captioned pictures.
+
+        Of magic search ``alpha`` and ``beta``, of beam magic search ``neighbours`` and ``temperature``.
+        It is not made the captioner's own: ``captioner.decoding = captioner.calibrate()`` does that.
+
+        Args:
+            decoding: settings to begin with; None: the captioner's own.
+            images: pictures without captions, which make it finer.
+            seed: of the captions that stand in place of pictures.
+
+        Raises:
+            BadSettings: another kind of decoding, beam magic search without a memory, or a language model
+                that never ends a caption.
+            BadImage: a picture cannot be read.
+        """
+        search = self.decoding if decoding is None else decoding
+        vectors = None if images is None or not len(images) else self.scorer.encode_images(images)
+        if isinstance(search, MagicSearch):
+            return tune_magic_search(self.parts, search, vectors, seed=seed)
+        if not isinstance(search, BeamMagicSearch) or self.memory is None:
+            has = "no memory" if self.memory is None else "a memory"
+            raise BadSettings(
+                "to calibrate expected MagicSearch, or BeamMagicSearch and a captioner with a memory, found "
+                f"{type(search).__name__} and {has}; choose another decoding"
+            )
+        return tune_decoding(search, self.memory, vectors, seed=seed)
 
     def story(
         self,

@@ -1,0 +1,80 @@
+"""The weights of magic search that suit two models: measured on captions, without a picture.
+
+Captions with noise in place of the modality gap stand for pictures, as in :mod:`magicap.adaptation.tuning`;
+the weights under which magic search comes nearest to the caption that a vector was made of are taken. Beta
+first, at the alpha that is there, then alpha at that beta.
+
+Shapes: P pictures, S captions in place of pictures, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from magicap.adaptation.parts import Parts
+from magicap.decoding.context import DecodingContext
+from magicap.decoding.prefix_cache import PrefixCache
+from magicap.decoding.searches import search_of
+from magicap.decoding.settings import MagicSearch
+from magicap.metrics.cider import cider_d
+from magicap.retrieval.caption_memory import CaptionMemory
+from magicap.retrieval.modality_gap import pseudo_images
+
+BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+ALPHAS = (0.0, 0.1, 0.2, 0.4)
+_CAPTIONS = 64
+_BATCH = 32
+_SAMPLES = 500  # of the language model, where there is no memory
+
+
+def tune_magic_search(
+    parts: Parts,
+    settings: MagicSearch,
+    images: Tensor | None = None,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int], object] = lambda count: None,
+) -> MagicSearch:
+    """The settings with the ``alpha`` and ``beta`` that suit two models.
+
+    Args:
+        parts: with a memory, whose captions are used; without one the language model samples some.
+        settings: the others stay as they are here.
+        images: (P, D) unit vectors of pictures without captions, which set the length of the noise.
+        seed: of the captions and of the noise.
+        on_progress: called with 1 for each setting that was tried.
+
+    Raises:
+        BadSettings: the language model never ends a caption.
+    """
+    memory = parts.memory or CaptionMemory.from_language_model(
+        parts.language_model, parts.scorer, _SAMPLES, seed=seed
+    )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(memory), generator=generator)[:_CAPTIONS]
+    texts = [memory.texts[position] for position in chosen.tolist()]
+    queries = pseudo_images(memory.vectors_at(chosen), memory, images, seed=seed)
+    cache = PrefixCache(parts.language_model, parts.scorer)
+    tried: dict[MagicSearch, float] = {}
+
+    def best(candidates: Sequence[MagicSearch]) -> MagicSearch:
+        for candidate in candidates:
+            if candidate not in tried:
+                written = _captions(cache, queries, memory, candidate)
+                tried[candidate] = cider_d(written, [[text] for text in texts])["CIDEr-D"].value
+                on_progress(1)
+        return max(candidates, key=tried.__getitem__)
+
+    weighed = best([replace(settings, beta=beta) for beta in BETAS])
+    return best([replace(weighed, alpha=alpha) for alpha in dict.fromkeys((*ALPHAS, settings.alpha))])
+
+
+def _captions(cache: PrefixCache, queries: Tensor, memory: CaptionMemory, settings: MagicSearch) -> list[str]:
+    """S captions of vectors (S, D)."""
+    search = search_of(settings)
+    contexts = (DecodingContext(cache, batch, [0] * len(batch), memory) for batch in queries.split(_BATCH))
+    return [str(caption) for context in contexts for caption in search.captions(context, settings)]
