@@ -8,6 +8,7 @@ Shapes: B pictures, C captions, M neighbours, N captions of a memory, P preferre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -82,7 +83,7 @@ def bring_captions(
         [
             Hypothesis(memory.texts[int(having[column])], cosine=cosine, source="memory")
             for cosine, column in zip(*row, strict=True)
-            if cosine > -1e9
+            if math.isfinite(cosine)
         ]
         for row in zip(best.tolist(), columns.tolist(), strict=True)
     ]
