@@ -11,10 +11,10 @@ LIBRARIES = ("torch", "transformers", "open_clip_torch", "timm", "safetensors", 
 
 def versions() -> dict[str, str | None]:
     """Versions of this package, of Python and of the libraries; None for one that is not installed."""
-    found: dict[str, str | None] = {"magicap": __version__, "python": platform.python_version()}
+    known: dict[str, str | None] = {"magicap": __version__, "python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            known[library] = version(library)
         except PackageNotFoundError:
-            found[library] = None
-    return found | {"platform": platform.platform()}
+            known[library] = None
+    return known | {"platform": platform.platform()}

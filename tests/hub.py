@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = "/".join(filter(None, [wanted.get("organization"), wanted["name"]]))
             (self.root / name).mkdir(parents=True, exist_ok=True)
-            return self._send(200, {"url": f"http://hub/{name}", "id": name})
+            return self._send(200, {"url": f"{self._address}/{name}", "id": name})
         if path.endswith("validate-yaml"):
             return self._send(200, {"errors": [], "warnings": []})
         _, _, owner, name, what, *_ = path.split("/")
@@ -66,8 +66,16 @@ class _Handler(BaseHTTPRequestHandler):
         shutil.copytree(folder, self.root / COMMITS / commit / repository)
         self._send(
             200,
-            {"commitUrl": f"http://hub/{repository}/commit/{commit}", "commitOid": commit, "hookOutput": ""},
+            {
+                "commitUrl": f"{self._address}/{repository}/commit/{commit}",
+                "commitOid": commit,
+                "hookOutput": "",
+            },
         )
+
+    @property
+    def _address(self) -> str:
+        return f"http://{self.headers['Host']}"
 
     def _folder(self, repository: str, revision: str) -> Path | None:
         """What a revision of a repository holds; None: there is no such revision."""

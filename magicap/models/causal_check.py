@@ -30,7 +30,7 @@ def require_same_as_forward(network: Any, walk: Callable[[], tuple[Prefixes, Ten
     """
     kind = kind_of(network)
     try:
-        prefixes, found = walk()
+        prefixes, of_steps = walk()
         states, logits = run_in_full(network, prefixes.ids)
     except (RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise BadModel(f"{kind} does not work as GPT-2 does: {error}") from error
@@ -38,7 +38,7 @@ def require_same_as_forward(network: Any, walk: Callable[[], tuple[Prefixes, Ten
     hidden = F.normalize(states.float(), dim=-1)
     probabilities = torch.softmax(logits[:, -1].float(), dim=-1)
     tolerance = 1e-3 if network.dtype == torch.float32 else 5e-2
-    wrong = max((hidden - prefixes.hidden).abs().max(), (probabilities - found).abs().max())
+    wrong = max((hidden - prefixes.hidden).abs().max(), (probabilities - of_steps).abs().max())
     if not wrong <= tolerance:
         raise BadModel(
             f"{kind} does not work as GPT-2 does (its own output differs by "

@@ -10,7 +10,7 @@ from torch import nn
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, SupervisedCaptioner, load_captioner
 from magicap.adaptation import adapt as adaptation
-from magicap.captioners import zero_shot
+from magicap.captioners import load_parts
 from magicap.captioners.load import load_scorer
 from magicap.errors import BadSettings
 from magicap.models.finite import are_unit
@@ -168,7 +168,7 @@ def test_adapted_it_stays_int8(int8, monkeypatch):
 
 
 def test_elsewhere_than_on_a_processor_it_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(zero_shot, "as_device", torch.device)  # as if there were a GPU
+    monkeypatch.setattr(load_parts, "as_device", torch.device)  # as if there were a GPU
     with pytest.raises(BadSettings, match="int8 computes on cpu alone, found device 'cuda'; name device cpu"):
         Captioner.from_pretrained(folder, device="cuda", dtype="int8")
 
