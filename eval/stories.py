@@ -82,7 +82,9 @@ def drawn_pictures(config: Config) -> list[bytes]:
         return [files.read(names[i]) for i in generator.choice(len(names), config.pictures, replace=False)]
 
 
-def write_all(captioner: Captioner, pictures: list[bytes], search: MagicSearch, config: Config) -> list[Story]:
+def write_all(
+    captioner: Captioner, pictures: list[bytes], search: MagicSearch, config: Config
+) -> list[Story]:
     """A story of each picture."""
     return [
         captioner.story(

@@ -32,7 +32,7 @@ def test_equals_the_slow_reference():
     captioner = tiny.captioner(3)
     pairs = list(zip(tiny.pictures(20, seed=5), itertools.cycle(PREFIXES), strict=False))
     for picture, prefix in pairs:
-        search = MagicSearch(top_k=8, alpha=0.6, beta=0.5, max_new_tokens=8, prefix=prefix)
+        search = MagicSearch(top_k=8, alpha=0.6, beta=0.5, max_new_tokens=5, prefix=prefix)
         caption = captioner.caption(picture, search)
         assert ids(caption) == reference_caption(captioner, picture, search)
         assert caption.startswith(prefix)
