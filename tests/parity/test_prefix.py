@@ -53,8 +53,8 @@ def test_the_embedded_captioner_equals_the_slow_reference():
 @pytest.mark.parametrize("kind", [MagicSearch, BeamMagicSearch, ContrastiveSearch, Greedy, TopK, Nucleus])
 def test_every_decoding_begins_with_its_prefix(kind):
     captioner = tiny.captioner(0)
-    pictures = tiny.pictures(3)
-    search = kind(max_new_tokens=6, prefix="Two dogs")
+    pictures = tiny.pictures(2)
+    search = kind(max_new_tokens=3, prefix="Two dogs")
     captions = captioner.caption(pictures, search)
     assert all(caption.startswith("Two dogs") for caption in captions)
     assert captions == [captioner.caption(p, search, seed=n) for n, p in enumerate(pictures)]
