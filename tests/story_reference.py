@@ -36,19 +36,16 @@ def reference_story(
             if read and by_probability[0][0] == end:
                 continue
             firsts = reference_candidates(captioner, image, prefix, search, unread=unread)
-            drafts = [
+            known = [[], *map(words, [title, *story])]
+            drafts = (
                 draft(captioner, image, [*prefix, token], search, unread)
                 for token, *_ in firsts
                 if token != end
-            ]
-            new = [
-                (text_of(captioner, ids[unread:]).strip(), ids[len(prefix) :])
-                for ids in drafts
-                if words(text_of(captioner, ids[unread:])) not in [[], *map(words, [title, *story])]
-            ]
+            )
+            new = next((ids for ids in drafts if words(text_of(captioner, ids[unread:])) not in known), None)
             if new:
-                story.append(new[0][0])
-                chosen.append(new[0][1])
+                story.append(text_of(captioner, new[unread:]).strip())
+                chosen.append(new[len(prefix) :])
                 break
         else:
             break

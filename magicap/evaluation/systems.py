@@ -129,10 +129,15 @@ def _kept_file(
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+_LATER = (("rerank_top", None), ("prefix", ""))
+"""Settings that the former release lacked, with the values that do what it did."""
+
+
 def _former_text(decoding: object) -> str:
     """How the former release wrote a decoding: as its ``repr`` under the former names of its settings.
 
-    It had no ``num_hypotheses``, which changes no caption, and no ``rerank_top``, and re-ranked all.
+    It had no ``num_hypotheses``, which changes no caption, no ``rerank_top``, and re-ranked all, and no
+    ``prefix``.
     """
     if not is_dataclass(decoding):
         return repr(decoding)
@@ -141,7 +146,7 @@ def _former_text(decoding: object) -> str:
     settings = ", ".join(
         f"{former.get(name, name)}={value!r}"
         for name, value in vars(decoding).items()
-        if name in known and name != "num_hypotheses" and (name, value) != ("rerank_top", None)
+        if name in known and name != "num_hypotheses" and (name, value) not in _LATER
     )
     return f"{type(decoding).__qualname__}({settings})"
 

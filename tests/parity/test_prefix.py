@@ -32,7 +32,7 @@ def test_equals_the_slow_reference():
     captioner = tiny.captioner(3)
     pairs = list(zip(tiny.pictures(20, seed=5), itertools.cycle(PREFIXES), strict=False))
     for picture, prefix in pairs:
-        search = MagicSearch(top_k=8, alpha=0.6, beta=0.5, max_new_tokens=8, prefix=prefix)
+        search = MagicSearch(top_k=8, alpha=0.6, beta=0.5, max_new_tokens=5, prefix=prefix)
         caption = captioner.caption(picture, search)
         assert ids(caption) == reference_caption(captioner, picture, search)
         assert caption.startswith(prefix)
@@ -53,8 +53,8 @@ def test_the_embedded_captioner_equals_the_slow_reference():
 @pytest.mark.parametrize("kind", [MagicSearch, BeamMagicSearch, ContrastiveSearch, Greedy, TopK, Nucleus])
 def test_every_decoding_begins_with_its_prefix(kind):
     captioner = tiny.captioner(0)
-    pictures = tiny.pictures(3)
-    search = kind(max_new_tokens=6, prefix="Two dogs")
+    pictures = tiny.pictures(2)
+    search = kind(max_new_tokens=3, prefix="Two dogs")
     captions = captioner.caption(pictures, search)
     assert all(caption.startswith("Two dogs") for caption in captions)
     assert captions == [captioner.caption(p, search, seed=n) for n, p in enumerate(pictures)]

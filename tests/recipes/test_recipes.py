@@ -309,6 +309,18 @@ def test_a_fresh_model_needs_a_position_for_every_token():
     tune.Config(["text"], ["text"], "out", positions=20, base="gpt2")
 
 
+def test_a_base_needs_a_position_for_every_token_of_a_story(language_model, tmp_path):
+    tune = recipe("tune_language_model")
+    stories = tmp_path / "stories.txt"
+    stories.write_text("A day out. We went to the lake. A dog was there. It swam.\n" * 4)
+    wanted = {"text": [str(stories)], "validation_text": [str(stories)], "batch_size": 2, "max_steps": 1}
+    wanted |= {"base": str(language_model / "best"), "cpu": True, "out": str(tmp_path / "out")}
+    with pytest.raises(BadSettings, match="at most the 48 positions of --base, found 100"):
+        tune.main(tune.Config(**wanted, max_tokens=100))
+    tune.main(tune.Config(**wanted, max_tokens=48))
+    assert (tmp_path / "out" / "best").is_dir()
+
+
 def test_a_recipe_starts_from_a_tuned_model_just_as_well(language_model, data, tmp_path):
     tune = recipe("tune_language_model")
     captions = str(data / "captions.jsonl")

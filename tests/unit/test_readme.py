@@ -162,6 +162,18 @@ def test_reading_text_as_in_the_readme_gives_a_row_a_picture(desk):
 
 
 @pytest.mark.slow
+def test_stories_as_in_the_readme_have_their_sentences(desk):
+    one, several, steered = commands("magicap story")
+    ended = magicap(*one[1:])
+    assert (ended.code, len(ended.out.splitlines())) == (0, 1)
+    assert ended.out.startswith("A day out")
+    told = json.loads(magicap(*several[1:]).out)
+    assert [sentence["image"] for sentence in told["sentences"]] == ["photo.jpg", "a.jpg", "holiday/b.jpg"]
+    ended = magicap(*steered[1:])
+    assert (ended.code, ended.out.count(".")) == (0, 3)
+
+
+@pytest.mark.slow
 def test_many_pictures_as_in_the_readme_give_a_row_each(desk):
     for folder in ("training", "huge", "shards"):
         shutil.copytree("holiday", folder)
