@@ -189,8 +189,8 @@ def as_case(picture: Image, things: Sequence[Proposal], kind: str) -> Case:
             inside.append({str(thing.label) for thing in things if thing.box == box})
         else:
             inside.append({str(thing.label) for thing, share in shares.items() if share >= 0.5})
-        near = {thing.label for thing, share in shares.items() if share >= 0.1}
-        outside.append({str(thing.label) for thing in things if thing.label not in near})
+        partly = {thing.label for thing, share in shares.items() if share >= 0.1}
+        outside.append({str(thing.label) for thing in things if thing.label not in partly})
     return Case(picture, boxes, inside, outside)
 
 
@@ -290,7 +290,7 @@ def measured(captioner: Captioner, texts: list[str], cut_outs: list[str], cases:
     """(boxes, measures), NaN where there is nothing that could be named."""
     assert captioner.memory is not None
     frequencies = captioner.memory.document_frequencies
-    near = [
+    similarities = [
         pairwise_cider_d([cut_out, text], 1, frequencies)[1, 0]
         for text, cut_out in zip(texts, cut_outs, strict=True)
     ]
@@ -298,7 +298,7 @@ def measured(captioner: Captioner, texts: list[str], cut_outs: list[str], cases:
     cosines = (vectors[: len(texts)] * vectors[len(texts) :]).sum(dim=1).tolist()
     named = [share_named(text, things) for text, things in zip(texts, flat(cases, "inside"), strict=True)]
     others = [share_named(text, things) for text, things in zip(texts, flat(cases, "outside"), strict=True)]
-    return np.array([near, cosines, named, others]).T
+    return np.array([similarities, cosines, named, others]).T
 
 
 def flat(cases: Sequence[Case], side: str) -> list[set[str]]:
@@ -325,8 +325,8 @@ def tested(differences: Array, owner: Array, seed: int) -> str:
     pictures = owner.max() + 1
     sums = np.bincount(owner[counted], differences[counted], pictures)
     counts = np.bincount(owner[counted], minlength=pictures)
-    drawn = np.random.default_rng(seed).integers(0, pictures, (RESAMPLES, pictures))
-    means = sums[drawn].sum(axis=1) / np.maximum(1, counts[drawn].sum(axis=1))
+    rows = np.random.default_rng(seed).integers(0, pictures, (RESAMPLES, pictures))
+    means = sums[rows].sum(axis=1) / np.maximum(1, counts[rows].sum(axis=1))
     low, high = np.percentile(means, [2.5, 97.5])
     p_value = min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (RESAMPLES + 1))
     return f"{100 * sums.sum() / counts.sum():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p {p_value:.4f}"
