@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 from transformers import HfArgumentParser
 
 from magicap import BadSettings, Captioner, DecodingContext
+from magicap.arrays import FloatArray, IntArray
 from magicap.captioners.presets import DEFAULT
 from magicap.data.pictures import ImageFiles
 from magicap.decoding.searches import search_of
@@ -51,7 +51,6 @@ from magicap.regions.vectors import region_vectors
 from magicap.training.progress import progress
 from magicap.training.teacher import encode_with_teacher
 
-Array = NDArray[np.float64]
 BATCH = 32
 MEASURES = ["CIDEr-D", "cosine", "named", "others"]
 SURE = 0.5  # score of a thing that is taken to be there
@@ -141,7 +140,7 @@ def main(config: Config) -> None:
     print_tables(names, dict(zip(vectors, columns, strict=True)), owner, config.seed)
 
 
-def print_tables(names: Sequence[str], figures: dict[str, Array], owner: Array, seed: int) -> None:
+def print_tables(names: Sequence[str], figures: dict[str, FloatArray], owner: IntArray, seed: int) -> None:
     """Means, and differences to ``whole`` where it is there.
 
     Args:
@@ -275,7 +274,7 @@ def with_margin(box: Box, margin: float, size: tuple[int, int]) -> Box:
     return outer_box((box[0] - x, box[1] - y, box[2] + x, box[3] + y), size)
 
 
-def ranked(captioner: Captioner, vectors: Tensor, cases: Sequence[Case]) -> Array:
+def ranked(captioner: Captioner, vectors: Tensor, cases: Sequence[Case]) -> FloatArray:
     """(boxes, 1) share of the things in a box whose names are among the five nearest classes."""
     names = captioner.scorer.encode_texts([f"a photo of a {name}" for name in CLASSES])
     nearest = [{CLASSES[row] for row in rows} for rows in (vectors @ names.T).topk(5).indices.tolist()]
@@ -286,7 +285,9 @@ def ranked(captioner: Captioner, vectors: Tensor, cases: Sequence[Case]) -> Arra
     return np.array(shares)[:, None]
 
 
-def measured(captioner: Captioner, texts: list[str], cut_outs: list[str], cases: Sequence[Case]) -> Array:
+def measured(
+    captioner: Captioner, texts: list[str], cut_outs: list[str], cases: Sequence[Case]
+) -> FloatArray:
     """(boxes, measures), NaN where there is nothing that could be named."""
     assert captioner.memory is not None
     frequencies = captioner.memory.document_frequencies
@@ -319,7 +320,7 @@ def share_named(text: str, things: set[str]) -> float:
     return float(np.mean(named)) if named else float("nan")
 
 
-def tested(differences: Array, owner: Array, seed: int) -> str:
+def tested(differences: FloatArray, owner: IntArray, seed: int) -> str:
     """Mean difference with its interval and p-value, pictures drawn with replacement."""
     counted = ~np.isnan(differences)
     pictures = owner.max() + 1

@@ -184,6 +184,12 @@ def test_the_drawing_is_written_alike_each_time(tmp_path, ending):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("size", [(3000, 30), (30, 3000)])
+def test_a_drawing_of_a_long_picture_stays_small(size):
+    captions = RegionCaptions(Image.new("RGB", size), Caption("a line"), (RegionCaption(BOX, Caption("it")),))
+    assert max(captions.draw().get_size_inches()) < 12
+
+
 # ---- proposals ----
 
 
