@@ -4,7 +4,7 @@ A head of two layers maps frozen features of pictures into the space of a senten
 captioned pictures by InfoNCE. Of the captions of a memory that are near a picture, the one with the largest
 expected CIDEr-D is taken: no beams and no language model, so only the image side differs between rows.
 
-    python eval/frozen_features.py --weights vit_tiny_patch16_224.safetensors --detector yolox_nano.safetensors \\
+    python eval/frozen_features.py --weights vit_tiny_patch16_224.safetensors --detector yolox.safetensors \\
         --captions $MAGICAP_DATA/flickr8k/captions.jsonl $MAGICAP_DATA/coco/captions.jsonl \\
         --images $MAGICAP_DATA/flickr8k/images-train.tar $MAGICAP_DATA/coco/images-train.tar \\
         --test $MAGICAP_DATA/coco/captions.jsonl --test_images $MAGICAP_DATA/coco/images-val.tar \\
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -156,7 +157,7 @@ def main(config: Config) -> None:
 def read_split(
     rows: list[CaptionedImage],
     images: Sequence[str],
-    network: nn.Module,
+    network: Any,
     detector: YoloxNano | None,
     cache: Path,
 ) -> Split:
@@ -179,7 +180,7 @@ def read_split(
 
 
 def classes_of(detector: YoloxNano | None, picture: Image) -> Tensor:
-    """(2K,) the largest score of each class, and the root of how many places hold it; (0,) without detector."""
+    """(2K,) the largest score of each class, and the root of how many places hold it; (0,) of no detector."""
     if detector is None:
         return torch.empty(0)
     scores = detector.scores(picture)
@@ -231,7 +232,7 @@ def figures(vectors: Tensor, test: Split, texts: Texts) -> tuple[float, float, f
         for evidence in evidence_from_neighbours(texts.memory, *nearest, temperature=TEMPERATURE)
     ]
     report = evaluate(chosen, [row.captions for row in test.rows], metrics=["cider_d"])
-    return recall["image_to_text_r1"], recall["text_to_image_r1"], report.scores["CIDEr-D"]
+    return recall["image_to_text_r1"], recall["text_to_image_r1"], 100 * report.scores["CIDEr-D"].value
 
 
 if __name__ == "__main__":

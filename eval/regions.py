@@ -31,13 +31,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 from transformers import HfArgumentParser
 
 from magicap import BadSettings, Captioner, DecodingContext
-from magicap.arrays import IntArray
+from magicap.arrays import FloatArray, IntArray
 from magicap.captioners.presets import DEFAULT
 from magicap.data.pictures import ImageFiles
 from magicap.decoding.searches import search_of
@@ -52,7 +51,6 @@ from magicap.regions.vectors import region_vectors
 from magicap.training.progress import progress
 from magicap.training.teacher import encode_with_teacher
 
-Array = NDArray[np.float64]
 BATCH = 32
 MEASURES = ["CIDEr-D", "cosine", "named", "others"]
 SURE = 0.5  # score of a thing that is taken to be there
@@ -142,7 +140,7 @@ def main(config: Config) -> None:
     print_tables(names, dict(zip(vectors, columns, strict=True)), owner, config.seed)
 
 
-def print_tables(names: Sequence[str], figures: dict[str, Array], owner: IntArray, seed: int) -> None:
+def print_tables(names: Sequence[str], figures: dict[str, FloatArray], owner: IntArray, seed: int) -> None:
     """Means, and differences to ``whole`` where it is there.
 
     Args:
@@ -190,8 +188,8 @@ def as_case(picture: Image, things: Sequence[Proposal], kind: str) -> Case:
             inside.append({str(thing.label) for thing in things if thing.box == box})
         else:
             inside.append({str(thing.label) for thing, share in shares.items() if share >= 0.5})
-        near = {thing.label for thing, share in shares.items() if share >= 0.1}
-        outside.append({str(thing.label) for thing in things if thing.label not in near})
+        partly = {thing.label for thing, share in shares.items() if share >= 0.1}
+        outside.append({str(thing.label) for thing in things if thing.label not in partly})
     return Case(picture, boxes, inside, outside)
 
 
@@ -276,7 +274,7 @@ def with_margin(box: Box, margin: float, size: tuple[int, int]) -> Box:
     return outer_box((box[0] - x, box[1] - y, box[2] + x, box[3] + y), size)
 
 
-def ranked(captioner: Captioner, vectors: Tensor, cases: Sequence[Case]) -> Array:
+def ranked(captioner: Captioner, vectors: Tensor, cases: Sequence[Case]) -> FloatArray:
     """(boxes, 1) share of the things in a box whose names are among the five nearest classes."""
     names = captioner.scorer.encode_texts([f"a photo of a {name}" for name in CLASSES])
     nearest = [{CLASSES[row] for row in rows} for rows in (vectors @ names.T).topk(5).indices.tolist()]
@@ -287,11 +285,13 @@ def ranked(captioner: Captioner, vectors: Tensor, cases: Sequence[Case]) -> Arra
     return np.array(shares)[:, None]
 
 
-def measured(captioner: Captioner, texts: list[str], cut_outs: list[str], cases: Sequence[Case]) -> Array:
+def measured(
+    captioner: Captioner, texts: list[str], cut_outs: list[str], cases: Sequence[Case]
+) -> FloatArray:
     """(boxes, measures), NaN where there is nothing that could be named."""
     assert captioner.memory is not None
     frequencies = captioner.memory.document_frequencies
-    near = [
+    similarities = [
         pairwise_cider_d([cut_out, text], 1, frequencies)[1, 0]
         for text, cut_out in zip(texts, cut_outs, strict=True)
     ]
@@ -299,7 +299,7 @@ def measured(captioner: Captioner, texts: list[str], cut_outs: list[str], cases:
     cosines = (vectors[: len(texts)] * vectors[len(texts) :]).sum(dim=1).tolist()
     named = [share_named(text, things) for text, things in zip(texts, flat(cases, "inside"), strict=True)]
     others = [share_named(text, things) for text, things in zip(texts, flat(cases, "outside"), strict=True)]
-    return np.array([near, cosines, named, others]).T
+    return np.array([similarities, cosines, named, others]).T
 
 
 def flat(cases: Sequence[Case], side: str) -> list[set[str]]:
@@ -320,14 +320,14 @@ def share_named(text: str, things: set[str]) -> float:
     return float(np.mean(named)) if named else float("nan")
 
 
-def tested(differences: Array, owner: IntArray, seed: int) -> str:
+def tested(differences: FloatArray, owner: IntArray, seed: int) -> str:
     """Mean difference with its interval and p-value, pictures drawn with replacement."""
     counted = ~np.isnan(differences)
     pictures = owner.max() + 1
     sums = np.bincount(owner[counted], differences[counted], pictures)
     counts = np.bincount(owner[counted], minlength=pictures)
-    drawn = np.random.default_rng(seed).integers(0, pictures, (RESAMPLES, pictures))
-    means = sums[drawn].sum(axis=1) / np.maximum(1, counts[drawn].sum(axis=1))
+    rows = np.random.default_rng(seed).integers(0, pictures, (RESAMPLES, pictures))
+    means = sums[rows].sum(axis=1) / np.maximum(1, counts[rows].sum(axis=1))
     low, high = np.percentile(means, [2.5, 97.5])
     p_value = min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (RESAMPLES + 1))
     return f"{100 * sums.sum() / counts.sum():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p {p_value:.4f}"

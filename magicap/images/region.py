@@ -62,7 +62,7 @@ def outer_box(edges: Iterable[float], size: tuple[int, int]) -> Box:
         size: width and height of the picture.
     """
     (left, top, right, bottom), (width, height) = edges, size
-    x0, y0 = min(max(0, math.floor(left)), width - 1), min(max(0, math.floor(top)), height - 1)
+    x0, y0 = min(int(max(0, left)), width - 1), min(int(max(0, top)), height - 1)
     return x0, y0, max(x0 + 1, min(width, math.ceil(right))), max(y0 + 1, min(height, math.ceil(bottom)))
 
 

@@ -18,6 +18,7 @@ from magicap.metrics.tokenizer import PTB
 from magicap.results import Caption
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
@@ -25,6 +26,7 @@ NEAR_COPY = 0.6
 """Share of the words of two captions that both have, from which on one of them says nothing new."""
 
 _INCHES, _LINE = 7.0, 0.24  # width of a drawing; height of a line of words below it
+_LEAST, _MOST = 1.0, 9.0  # inches of the picture's height
 _LETTERS = 84  # of such a line
 _COLOURS = "tab10"
 
@@ -81,32 +83,24 @@ class RegionCaptions:
         """
         require("matplotlib")
         from matplotlib import colormaps
-        from matplotlib.patches import Rectangle
 
-        colours = colormaps[_COLOURS].colors  # type: ignore[attr-defined]
+        colours = [*colormaps[_COLOURS].colors] * (1 + len(self.regions) // 10)  # type: ignore[attr-defined]
         sentences = [(INK, f"    {self.caption}")]
         sentences += [
-            (colours[number % len(colours)], f"{number + 1}   {region.caption}")
-            for number, region in enumerate(self.regions)
+            (colour, f"{number}   {region.caption}")
+            for number, (colour, region) in enumerate(zip(colours, self.regions, strict=False), start=1)
         ]
         lines = [(colour, line) for colour, text in sentences for line in _lines(text)]
-        height, foot = _INCHES * self.picture.height / self.picture.width, (len(lines) + 1) * _LINE
-        figure, (axes,) = panels(1, 1, (_INCHES, height), foot)
+        width, height = self.picture.size
+        tall, foot = min(max(_LEAST, _INCHES * height / width), _MOST), (len(lines) + 1) * _LINE
+        figure, (axes,) = panels(1, 1, (_INCHES, tall), foot)
         axes.set_axis_off()
-        width, depth = self.picture.size
-        axes.imshow(np.asarray(shrunk(self.picture)), extent=(0, width, depth, 0))
-        for number, region in enumerate(self.regions):
-            left, top, right, bottom = region.box
-            colour = colours[number % len(colours)]
-            axes.add_patch(
-                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2)
-            )
-            axes.text(
-                left, top, f" {number + 1} ", color="white", backgroundcolor=colour, fontsize=9, va="top"
-            )
+        axes.imshow(np.asarray(shrunk(self.picture)), extent=(0, width, height, 0))
+        for number, (colour, region) in enumerate(zip(colours, self.regions, strict=False), start=1):
+            _draw_box(axes, region.box, colour, number)
         for number, (colour, line) in enumerate(lines, start=1):
-            away = foot - number * _LINE
-            figure.text(0.02, away / (height + foot), line, color=colour, fontsize=10, parse_math=False)
+            away = (foot - number * _LINE) / (tall + foot)
+            figure.text(0.02, away, line, color=colour, fontsize=10, parse_math=False)
         return figure
 
     def save(self, path: str | Path) -> None:
@@ -137,6 +131,17 @@ def shared_words(one: str, other: str) -> float:
     """
     first, second = ({*words(PTB(text))} for text in (one, other))
     return len(first & second) / len(first | second) if first or second else 1.0
+
+
+def _draw_box(axes: Axes, box: Box, colour: Any, number: int) -> None:
+    """Its edge, and its number in the upper left corner."""
+    from matplotlib.patches import Rectangle
+
+    left, top, right, bottom = box
+    axes.add_patch(
+        Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2)
+    )
+    axes.text(left, top, f" {number} ", color="white", backgroundcolor=colour, fontsize=9, va="top")
 
 
 def _lines(text: str) -> list[str]:

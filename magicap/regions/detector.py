@@ -59,6 +59,12 @@ class YoloxNano:
         self.network, self.least = _read_network(Path(weights)), least
 
     @torch.inference_mode()
+    def scores(self, picture: Image) -> Tensor:
+        """(N, 80) of each place of an RGB picture and each of :data:`CLASSES`, 0 to 1."""
+        scores: Tensor = self.network(_letterboxed(picture, SIDE / max(picture.size))[None])[1][0]
+        return scores
+
+    @torch.inference_mode()
     def propose(self, picture: Image, most: int) -> list[Proposal]:
         """At most so many boxes of an RGB picture, the surest first, with the names of their classes."""
         scale = SIDE / max(picture.size)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SURROUNDINGS = 0.25
-"""How much the whole picture counts beside the crop, chosen on dev: docs/experiments.md has other ways, among
-them patches of the image tower pooled over the box."""
+"""How much the whole picture counts beside the crop: chosen on dev. docs/experiments.md has other weights,
+margins, and patches of the image tower pooled over the box."""
 
 
 def region_vectors(crops: Tensor, pictures: Tensor, surroundings: float = SURROUNDINGS) -> Tensor:

@@ -18,6 +18,7 @@ from magicap import (
     BadImage,
     BadModel,
     BadSettings,
+    BeamMagicSearch,
     Caption,
     Captioner,
     DecodingContext,
@@ -41,6 +42,11 @@ BOX, OTHER = (0, 0, 20, 30), (15, 10, 40, 40)
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
     return tiny.captioner(0)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Captioner:
+    return Captioner.from_pretrained()
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +94,18 @@ def test_lists_and_iterators_have_one_region_or_one_each(captioner, pictures):
     assert captioner.caption(pictures, region=boxes) == each
 
 
-def test_many_regions_are_searched_side_by_side(captioner):
-    pictures = tiny.pictures(9, seed=3)
+def test_regions_may_be_searched_side_by_side(captioner):
+    pictures, search = (
+        tiny.pictures(8, seed=3),
+        BeamMagicSearch(beam_size=2, num_finished=2, max_new_tokens=4),
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        captions = captioner.caption(pictures, region=OTHER)
+        captions = captioner.caption(pictures, search, region=OTHER)
     finally:
         torch.set_num_threads(threads)
-    assert captions == [captioner.caption(picture, region=OTHER) for picture in pictures]
+    assert captions == [captioner.caption(picture, search, region=OTHER) for picture in pictures]
 
 
 def test_a_region_outside_is_an_error_of_its_picture_alone(captioner, pictures):
@@ -117,11 +126,10 @@ def test_a_supervised_captioner_captions_the_crop():
     assert captioner.caption(picture, region=BOX) == captioner.caption(picture[:30, :20])
 
 
-def test_a_region_has_no_confidence(preset):
-    captioner = Captioner.from_pretrained()
+def test_a_region_has_no_confidence(embedded):
     picture = tiny.pictures(1)[0]
-    assert captioner.caption(picture).confidence is not None
-    assert captioner.caption(picture, region=BOX).confidence is None
+    assert embedded.caption(picture).confidence is not None
+    assert embedded.caption(picture, region=BOX).confidence is None
 
 
 # ---- all regions of a picture ----
@@ -165,15 +173,21 @@ def test_shared_words_are_a_share_of_those_in_either():
     assert (shared_words("", "a"), shared_words("", "")) == (0, 1)
 
 
-@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("ending", [".png", ".svg"])
 def test_the_drawing_is_written_alike_each_time(tmp_path, ending):
-    regions = tuple(RegionCaption(BOX, Caption(f"{number} $x$ " * 30)) for number in range(12))
+    regions = tuple(RegionCaption(BOX, Caption(f"{number} $x$ " * 30)) for number in range(3))
     captions = RegionCaptions(Image.new("RGB", (60, 40), "green"), Caption("a green field"), regions)
     first, second = tmp_path / f"a{ending}", tmp_path / f"b{ending}"
     captions.save(first)
     captions.save(second)
     assert first.stat().st_size > 5000
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("size", [(3000, 30), (30, 3000)])
+def test_a_drawing_of_a_long_picture_stays_small(size):
+    captions = RegionCaptions(Image.new("RGB", size), Caption("a line"), (RegionCaption(BOX, Caption("it")),))
+    assert max(captions.draw().get_size_inches()) < 12
 
 
 # ---- proposals ----
@@ -213,10 +227,10 @@ def box_around(cluster: frozenset[tuple[int, int]]) -> tuple[int, int, int, int]
     return min(columns), min(rows), max(columns) + 1, max(rows) + 1
 
 
-def test_a_thing_before_a_plain_ground_is_proposed():
+def test_a_thing_before_a_plain_ground_is_proposed(embedded):
     picture = Image.new("RGB", (448, 224), (70, 140, 60))
     ImageDraw.Draw(picture).ellipse((256, 48, 384, 176), fill=(220, 30, 30), outline="white", width=8)
-    proposals = PatchClusters(Captioner.from_pretrained().scorer).propose(picture, 5)
+    proposals = PatchClusters(embedded.scorer).propose(picture, 5)
     assert 1 <= len(proposals) <= 5
     assert max(overlap(proposal.box, (256, 48, 384, 176)) for proposal in proposals) > 0.5
     assert [p.score for p in proposals] == sorted((p.score for p in proposals), reverse=True)
