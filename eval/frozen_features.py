@@ -123,7 +123,7 @@ class Head(nn.Module):
 
 
 def main(config: Config) -> None:
-    network = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    network: Any = timm.create_model("vit_tiny_patch16_224", pretrained=False)
     network.load_state_dict(load_file(config.weights))
     detector = None if config.detector is None else YoloxNano(config.detector)
     train_rows = [row for path in config.captions for row in read_captions(path, ("train",)) if row.captions]
