@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -241,6 +242,11 @@ def sampled(config: Config, words: LanguageModel) -> list[str]:
     return load_or_write(Path(config.out, KEPT, f"samples-{key}.json"), sample)
 
 
+def encoded(scorer: ImageTextScorer, texts: list[str]) -> torch.Tensor:
+    """Vectors (N, D) of captions, on the processor."""
+    return scorer.encode_texts(texts).cpu()
+
+
 def encode(config: Config, scorer: ImageTextScorer, texts: list[str]) -> CaptionMemory:
     """A memory of captions, block by block; blocks of an earlier run are read."""
     vectors = []
@@ -248,7 +254,7 @@ def encode(config: Config, scorer: ImageTextScorer, texts: list[str]) -> Caption
         for start in range(0, len(texts), BLOCK):
             block = texts[start : start + BLOCK]
             path = Path(config.out, KEPT, f"vectors-{digest(scorer.fingerprint, block)}.pt")
-            vectors.append(load_or_compute(path, lambda block=block: scorer.encode_texts(block).cpu()))
+            vectors.append(load_or_compute(path, partial(encoded, scorer, block)))
             bar.update(len(block))
     return CaptionMemory(texts, torch.cat(vectors).to(scorer.device), bits=config.memory_bits)
 
