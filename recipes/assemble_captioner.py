@@ -5,8 +5,8 @@
 
 A second run of a command that was stopped goes on: what the language model sampled and what is encoded so far
 lies in <out>/assembling until the captioner is there. A README.md that lies in the folder (the model card) is
-left as it is. --parts writes some of the parts alone,
-without settings: what a preset that takes its other parts from another folder stores.
+left as it is. --parts writes some of the parts alone, without settings: what a preset that takes its other
+parts from another folder stores.
 """
 
 from __future__ import annotations

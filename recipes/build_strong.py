@@ -240,8 +240,8 @@ def job_of(stages: list[Stage], number: int) -> Job:
     stage = stages[number]
     module = import_module(stage.recipe)
     options = [
-        sorted((name, value) for name, value in each.options.items() if name not in PASSING)
-        for each in stages[: number + 1]
+        sorted((name, value) for name, value in earlier.options.items() if name not in PASSING)
+        for earlier in stages[: number + 1]
     ]
     work = partial(run, module.main, module.Config, arguments_of(stage.options))
     folder = Path(stage.options["out"])

@@ -126,7 +126,7 @@ def make(folder: Path) -> None:
     )
     _write_weights(folder / "weights")
     (folder / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
-    drawn(("red", "circle", "grey")).save(folder / UNSEEN)
+    picture_of(("red", "circle", "grey")).save(folder / UNSEEN)
 
 
 def sentences(scene: Sequence[str]) -> list[str]:
@@ -141,7 +141,7 @@ def _write_pictures(folder: Path, split: str, scenes: Sequence[Sequence[str]]) -
     with tarfile.open(folder / f"images-{split}.tar", "w") as tar:
         for scene in scenes:
             buffer = io.BytesIO()
-            drawn(scene).save(buffer, "JPEG")
+            picture_of(scene).save(buffer, "JPEG")
             member = tarfile.TarInfo(f"{folder.name}-{'-'.join(scene)}.jpg")
             member.size = buffer.tell()
             buffer.seek(0)
@@ -155,7 +155,7 @@ def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def drawn(scene: Sequence[str]) -> Image.Image:
+def picture_of(scene: Sequence[str]) -> Image.Image:
     """A shape on a ground."""
     colour, shape, ground = scene
     image = Image.new("RGB", (SIZE, SIZE), ground)

@@ -63,7 +63,7 @@ def karpathy_set(folder: Path) -> tuple[Path, Path]:
         images.append({"filename": name, "filepath": "val2014", "split": split, "sentences": sentences})
         if split in ("val", "test"):
             scene = tinydata.COLOURS[number % 6], tinydata.SHAPES[number % 5], tinydata.GROUNDS[number % 4]
-            tinydata.drawn(scene).save(pictures / name)
+            tinydata.picture_of(scene).save(pictures / name)
     file = folder / "dataset_coco.json"
     file.write_text(json.dumps({"dataset": "coco", "images": images}))
     return file, pictures
