@@ -256,7 +256,6 @@ def evaluation(config: Config, captioner: Job) -> Job:
         "split": "test",
         "images": config.images,
         "systems": [f"{Path(config.out).name}={captioner.folder}"],
-        "clipscore_model": str(captioner.folder),
         "batch_size": config.batch_size,
         "keep": str(folder / "captions"),
         "csv": str(folder / FIGURES),
@@ -264,7 +263,8 @@ def evaluation(config: Config, captioner: Job) -> Job:
     }
     command = [sys.executable, str(EVAL / "compare.py"), *arguments_of(options)]
     folder.mkdir(parents=True, exist_ok=True)
-    work = partial(os.execv, sys.executable, command)
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if config.cpu else {})}
+    work = partial(os.execve, sys.executable, command, environment)
     return _job("evaluation", "compare.py", work, folder, (FIGURES,), digest(captioner.options, options))
 
 

@@ -17,7 +17,8 @@ import tiny
 from hub import stand_in_hub
 from repository import EVAL, RECIPES, ROOT, parse, recipe, script
 
-from magicap import load_captioner
+from magicap import BeamMagicSearch, CaptionMemory, load_captioner
+from magicap.adaptation.tuning import tune_decoding
 from magicap.errors import BadSettings, ModelNotFound
 
 build = recipe("build_strong")
@@ -150,6 +151,24 @@ def test_what_cannot_be_is_refused_before_anything_is_built(tmp_path, gpt2):
     with pytest.raises(ModelNotFound, match="none"):
         build.main(missing)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_pictures_the_evidence_is_chosen_on_the_memory(tmp_path):
+    choose = recipe("choose_decoding")
+    captioner = tiny.captioner()
+    captioner.save_pretrained(tmp_path / "base")
+    config = choose.Config(base=str(tmp_path / "base"), out=str(tmp_path / "out"), dtype="float32", cpu=True)
+    with pytest.raises(BadSettings, match=r"expected a captioner with a memory, .* assemble_captioner\.py"):
+        choose.main(config)
+    texts = [f"{subject} {doing}" for subject in SUBJECTS for doing in DOINGS]
+    captioner.memory = CaptionMemory.from_texts(captioner.scorer, texts)
+    captioner.decoding = BeamMagicSearch(rerank_weight=3.0, neighbours=7)
+    captioner.save_pretrained(tmp_path / "base")
+    choose.main(config)
+    chosen = load_captioner(tmp_path / "out").decoding
+    assert chosen == tune_decoding(captioner.decoding, captioner.memory, seed=config.seed)
+    assert chosen.rerank_weight == 3.0
+    assert chosen.neighbours != 7
 
 
 def test_published_rows_are_those_of_papers():
