@@ -158,7 +158,7 @@ def test_without_pictures_the_evidence_is_chosen_on_the_memory(tmp_path):
     captioner = tiny.captioner()
     captioner.save_pretrained(tmp_path / "base")
     config = choose.Config(base=str(tmp_path / "base"), out=str(tmp_path / "out"), dtype="float32", cpu=True)
-    with pytest.raises(BadSettings, match=r"expected a captioner with a memory, .* assemble_captioner\.py"):
+    with pytest.raises(BadSettings, match=r"with a memory, found .*assemble_captioner\.py makes one"):
         choose.main(config)
     texts = [f"{subject} {doing}" for subject in SUBJECTS for doing in DOINGS]
     captioner.memory = CaptionMemory.from_texts(captioner.scorer, texts)
