@@ -3,29 +3,43 @@
     python recipes/assemble_captioner.py --language_model runs/language_model/best \\
         --scorer runs/scorer/best --out magicap/embedded --dtype float16 --memory_samples 100000
 
-A README.md that lies in the folder (the model card) is left as it is. --parts writes some of the parts alone,
-without settings: what a preset that takes its other parts from another folder stores.
+A second run of a command that was stopped goes on: what the language model sampled and what is encoded so far
+lies in <out>/assembling until the captioner is there. A README.md that lies in the folder (the model card) is
+left as it is. --parts writes some of the parts alone, without settings: what a preset that takes its other
+parts from another folder stores.
 """
 
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
+import torch
 from cli import run
 from tqdm import tqdm
 
 from magicap import BeamMagicSearch, Captioner, CaptionMemory, ImageTextScorer, LanguageModel, MagicSearch
-from magicap.captioners.folder import as_dtype
+from magicap.captioners.folder import as_device, as_dtype
 from magicap.captioners.presets import DEFAULT
 from magicap.captioners.saving import put_folder_in_place
 from magicap.captioners.sources import FINE_GRAINED, LANGUAGE_MODEL, MEMORY, SCORER
 from magicap.data import read_sentences
 from magicap.errors import BadSettings
+from magicap.models.fingerprint import fingerprint
 from magicap.retrieval.sampled_captions import sample_captions
+from magicap.training.phases import digest, load_or_compute, load_or_write
 
 PARTS = (LANGUAGE_MODEL, SCORER, MEMORY)
+
+KEPT = "assembling"
+"""Folder, in the new captioner's, of what takes long, until the captioner is there."""
+
+BLOCK = 20_000
+"""Captions whose vectors are kept in one file."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,14 @@ class Config:
     parts: list[str] = field(default_factory=list)
     """Parts to write, of language_model, scorer and memory, without settings; default: a whole captioner."""
 
+    cpu: bool = False
+    """Stay on the CPU even where a GPU is at hand."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where captions are sampled and encoded."""
+        return as_device("cpu" if self.cpu else None)
+
     def __post_init__(self) -> None:
         if unknown := set(self.parts) - set(PARTS):
             raise BadSettings(f"--parts are some of {', '.join(PARTS)}, found {min(unknown)!r}")
@@ -122,10 +144,16 @@ class Config:
 
 
 def main(config: Config) -> None:
-    scorer = ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag)
+    scorer = ImageTextScorer.from_pretrained(config.scorer, config.scorer_tag, device=config.device)
     if config.parts:
         write_parts(config, scorer)
-        return
+    else:
+        write_captioner(config, scorer)
+    shutil.rmtree(Path(config.out, KEPT), ignore_errors=True)
+
+
+def write_captioner(config: Config, scorer: ImageTextScorer) -> None:
+    """The whole captioner, with the settings of its search."""
     captioner = Captioner(language_model(config), scorer)
     captioner.memory = memory(config, scorer, captioner.language_model)
     captioner.decoding = decoding(
@@ -176,8 +204,8 @@ def write_parts(config: Config, scorer: ImageTextScorer) -> None:
 def language_model(config: Config) -> LanguageModel:
     """That of the options; a base's without its soft prompt, which reads only the base's scorer."""
     if config.language_model is not None:
-        return LanguageModel.from_pretrained(config.language_model)
-    of_base = Captioner.from_pretrained(config.base).language_model
+        return LanguageModel.from_pretrained(config.language_model, device=config.device)
+    of_base = Captioner.from_pretrained(config.base, device=config.device).language_model
     of_base.soft_prompt = None
     return of_base
 
@@ -193,20 +221,42 @@ def memory(config: Config, scorer: ImageTextScorer, words: LanguageModel | None)
         other = Captioner.from_pretrained(config.memory_of).memory
         texts += [] if other is None else other.texts[: config.memory_of_size]
     if config.memory_samples and words is not None:
-        with tqdm(total=config.memory_samples, desc="sampling captions", disable=None) as bar:
-            texts += sample_captions(
-                words,
-                config.memory_samples,
-                temperature=config.sampling_temperature,
-                seed=config.seed,
-                on_progress=bar.update,
-            )
+        texts += sampled(config, words)
     if not texts:
         return None
+    encoded = encode(config, scorer, list(dict.fromkeys(texts)))
+    return encoded if config.memory_width is None else encoded.reduced(config.memory_width)
+
+
+def sampled(config: Config, words: LanguageModel) -> list[str]:
+    """Captions of a language model, of an earlier run where it came so far."""
+    count, temperature = config.memory_samples, config.sampling_temperature
+
+    def sample() -> list[str]:
+        with tqdm(total=count, desc="sampling captions", disable=None) as bar:
+            return sample_captions(
+                words, count, temperature=temperature, seed=config.seed, on_progress=bar.update
+            )
+
+    key = digest(fingerprint(words.network), count, temperature, config.seed)
+    return load_or_write(Path(config.out, KEPT, f"samples-{key}.json"), sample)
+
+
+def encoded(scorer: ImageTextScorer, texts: list[str]) -> torch.Tensor:
+    """Vectors (N, D) of captions, on the processor."""
+    return scorer.encode_texts(texts).cpu()
+
+
+def encode(config: Config, scorer: ImageTextScorer, texts: list[str]) -> CaptionMemory:
+    """A memory of captions, block by block; blocks of an earlier run are read."""
+    vectors = []
     with tqdm(total=len(texts), desc="encoding them", disable=None) as bar:
-        encoded = CaptionMemory.from_texts(scorer, texts, on_progress=bar.update)
-    full = CaptionMemory(encoded.texts, encoded.vectors, bits=config.memory_bits)
-    return full if config.memory_width is None else full.reduced(config.memory_width)
+        for start in range(0, len(texts), BLOCK):
+            block = texts[start : start + BLOCK]
+            path = Path(config.out, KEPT, f"vectors-{digest(scorer.fingerprint, block)}.pt")
+            vectors.append(load_or_compute(path, partial(encoded, scorer, block)))
+            bar.update(len(block))
+    return CaptionMemory(texts, torch.cat(vectors).to(scorer.device), bits=config.memory_bits)
 
 
 def sentences(config: Config) -> list[str]:

@@ -23,6 +23,9 @@ from magicap.training.phases import digest
 
 CONFIGS = Path(__file__).parent / "configs"
 
+PASSING = set(RUN_MAY_CHANGE) - {"max_steps"}
+"""Options that say where and how to compute, and so change nothing that is made; fewer steps do."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -145,10 +148,8 @@ def digest_of(step: str, overrides: Mapping[str, Sequence[str]]) -> str:
     Args:
         overrides: step to options that win over its file's.
     """
-    # All of RUN_MAY_CHANGE says where and how to compute; but fewer steps make other weights.
-    passing = set(RUN_MAY_CHANGE) - {"max_steps"}
     sources = [
-        (other, sorted((name, value) for name, value in written(other).items() if name not in passing))
+        (other, sorted((name, value) for name, value in written(other).items() if name not in PASSING))
         for other in with_inputs(step)
     ]
     return digest(sources, [list(overrides.get(other, ())) for other in with_inputs(step)])

@@ -124,6 +124,17 @@ def parse(config: type, arguments: Sequence[str], recipe: str) -> Any:
     return config(**values)
 
 
+def arguments_of(options: Mapping[str, Any]) -> list[str]:
+    """Options as a recipe's command line has them; those that are None or an empty list are left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            words += [f"--{name}" if value else f"--no_{name}"]
+        elif value is not None and value != []:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
 def read_by_tyro(config: type, arguments: Sequence[str], recipe: str) -> Any:
     """The options of the command line and of --config, not yet checked together."""
     from_file = {}

@@ -1,4 +1,4 @@
-"""Steps of the chain, each in a process of its own; those that are done are not done again."""
+"""Jobs in order, each in a process of its own; those that are done are not done again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,38 @@ from cli import INTERRUPTED, run
 from magicap.errors import BadModel, BadSettings
 
 RECORD = "step.json"
-"""File in a step's folder that says that it is done, and by which options."""
+"""File in a job's folder that says that it is done, and by which options."""
 
 VARIABLES = ("MAGICAP_DATA", "MAGICAP_COCO_MANY")
 
 
+@dataclass(frozen=True)
+class Job:
+    """What runs in a process of its own, and what says that it is done."""
+
+    name: str
+
+    command: str
+    """What runs, in words."""
+
+    work: Callable[[], object]
+    """Runs in the process; it says itself what goes wrong, and ends the process with a code."""
+
+    folder: Path
+    """What it writes to."""
+
+    makes: tuple[str, ...]
+    """What it must have written, relative to its folder, once it is done."""
+
+    options: str
+    """Digest of its options, and of those of what it is made from."""
+
+    options_in: str
+    """Where its options stand, in words."""
+
+
 def run_steps(steps: Sequence[str], overrides: Mapping[str, Sequence[str]]) -> None:
-    """Run steps in the order given; the process ends with the code of the first that fails.
+    """Run steps of the chain in the order given; the process ends with the code of the first that fails.
 
     Args:
         overrides: step to options that win over its file's.
@@ -37,22 +64,45 @@ def run_steps(steps: Sequence[str], overrides: Mapping[str, Sequence[str]]) -> N
     require_variables()
     for step in steps:
         config_of(step, overrides.get(step, ()))
-    digests = {step: digest_of(step, overrides) for step in steps}
-    done = {step: is_done(step, digests[step]) for step in steps}
-    for step in steps:
-        if done[step]:
-            note(f"{step}: done before")
+    run_jobs([job_of(step, overrides) for step in steps])
+
+
+def job_of(step: str, overrides: Mapping[str, Sequence[str]]) -> Job:
+    """A step of the chain as a job; arguments as of :func:`run_steps`."""
+    module = recipe(step)
+    return Job(
+        step,
+        f"{STEPS[step].recipe}.py --config {step}.yaml",
+        partial(run, module.main, module.Config, arguments(step, overrides.get(step, ()))),
+        out_of(step),
+        STEPS[step].makes,
+        digest_of(step, overrides),
+        f"{step}.yaml",
+    )
+
+
+def run_jobs(jobs: Sequence[Job]) -> None:
+    """Run jobs in the order given; the process ends with the code of the first that fails.
+
+    Raises:
+        BadSettings: a folder was made by other options; found before any job runs.
+        BadModel: a job did not write what it should.
+    """
+    done = {job.name: is_done(job) for job in jobs}
+    for job in jobs:
+        if done[job.name]:
+            note(f"{job.name}: done before")
             continue
-        note(f"{step}: {STEPS[step].recipe}.py --config {step}.yaml")
+        note(f"{job.name}: {job.command}")
         started = time.monotonic()
-        run_recipe(step, overrides.get(step, ()))
-        require_made(step)
+        run_job(job)
+        require_made(job.name, job.folder, job.makes)
         seconds = round(time.monotonic() - started, 1)
-        record = {"step": step, "options": digests[step], "seconds": seconds}
-        (out_of(step) / RECORD).write_text(
+        record = {"step": job.name, "options": job.options, "seconds": seconds}
+        (job.folder / RECORD).write_text(
             json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
-        note(f"{step}: done in {seconds} s")
+        note(f"{job.name}: done in {seconds} s")
 
 
 def require_variables() -> None:
@@ -69,56 +119,46 @@ def require_variables() -> None:
             )
 
 
-def is_done(step: str, options: str) -> bool:
-    """Whether a step is done.
-
-    Args:
-        options: digest of the options that it is to have been done with.
+def is_done(job: Job) -> bool:
+    """Whether a job is done.
 
     Raises:
-        BadSettings: it was done with others.
+        BadSettings: it was done by other options.
+        BadModel: what it made is not there any more.
     """
-    file = out_of(step) / RECORD
+    file = job.folder / RECORD
     if not file.is_file():
         return False
     recorded = json.loads(file.read_text(encoding="utf-8"))["options"]
-    if recorded != options:
+    if recorded != job.options:
         raise BadSettings(
-            f"{file.parent}: expected it to be made with the options of {step}.yaml, and of what it is made "
-            "from, as they are now; found others. Remove the folder to make it anew, or leave the step out "
-            "with --only"
+            f"{file.parent}: expected it to be made with the options of {job.options_in}, and of what it is "
+            "made from, as they are now; found others. Remove the folder to make it anew, or go back to those"
         )
-    require_made(step)
+    require_made(job.name, job.folder, job.makes)
     return True
 
 
-def require_made(step: str) -> None:
-    """Refuse to go on where a step has not written what it should.
+def require_made(name: str, folder: Path, makes: Sequence[str]) -> None:
+    """Refuse to go on where a job has not written what it should.
 
     Raises:
         BadModel: something is missing.
     """
-    for name in STEPS[step].makes:
-        if not (out_of(step) / name).exists():
-            raise BadModel(
-                f"{step}: expected {out_of(step) / name}, found none; remove the folder, run again"
-            )
+    for made in makes:
+        if not (folder / made).exists():
+            raise BadModel(f"{name}: expected {folder / made}, found none; remove the folder, run again")
 
 
-def run_recipe(step: str, more: Sequence[str]) -> None:
-    """Run the recipe of a step in a process of its own.
+def run_job(job: Job) -> None:
+    """Run a job in a process of its own.
 
     It says itself what goes wrong, so this process then ends without a word, with the same code.
-
-    Args:
-        more: options that win over those of the step's file.
     """
-    module = recipe(step)
-    code = in_child(run, module.main, module.Config, arguments(step, more))
+    code = in_child(job.work)
     if code < 0:
-        note(
-            f"{step} was ended by {signal.Signals(-code).name}; the same command goes on from its checkpoint"
-        )
+        ended_by = signal.Signals(-code).name
+        note(f"{job.name} was ended by {ended_by}; the same command goes on from where it was")
     if code:
         sys.exit(128 - code if code < 0 else code)
 
@@ -162,5 +202,5 @@ def folder_of(step: str, inner: str = "") -> Path:
     Raises:
         BadModel: it has not.
     """
-    require_made(step)
+    require_made(step, out_of(step), STEPS[step].makes)
     return out_of(step) / inner

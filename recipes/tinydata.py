@@ -18,6 +18,7 @@ from typing import Any
 
 import timm
 import torch
+from cli import arguments_of
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
@@ -89,7 +90,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
 
 def overrides() -> dict[str, list[str]]:
     """:data:`TINY` as a recipe's command line has it."""
-    return {step: list(_arguments(options)) for step, options in TINY.items()}
+    return {step: arguments_of(options) for step, options in TINY.items()}
 
 
 def point_variables_to(folder: Path) -> None:
@@ -125,19 +126,12 @@ def make(folder: Path) -> None:
     )
     _write_weights(folder / "weights")
     (folder / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
-    _drawn(("red", "circle", "grey")).save(folder / UNSEEN)
+    picture_of(("red", "circle", "grey")).save(folder / UNSEEN)
 
 
 def sentences(scene: Sequence[str]) -> list[str]:
     """Five captions of a scene: colour, shape, ground."""
     return [template.format(*scene) for template in TEMPLATES]
-
-
-def _arguments(options: Mapping[str, Any]) -> list[str]:
-    words = []
-    for name, value in options.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return words
 
 
 def _write_pictures(folder: Path, split: str, scenes: Sequence[Sequence[str]]) -> None:
@@ -147,7 +141,7 @@ def _write_pictures(folder: Path, split: str, scenes: Sequence[Sequence[str]]) -
     with tarfile.open(folder / f"images-{split}.tar", "w") as tar:
         for scene in scenes:
             buffer = io.BytesIO()
-            _drawn(scene).save(buffer, "JPEG")
+            picture_of(scene).save(buffer, "JPEG")
             member = tarfile.TarInfo(f"{folder.name}-{'-'.join(scene)}.jpg")
             member.size = buffer.tell()
             buffer.seek(0)
@@ -161,7 +155,7 @@ def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _drawn(scene: Sequence[str]) -> Image.Image:
+def picture_of(scene: Sequence[str]) -> Image.Image:
     """A shape on a ground."""
     colour, shape, ground = scene
     image = Image.new("RGB", (SIZE, SIZE), ground)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +103,19 @@ def test_what_ships_decodes_and_is_shaped_as_its_file_says(monkeypatch):
 
 def test_a_step_is_done_once_and_refused_where_its_options_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not running.is_done("averaged_scorer", "abc")
+    job = replace(running.job_of("averaged_scorer", {}), options="abc")
+    assert not running.is_done(job)
     folder = tmp_path / "runs" / "averaged_scorer"
     folder.mkdir(parents=True)
     (folder / running.RECORD).write_text(json.dumps({"step": "averaged_scorer", "options": "abc"}))
     with pytest.raises(
         BadModel, match=r"averaged_scorer: expected .*open_clip_model.safetensors, found none"
     ):
-        running.is_done("averaged_scorer", "abc")
+        running.is_done(job)
     (folder / "open_clip_model.safetensors").touch()
-    assert running.is_done("averaged_scorer", "abc")
+    assert running.is_done(job)
     with pytest.raises(BadSettings, match=r"options of averaged_scorer\.yaml, .* found others\. Remove"):
-        running.is_done("averaged_scorer", "abd")
+        running.is_done(replace(job, options="abd"))
 
 
 def test_variables_that_are_not_set_are_named_before_anything_runs(monkeypatch):

@@ -85,3 +85,26 @@ def test_parts_that_cannot_be_are_refused(parts, tmp_path):
         assemble.Config(**parts, out="x", parts=["scorer"], fine_grained="y")
     with pytest.raises(BadSettings, match="--parts memory needs captions"):
         assemble.main(assemble.Config(**parts, out=str(tmp_path / "it"), parts=["memory"]))
+
+
+def test_a_memory_that_was_interrupted_is_gone_on_with(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "BLOCK", 1)
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    options = {**parts, "memory_text": [str(tmp_path / "text.txt")], "cpu": True}
+    assemble.main(assemble.Config(**options, out=str(tmp_path / "whole")))
+    encode = ImageTextScorer.encode_texts
+
+    def interrupted(scorer: ImageTextScorer, texts: list[str]) -> torch.Tensor:
+        if texts == [SENTENCES[2]]:
+            raise KeyboardInterrupt
+        return encode(scorer, texts)
+
+    config = assemble.Config(**options, out=str(tmp_path / "it"))
+    monkeypatch.setattr(ImageTextScorer, "encode_texts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assemble.main(config)
+    monkeypatch.setattr(ImageTextScorer, "encode_texts", encode)
+    assert len(list((tmp_path / "it" / assemble.KEPT).glob("vectors-*.pt"))) == 2
+    assemble.main(config)
+    assert not (tmp_path / "it" / assemble.KEPT).exists()
+    assert folder_fingerprint(tmp_path / "it" / "memory") == folder_fingerprint(tmp_path / "whole" / "memory")
