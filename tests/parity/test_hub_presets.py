@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import open_clip
@@ -21,7 +22,7 @@ CAPTION = """
 import json, sys
 import numpy as np
 from magicap import Captioner
-captioner = Captioner.from_pretrained(sys.argv[1], revision=json.loads(sys.argv[2]))
+captioner = Captioner.from_pretrained(sys.argv[1], revision=json.loads(sys.argv[2]), memory=0)
 picture = np.zeros((50, 70, 3), np.uint8)
 picture[:, :35] = (250, 120, 10)
 caption = captioner.caption(picture)
@@ -126,25 +127,34 @@ def test_commits_of_a_preset_are_loaded(tmp_path):
             assert f"hf download someone/{part} --revision gone" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("commit", [None, COMMIT])
-def test_the_published_preset_at_its_full_size(tmp_path, bpe, commit):
-    """GPT-2 small and CLIP ViT-B/32 with random weights, in the repositories the preset names."""
-    hub, home = tmp_path / "hub", tmp_path / "home"
+@pytest.fixture(scope="module")
+def published(bpe, tmp_path_factory) -> Path:
+    """GPT-2 small, which likes to end its sentences, and CLIP ViT-B/32, random, in their repositories."""
+    from safetensors.torch import save_file
+
+    hub = tmp_path_factory.mktemp("hub")
     torch.manual_seed(0)
-    language_model = GPT2LMHeadModel(GPT2Config(vocab_size=50259)).half()
-    save_published_language_model(hub / "cambridgeltl" / "magic_mscoco", language_model, bpe)
-    del language_model
+    language_model = GPT2LMHeadModel(GPT2Config(vocab_size=50259))
+    with (
+        torch.no_grad()
+    ):  # a direction that all last hidden states share, and the end token's embedding along it
+        language_model.transformer.ln_f.bias.fill_(0.5)
+        language_model.transformer.wte.weight[50256] = 8 / 0.5 / 768
+    save_published_language_model(hub / "cambridgeltl" / "magic_mscoco", language_model.half(), bpe)
     scorer = open_clip.create_model("ViT-B-32", force_quick_gelu=True).half()
     folder = hub / "timm" / "vit_base_patch32_clip_224.openai"
     folder.mkdir(parents=True)
-    from safetensors.torch import save_file
-
     save_file(scorer.state_dict(), folder / "open_clip_model.safetensors")
-    del scorer
+    return hub
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commit", [None, COMMIT])
+def test_the_published_preset_at_its_full_size(tmp_path, published, commit):
+    home = tmp_path / "home"
     repositories = "cambridgeltl/magic_mscoco", "timm/vit_base_patch32_clip_224.openai"
     revision = commit and dict.fromkeys(repositories, commit)
-    with stand_in_hub(hub, revisions := []) as (address, served):
+    with stand_in_hub(published, revisions := []) as (address, served):
         done = run(CAPTION, "coco", json.dumps(revision), home=home, HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr[-3000:]
     assert commit is None or set(revisions) == {COMMIT}
@@ -155,6 +165,35 @@ def test_the_published_preset_at_its_full_size(tmp_path, bpe, commit):
     assert result["cached_tower"]
     assert result["decoding"] == [45, 15]
     assert 1 <= len(result["ids"]) <= 15
+
+
+@pytest.mark.slow
+def test_the_published_pair_gets_a_memory_once_and_a_stopped_one_goes_on(tmp_path, published):
+    sample, cache = str(ROOT / "docs" / "sample.jpg"), tmp_path / "cache"
+    command = [sys.executable, "-m", "magicap", "caption", sample, "--preset", "coco", "--memory", "300"]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
+    with stand_in_hub(published) as (address, _):
+        environment = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address, "MAGICAP_CACHE": str(cache)}
+        stopped = subprocess.Popen(command, env=clean | environment, stderr=subprocess.PIPE)
+        while not (kept := list(cache.rglob("*.safetensors"))):
+            assert stopped.poll() is None, stopped.stderr.read()
+            time.sleep(0.05)
+        stopped.kill()
+        stopped.communicate()
+        before = [(path, path.stat().st_mtime_ns) for path in kept]
+
+        def captioned() -> subprocess.CompletedProcess[str]:
+            done = subprocess.run(
+                command, env=clean | environment, capture_output=True, text=True, timeout=500
+            )
+            assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+            return done
+
+        first = captioned()
+        assert "no memory of 300 captions" in first.stderr
+        assert [(path, path.stat().st_mtime_ns) for path in kept] == before
+        again = captioned()
+        assert (again.stdout, "no memory" in again.stderr) == (first.stdout, False)
 
 
 def test_offline_and_uncached_one_sentence_says_what_to_download(tmp_path):
