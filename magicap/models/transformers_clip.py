@@ -54,7 +54,7 @@ _TRANSPOSED = ("visual.proj", "text_projection")
 def read_transformers_clip(
     source: str, device: str | torch.device, dtype: torch.dtype, revision: str | None
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """The model in open_clip's form, open_clip's tokenizer of it, and what ``open_clip_config.json`` would say.
+    """The model as one of open_clip, its tokenizer, and what an ``open_clip_config.json`` would say of it.
 
     Args:
         source: a folder, or OWNER/NAME of the hub: ``config.json``, weights, tokenizer and
