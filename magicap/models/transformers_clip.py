@@ -69,7 +69,7 @@ def read_transformers_clip(
         from open_clip.tokenizer import HFTokenizer
         from transformers import AutoConfig, CLIPImageProcessor, CLIPModel
 
-        commit = {} if revision is None else {"revision": revision}
+        commit: dict[str, Any] = {} if revision is None else {"revision": revision}
         shape = AutoConfig.from_pretrained(source, **commit)
         if shape.model_type != _KIND:
             raise BadModel(
