@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import PRESETS
-from magicap.captioners.repositories import is_repository
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
 from magicap.commands.shared import SOME_FAILED, item_fields, item_name, load_scorer, scorer_of_index
@@ -246,6 +245,8 @@ def _opened(out: Path, header: Header | None, options: Options) -> RetrievalInde
         return RetrievalIndex.load(out, scorer)
     if name is not None:
         return RetrievalIndex(scorer, scorer_name=os.path.abspath(name) if os.path.isdir(name) else name)
+    from magicap.captioners.repositories import is_repository  # which brings torch
+
     is_name = preset in PRESETS or is_repository(preset)
     return RetrievalIndex(scorer, preset=preset if is_name else os.path.abspath(preset))
 

@@ -174,10 +174,10 @@ def _preprocess_config(pictures: Mapping[str, Any], image_size: int) -> dict[str
     is_usual = all(pictures[f"do_{step}"] for step in ("resize", "rescale", "normalize"))
     if mode is None or not is_usual or pictures["resample"] not in _INTERPOLATIONS:
         names = ("size", "crop_size", "do_center_crop", "do_resize", "do_rescale", "do_normalize", "resample")
-        found = ", ".join(f"{name} {pictures[name]}" for name in names)
+        stated = ", ".join(f"{name} {pictures[name]}" for name in names)
         raise BadModel(
             f"expected pictures that are resized and cut to a square of {image_size} pixels by "
-            f"preprocessor_config.json, bicubic or bilinear, and normalised; found {found}"
+            f"preprocessor_config.json, bicubic or bilinear, and normalised; found {stated}"
         )
     return {
         "size": image_size,
