@@ -93,7 +93,7 @@ def sources_with(sources: Sources, language_model: str | Path | None, scorer: st
 
 
 def scorer_source(name: str | Path) -> tuple[str | Path, str | None]:
-    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:ID``, ``OWNER/NAME`` or a folder."""
+    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:ID``, ``OWNER/NAME``, folder."""
     if isinstance(name, Path) or name.startswith(("hf-hub:", LOCAL_DIR)) or Path(name).is_dir():
         return name, None
     model, _, tag = name.partition(":")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
-from magicap.models.loading import no_loading_bar
+from magicap.models.loading import no_loading_bar, require_all_weights
 from magicap.models.plain_gpt2 import PLAIN_KIND, Gpt2Folder, PlainGpt2
 from magicap.models.plain_tokenizer import PlainTokenizer
 
@@ -110,6 +110,5 @@ def by_transformers(source: str, dtype: torch.dtype, revision: str) -> tuple[Any
             source, revision=revision, dtype=dtype, weights_only=True, output_loading_info=True
         )
     model, info = loaded
-    if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
-        raise BadModel(f"the weights of language model {source!r} lack {', '.join(missing[:5])}")
+    require_all_weights(info, "language model", source)
     return model, tokenizer

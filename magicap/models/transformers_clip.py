@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
-from magicap.models.loading import explain_loading_errors, import_open_clip, no_loading_bar
+from magicap.models.loading import (
+    explain_loading_errors,
+    import_open_clip,
+    no_loading_bar,
+    require_all_weights,
+)
 
 _KIND = "clip"
 """The ``model_type`` of a ``CLIPModel``."""
@@ -84,12 +89,10 @@ def read_transformers_clip(
         loaded: Any = CLIPModel.from_pretrained(
             source, config=shape, dtype=torch.float32, weights_only=True, output_loading_info=True, **commit
         )
-        weights, info = loaded[0].state_dict(), loaded[1]
-        if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
-            raise BadModel(f"the weights of scorer {source!r} lack {', '.join(missing[:5])}")
+        require_all_weights(loaded[1], "scorer", source)
         with torch.random.fork_rng(devices=[]):  # its random weights are not kept
             model: Any = open_clip.CLIP(**copy.deepcopy(config["model_cfg"]))
-        model.load_state_dict(as_open_clip_weights(weights))
+        model.load_state_dict(as_open_clip_weights(loaded[0].state_dict()))
         open_clip.set_model_preprocess_cfg(model, config["preprocess_cfg"])
         length = config["model_cfg"]["text_cfg"]["context_length"]
         tokenizer = HFTokenizer(source, context_length=length, **commit)
