@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +10,7 @@ from magicap.captioners.checksums import CHECKSUMS, damaged_files, write_checksu
 from magicap.captioners.presets import PRESETS
 from magicap.errors import BadModel, BadSettings
 from magicap.models.loading import explain_loading_errors
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+from magicap.models.pinned import REPOSITORY
 
 
 def is_repository(source: str | Path) -> bool:
@@ -20,7 +18,7 @@ def is_repository(source: str | Path) -> bool:
     return (
         isinstance(source, str)
         and source not in PRESETS
-        and _REPOSITORY.fullmatch(source) is not None
+        and REPOSITORY.fullmatch(source) is not None
         and not Path(source).exists()
     )
 
@@ -103,7 +101,7 @@ def push(
     Raises:
         BadSettings: the name is none, or the hub refuses: no token, no right, no network.
     """
-    if _REPOSITORY.fullmatch(repository) is None:
+    if REPOSITORY.fullmatch(repository) is None:
         raise BadSettings(f"expected a repository OWNER/NAME of the hub, found {repository!r}")
     (folder / "README.md").write_text(card, encoding="utf-8")
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -79,7 +79,7 @@ def sources_with(sources: Sources, language_model: str | Path | None, scorer: st
     memory, fine-grained part and the rest with the scorer.
 
     Args:
-        scorer: NAME or NAME:TAG of open_clip, ``hf-hub:`` id or folder.
+        scorer: NAME or NAME:TAG of open_clip, ``hf-hub:`` id, OWNER/NAME of transformers or folder.
     """
     if scorer is not None:
         model = sources.language_model if language_model is None else language_model
@@ -93,7 +93,7 @@ def sources_with(sources: Sources, language_model: str | Path | None, scorer: st
 
 
 def scorer_source(name: str | Path) -> tuple[str | Path, str | None]:
-    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:OWNER/NAME`` or a folder."""
+    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:ID``, ``OWNER/NAME``, folder."""
     if isinstance(name, Path) or name.startswith(("hf-hub:", LOCAL_DIR)) or Path(name).is_dir():
         return name, None
     model, _, tag = name.partition(":")

@@ -149,7 +149,8 @@ class Captioner(ZeroShotSearch):
 
         Args:
             language_model: a folder or hub id of a decoder-only language model; None: the preset's.
-            scorer: ``NAME:TAG`` of open_clip, ``hf-hub:OWNER/NAME`` or a folder; None: the preset's.
+            scorer: ``NAME:TAG`` of open_clip, ``hf-hub:OWNER/NAME``, a ``CLIPModel`` of transformers as
+                OWNER/NAME, or a folder of either; None: the preset's.
             preset: whose parts the others are: a preset's name, a folder or a repository of the hub.
             device, dtype, cache_bytes, memory: as of :meth:`from_pretrained`.
 

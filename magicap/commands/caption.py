@@ -66,7 +66,8 @@ class Options:
     """Another language model than the preset's: a folder, or an id of the hub."""
 
     scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
-    """Another scorer than the preset's: open_clip's name and tag, hf-hub:OWNER/NAME, or a folder."""
+    """Another scorer than the preset's: open_clip's name and tag or hf-hub:OWNER/NAME, a CLIPModel of
+    transformers by OWNER/NAME, or a folder of either."""
 
     memory: Annotated[int | None, About(exclusive="memory")] = None
     """Captions in the memory that is sampled, once, for two models without one; default: 10,000."""

@@ -45,9 +45,12 @@ class Options:
     images: Annotated[list[str] | None, About("TAR|FOLDER")] = None
     """The pictures, for CLIPScore."""
 
-    clipscore_model: Annotated[str | None, About("NAME|FOLDER", former="judge")] = None
+    clipscore_model: Annotated[str | None, About("NAME|FOLDER", exclusive="scorer", former="judge")] = None
     """Preset (see ``magicap caption --help``) or captioner's folder whose scorer gives CLIPScore; default:
     embedded."""
+
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER", exclusive="scorer")] = None
+    """Give CLIPScore by this scorer instead: as of ``magicap caption``."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
@@ -156,7 +159,7 @@ def _names(listed: str | None) -> list[str] | None:
 def _clip_score(scored: Scored, names: list[str] | None, options: Options) -> dict[str, Metric]:
     named = names is not None and CLIPSCORE in names
     if not options.images:
-        if named or options.clipscore_model:
+        if named or options.clipscore_model or options.scorer:
             raise BadSettings("CLIPScore reads the pictures: give their tar files or folders with --images")
         return {}
     if names is not None and not named:
@@ -165,7 +168,9 @@ def _clip_score(scored: Scored, names: list[str] | None, options: Options) -> di
     from magicap.evaluation.systems import clip_score, open_pictures
 
     with open_pictures(scored.images, options.images) as pictures:
-        scorer = load_scorer(options.clipscore_model or DEFAULT, options.device, options.revision)
+        scorer = load_scorer(
+            options.clipscore_model or DEFAULT, options.device, options.revision, scorer=options.scorer
+        )
         return {"CLIPScore": clip_score(scorer, scored.images, pictures)}
 
 

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from magicap.captioners.presets import DEFAULT, PRESETS
+from magicap.captioners.presets import PRESETS
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
-from magicap.commands.shared import SOME_FAILED, item_fields, item_name, load_scorer
+from magicap.commands.shared import SOME_FAILED, item_fields, item_name, load_scorer, scorer_of_index
 from magicap.errors import BadImage, BadSettings, MissingPackage
 from magicap.extras import require
 from magicap.files import only_writer
@@ -40,9 +40,12 @@ class Options:
     out: Annotated[str | None, About("FOLDER")] = None
     """Where to keep the index; default: as said below."""
 
-    preset: Annotated[str | None, About("NAME|FOLDER")] = None
+    preset: Annotated[str | None, About("NAME|FOLDER", exclusive="scorer")] = None
     """Preset (see ``magicap caption --help``) or captioner's folder whose scorer encodes; default: the one
     that made the index, embedded for a new one."""
+
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER", exclusive="scorer")] = None
+    """Encode with this scorer instead: as of ``magicap caption``."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
@@ -234,13 +237,18 @@ def _pictures_and_videos(paths: Sequence[str], on_error: OnError) -> list[str]:
 
 def _opened(out: Path, header: Header | None, options: Options) -> RetrievalIndex:
     """The index in ``out`` with the scorer of the call, or a new one."""
-    preset = options.preset or (header and header.preset) or DEFAULT
-    scorer = load_scorer(preset, options.device, options.revision)
+    preset, name = scorer_of_index(header, options.preset, options.scorer)
+    scorer = load_scorer(preset, options.device, options.revision, scorer=name)
     from magicap.retrieval.index import RetrievalIndex
 
     if header is not None:
         return RetrievalIndex.load(out, scorer)
-    return RetrievalIndex(scorer, preset=preset if preset in PRESETS else os.path.abspath(preset))
+    if name is not None:
+        return RetrievalIndex(scorer, scorer_name=os.path.abspath(name) if os.path.isdir(name) else name)
+    from magicap.captioners.repositories import is_repository  # which brings torch
+
+    is_name = preset in PRESETS or is_repository(preset)
+    return RetrievalIndex(scorer, preset=preset if is_name else os.path.abspath(preset))
 
 
 def _save(index: RetrievalIndex, out: Path) -> None:

@@ -50,7 +50,10 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or captioner's folder whose scorer's image tower is used."""
 
-    network: Annotated[str | None, About("NAME")] = None
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER", exclusive="tower")] = None
+    """Another scorer's image tower than the preset's: as of ``magicap caption``."""
+
+    network: Annotated[str | None, About("NAME", exclusive="tower")] = None
     """A network of timm in place of the preset's, with its published weights."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
@@ -102,7 +105,7 @@ def run(options: Options) -> int:
 
 def _tower(options: Options) -> ImageTower | ImageTextScorer:
     if options.network is None:
-        return load_scorer(options.preset, options.device, options.revision)
+        return load_scorer(options.preset, options.device, options.revision, scorer=options.scorer)
     from magicap.captioners.folder import as_device
     from magicap.matching.features import ImageTower
 

@@ -44,6 +44,12 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or captioner's folder."""
 
+    language_model: Annotated[str | None, About("FOLDER|ID")] = None
+    """Another language model than the preset's: a folder, or an id of the hub."""
+
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
+    """Another scorer than the preset's: as of ``magicap caption``."""
+
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
@@ -72,7 +78,13 @@ def run(options: Options) -> int:
         require_drawable(options.out, [options.picture])
     picture = open_image(options.picture)
     with only_writer(options.out):
-        captioner = load_captioner(options.preset, options.device, revision=options.revision)
+        captioner = load_captioner(
+            options.preset,
+            options.device,
+            revision=options.revision,
+            language_model=options.language_model,
+            scorer=options.scorer,
+        )
         from magicap.captioners.regions import caption_regions
 
         captions = caption_regions(captioner, picture, _proposer(options, captioner), most=options.most)

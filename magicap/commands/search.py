@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from magicap.captioners.presets import DEFAULT
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line
 from magicap.commands.query_words import MINUS, arranged
-from magicap.commands.shared import item_fields, item_name, load_scorer, path_inside
+from magicap.commands.shared import item_fields, item_name, load_scorer, path_inside, scorer_of_index
 from magicap.errors import BadSettings
 from magicap.files import only_writer, require_writable, write_whole
 from magicap.images.folders import is_picture
@@ -62,8 +61,11 @@ class Options:
     html: Annotated[str | None, About("FILE")] = None
     """Write a page with the matches into this file, too."""
 
-    preset: Annotated[str | None, About("NAME|FOLDER")] = None
+    preset: Annotated[str | None, About("NAME|FOLDER", exclusive="scorer")] = None
     """Preset or captioner's folder whose scorer reads the query; default: the one that made the index."""
+
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER", exclusive="scorer")] = None
+    """Read the query with this scorer instead; it must be the one that made the index."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
@@ -189,7 +191,8 @@ def _matches(
     from magicap.retrieval.parquet import require_parquet
 
     require_parquet()
-    scorer = load_scorer(options.preset or header.preset or DEFAULT, options.device, options.revision)
+    preset, name = scorer_of_index(header, options.preset, options.scorer)
+    scorer = load_scorer(preset, options.device, options.revision, scorer=name)
     from magicap.retrieval.index import RetrievalIndex
 
     index = RetrievalIndex.load(header.folder, scorer)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicap.captioners.presets import DEFAULT
 from magicap.errors import BadSettings
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
+    from magicap.retrieval.header import Header
     from magicap.retrieval.items import Match
 
 SOME_FAILED = 2
@@ -40,8 +42,7 @@ def load_captioner(
 
         if language_model is None and scorer is None:
             return load.load_captioner(preset, device=device, dtype=dtype, revision=commits, memory=memory)
-        if commits:
-            raise BadSettings("--revision: of a preset as it is; leave --language-model and --scorer out")
+        _require_no_commits(commits)
         from magicap.captioners.zero_shot import Captioner
 
         return Captioner.from_parts(
@@ -64,10 +65,18 @@ def load_scorer(
 
         if scorer is None:
             return load.load_scorer(preset, device=device, revision=commits)
+        _require_no_commits(commits)
         from magicap.captioners.folder import as_device
         from magicap.models.scorer import ImageTextScorer
 
         return ImageTextScorer.from_pretrained(*scorer_source(scorer), device=as_device(device))
+
+
+def scorer_of_index(header: Header | None, preset: str | None, scorer: str | None) -> tuple[str, str | None]:
+    """The preset, and the scorer in its place if any, of a call; where it names neither, the index's own."""
+    if preset is None and scorer is None and header is not None:
+        return header.preset or DEFAULT, header.scorer_name or None
+    return preset or DEFAULT, scorer
 
 
 def item_fields(match: Match, index: Path) -> dict[str, Any]:
@@ -104,6 +113,11 @@ def _commits(revision: Sequence[str] | None) -> dict[str, str]:
     if wrong := [text for text, pair in zip(revision or (), pairs, strict=True) if not all(pair)]:
         raise BadSettings(f"--revision: expected OWNER/NAME@COMMIT, found {wrong[0]!r}")
     return dict(pairs)
+
+
+def _require_no_commits(commits: Mapping[str, str]) -> None:
+    if commits:
+        raise BadSettings("--revision: of a preset as it is; leave --language-model and --scorer out")
 
 
 @contextmanager

@@ -76,6 +76,9 @@ class Options:
     """Write by this language model of the hub or of a folder, such as one that has read stories, in place of
     the preset's."""
 
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
+    """Another scorer than the preset's: as of ``magicap caption``."""
+
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
@@ -144,6 +147,8 @@ def _captioner(options: Options) -> Captioner:
         options.device,
         revision=options.revision,
         language_model=options.language_model,
+        scorer=options.scorer,
+        memory=None if options.scorer is None else 0,  # stories are written without one
     )
     from magicap.captioners.zero_shot import Captioner
 

@@ -57,6 +57,12 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or folder of a zero-shot captioner."""
 
+    language_model: Annotated[str | None, About("FOLDER|ID")] = None
+    """Another language model than the preset's: a folder, or an id of the hub."""
+
+    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
+    """Another scorer than the preset's: as of ``magicap caption``."""
+
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
     """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
 
@@ -139,7 +145,14 @@ def _report(clip: str, error: BadImage, errors: dict[str, BadImage]) -> None:
 
 
 def _captioner(options: Options) -> Captioner:
-    captioner = load_captioner(options.preset, options.device, options.dtype, options.revision)
+    captioner = load_captioner(
+        options.preset,
+        options.device,
+        options.dtype,
+        options.revision,
+        language_model=options.language_model,
+        scorer=options.scorer,
+    )
     from magicap.captioners.zero_shot import Captioner
 
     if not isinstance(captioner, Captioner):

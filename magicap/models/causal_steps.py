@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magicap.errors import BadSettings
 from magicap.models.gpt2 import Gpt2Blocks
 from magicap.models.int8 import Int8Product
 from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
@@ -35,10 +36,11 @@ class CausalSteps:
             self._blocks, self._head = blocks.in_int8(), Int8Product.of(head.weight.T, head.bias)
 
     def logits(self, last: Tensor) -> Tensor:
-        """(N, V) of last hidden states (N, D): the output head."""
+        """(N, V) of last hidden states (N, D): the output head, capped where the model caps it (Gemma 2)."""
         head: Any = self._head or self.network.get_output_embeddings()
         logits: Tensor = head(last)
-        return logits
+        cap = getattr(self.network.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def new_cache(self, capacity: int) -> TokenCache:
         """What :meth:`step` keeps keys and values in: at most ``capacity`` columns of a row."""
@@ -66,7 +68,11 @@ class CausalSteps:
                 None: all.
             cache: of the P columns before, which takes up theirs.
             prompts: (B, D) of a soft prompt, added to each row's embeddings.
+
+        Raises:
+            BadSettings: more columns than the network can look back at.
         """
+        self._require_columns(0 if visible is None else visible.shape[-1])
         embeddings = self.network.get_input_embeddings()(ids)
         if prompts is not None:
             embeddings = embeddings + prompts[:, None].to(embeddings)
@@ -85,6 +91,15 @@ class CausalSteps:
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _require_columns(self, count: int) -> None:
+        """GPT-Neo's local layers take a token's column for its position, wherever it stands in its text."""
+        most = getattr(self.network.config, "window_size", None)
+        if most is not None and count > most:
+            raise BadSettings(
+                f"this language model takes at most {most} tokens side by side, found {count}; "
+                "lower beam_size, top_k or max_new_tokens"
+            )
 
     def side_by_side(
         self, ids: Tensor, past: tuple[KeysAndValues, ...], position: int, prompts: Tensor | None = None

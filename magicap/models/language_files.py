@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from magicap.errors import BadModel
-from magicap.models.loading import no_loading_bar
+from magicap.models.loading import no_loading_bar, require_all_weights
 from magicap.models.plain_gpt2 import PLAIN_KIND, Gpt2Folder, PlainGpt2
 from magicap.models.plain_tokenizer import PlainTokenizer
 
@@ -40,6 +40,23 @@ def kind_of(network: nn.Module) -> str:
     return PLAIN_KIND if isinstance(network, PlainGpt2) else type(network).__name__
 
 
+def most_tokens(network: Any) -> int:
+    """How long a text may be: within the positions, and within the window that attention looks back at.
+
+    Steps see all tokens before them, which is what a window shows of a text that is no longer.
+
+    Raises:
+        BadModel: the number of positions is not fixed.
+    """
+    positions = getattr(network.config, "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        raise BadModel(
+            f"expected a language model with a fixed number of positions, found {kind_of(network)}"
+        )
+    windows = (getattr(network.config, name, None) for name in ("sliding_window", "window_size"))
+    return min([positions, *(window for window in windows if isinstance(window, int))])
+
+
 def run_in_full(network: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states (B, T, D) and logits (B, T, V) of whole rows (B, T), by the model's own forward."""
     if isinstance(network, PlainGpt2):
@@ -49,6 +66,21 @@ def run_in_full(network: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     output = network(ids, attention_mask=mask)
     # Not by output_hidden_states: transformers keeps hooks for it, with which no model pickles.
     return network.base_model(ids, attention_mask=mask).last_hidden_state, output.logits
+
+
+@torch.no_grad()
+def add_rows(network: Any, count: int) -> None:
+    """Give a model of transformers embeddings, and an output head, of ``count`` tokens.
+
+    Each new row is the mean of the others: transformers' own draws around it would make another model, with
+    another fingerprint, at every load.
+    """
+    tables = network.get_input_embeddings, network.get_output_embeddings
+    before = tables[0]().weight.shape[0]
+    network.resize_token_embeddings(count, mean_resizing=False)
+    for table in tables:
+        weight = table().weight
+        weight[before:] = weight[:before].mean(dim=0)
 
 
 def _read_plain(
@@ -78,6 +110,5 @@ def by_transformers(source: str, dtype: torch.dtype, revision: str) -> tuple[Any
             source, revision=revision, dtype=dtype, weights_only=True, output_loading_info=True
         )
     model, info = loaded
-    if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
-        raise BadModel(f"the weights of language model {source!r} lack {', '.join(missing[:5])}")
+    require_all_weights(info, "language model", source)
     return model, tokenizer

@@ -25,7 +25,7 @@ from magicap.models.caption_tokens import CaptionTokens
 from magicap.models.causal_check import require_same_as_forward
 from magicap.models.causal_steps import CausalSteps
 from magicap.models.finite import require_finite
-from magicap.models.language_files import kind_of, read_language_model
+from magicap.models.language_files import add_rows, kind_of, most_tokens, read_language_model
 from magicap.models.loading import explain_loading_errors, no_loading_bar
 from magicap.models.plain_gpt2 import Gpt2Folder
 from magicap.models.plain_tokenizer import PlainTokenizer
@@ -83,7 +83,7 @@ class LanguageModel:
         self.start_id = tokenizer.get_vocab()[START_TOKEN]
         self.pad_id = tokenizer.get_vocab()[PAD_TOKEN]
         self.end_id = self._find_end_id()
-        self.max_new_tokens = self._find_room()
+        self.max_new_tokens = most_tokens(self._network) - 1
         if soft_prompt is not None:
             soft_prompt.require_width(self.width)
         self._special_ids = {*tokenizer.all_special_ids, self.start_id, self.pad_id, self.end_id}
@@ -376,9 +376,8 @@ class LanguageModel:
         if missing:
             tokenizer.add_tokens(missing)
             _log.warning("the language model's tokenizer lacked %s; added, untrained", " and ".join(missing))
-        rows = self._network.get_input_embeddings().weight.shape[0]
-        if len(tokenizer) > rows:
-            self._network.resize_token_embeddings(len(tokenizer))
+        if len(tokenizer) > self._network.get_input_embeddings().weight.shape[0]:
+            add_rows(self._network, len(tokenizer))
 
     def _find_end_id(self) -> int:
         tokenizer = self._tokens.tokenizer
@@ -390,13 +389,6 @@ class LanguageModel:
                 f"the language model's tokenizer has no end token; expected an eos_token or {END_TOKEN!r}"
             )
         return int(end)
-
-    def _find_room(self) -> int:
-        positions = getattr(self._network.config, "max_position_embeddings", None)
-        if not isinstance(positions, int):
-            kind = kind_of(self._network)
-            raise BadModel(f"expected a language model with a fixed number of positions, found {kind}")
-        return positions - 1
 
     def _walk(self) -> tuple[Prefixes, Tensor]:
         """A prefix of a few tokens, and the probabilities of the next.

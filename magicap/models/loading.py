@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
@@ -73,6 +73,20 @@ def no_loading_bar() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+def require_all_weights(info: Mapping[str, Any], what: str, source: str) -> None:
+    """Refuse a model of transformers some of whose weights were not in its files.
+
+    Args:
+        info: the ``output_loading_info`` of ``from_pretrained``.
+        what, source: as of :func:`explain_loading_errors`.
+
+    Raises:
+        BadModel: the message names the first five.
+    """
+    if missing := sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])}):
+        raise BadModel(f"the weights of {what} {source!r} lack {', '.join(missing[:5])}")
 
 
 def _explained(what: str, source: str, repository: str, error: Exception) -> MagicapError:

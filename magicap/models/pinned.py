@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from magicap.errors import BadSettings
 
 HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 """How open_clip marks a repository of the hub, and a folder."""
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""A repository of the hub, OWNER/NAME."""
 
 
 def hub_file(name: str, trained: dict[str, Any]) -> tuple[str, str | None]:

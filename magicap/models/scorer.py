@@ -92,9 +92,8 @@ class ImageTextScorer:
 
         Args:
             name: an open_clip name with a ``tag`` (``ViT-B-32``, ``openai``), ``hf-hub:owner/name``,
-                ``local-dir:folder``, or the path of such a folder. A transformers ``CLIPModel`` folder is
-                not of this kind: open_clip has no conversion for it; the same weights are to be had by
-                name and tag.
+                ``local-dir:folder``, or the path of such a folder; a ``CLIPModel`` of transformers as
+                ``owner/name`` or the path of its folder.
             revision: commit, branch or tag of the hub's repository; None takes the newest.
 
         Raises:

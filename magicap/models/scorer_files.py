@@ -1,4 +1,4 @@
-"""A scorer read by its name: by open_clip, or without it where a folder holds a plain one."""
+"""A scorer read by its name: by open_clip, by transformers and converted, or by neither where it is plain."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from magicap.models.class_vector import CLASS_VECTOR_FILE, attach_class_vector, 
 from magicap.models.finite import require_finite
 from magicap.models.hugging_face_text import SHAPE_FILE, with_local_shape
 from magicap.models.loading import explain_loading_errors, import_open_clip
-from magicap.models.pinned import LOCAL_DIR, at_commit, hub_file
+from magicap.models.pinned import LOCAL_DIR, REPOSITORY, at_commit, hub_file
 from magicap.models.plain_clip import plain_config, read_config, read_plain_clip
 from magicap.models.plain_reader import PlainReader
 from magicap.models.plain_tokenizer import PlainTokenizer
+from magicap.models.transformers_clip import read_transformers_clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,10 +46,32 @@ def read_scorer(
     revision: str | None,
 ) -> ScorerParts:
     """The parts of a scorer with finite weights; arguments and errors as of ``from_pretrained``."""
+    if tag is not None:
+        return by_open_clip(name, tag, device, dtype, revision)
+    source = str(name).removeprefix(LOCAL_DIR)
+    if _is_of_transformers(source, revision):
+        return _by_transformers(source, device, dtype, revision)
     plain = None
-    if tag is None and revision is None and dtype == torch.float32:
-        plain = _read_plain(Path(str(name).removeprefix(LOCAL_DIR)), device)
+    if revision is None and dtype == torch.float32:
+        plain = _read_plain(Path(source), device)
     return plain or by_open_clip(name, tag, device, dtype, revision)
+
+
+def _is_of_transformers(source: str, revision: str | None) -> bool:
+    """Whether a scorer is a folder of transformers' layout, or may be such a repository, OWNER/NAME."""
+    folder = Path(source)
+    if folder.is_dir():  # whose revision open_clip's way refuses
+        return revision is None and (folder / SHAPE_FILE).is_file() and not (folder / CONFIG_FILE).is_file()
+    return REPOSITORY.fullmatch(source) is not None
+
+
+def _by_transformers(
+    source: str, device: str | torch.device, dtype: torch.dtype, revision: str | None
+) -> ScorerParts:
+    """A ``CLIPModel`` of transformers, converted."""
+    model, tokenizer, config = read_transformers_clip(source, device, dtype, revision)
+    require_finite(model, f"scorer {source!r}")
+    return ScorerParts(model, tokenizer, None, config)
 
 
 def _read_plain(folder: Path, device: str | torch.device) -> ScorerParts | None:

@@ -89,7 +89,7 @@ class Header:
     """The fingerprint of the scorer that made the vectors."""
 
     preset: str
-    """What people call that scorer: a preset or a captioner's folder; may be empty."""
+    """What people call that scorer: a preset, a captioner's folder or a repository; may be empty."""
 
     holds: str
     """``"image"`` or ``"text"``."""
@@ -108,6 +108,9 @@ class Header:
 
     digest: str = ""
     """Of the two files together; empty in an index of an earlier version."""
+
+    scorer_name: str = ""
+    """What the scorer itself was named by, where it took the place of the preset's; else empty."""
 
     format: int = FORMAT
     """:data:`WITH_MOMENTS` where items are moments of videos."""
@@ -136,13 +139,13 @@ class Header:
                 f"{path}: expected format {FORMAT} or {WITH_MOMENTS}, found {version!r}; "
                 f"update magicap, or {REBUILD}"
             )
-        values = {"digest": "", **values}
+        values = {"digest": "", _SCORER_NAME: "", **values}
         _check(path, values)
         return cls(folder, format=version, **{name: values[name] for name in _TYPES})
 
     def write(self) -> None:
         """Put ``index.json`` in place."""
-        values = {name: getattr(self, name) for name in _TYPES}
+        values = {name: getattr(self, name) for name in _TYPES if name != _SCORER_NAME or self.scorer_name}
         text = json.dumps({"magicap_index": self.format, **values}, indent=2, allow_nan=False)
         write_whole(self.folder / INDEX_FILE, f"{text}\n")
 
@@ -156,16 +159,22 @@ class Header:
             BadIndex: another scorer made them.
         """
         if scorer != self.scorer:
-            made = f" (preset {self.preset})" if self.preset else ""
+            made, option = (
+                f" (preset {self.preset})" if self.preset else "",
+                "the preset that made it with --preset",
+            )
+            if self.scorer_name:
+                made, option = f" ({self.scorer_name})", "that scorer with --scorer"
             raise BadIndex(
                 f"{self.folder}: expected an index by the scorer {scorer}, found one by {self.scorer}{made}; "
-                f"name the preset that made it with --preset, or {REBUILD}"
+                f"name {option}, or {REBUILD}"
             )
 
 
+_SCORER_NAME = "scorer_name"
 _TYPES = {
     "scorer": str, "preset": str, "holds": str, "count": int, "width": int, "vectors": str, "items": str,
-    "digest": str,
+    "digest": str, _SCORER_NAME: str,
 }  # fmt: skip
 
 

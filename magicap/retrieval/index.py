@@ -64,20 +64,21 @@ class RetrievalIndex:
 
     Args:
         scorer: the scorer of all vectors; searching a saved index needs the same one.
-        preset: what people call the scorer.
+        preset: what people call the scorer: a preset, a captioner's folder or a repository.
+        scorer_name: what the scorer itself is named by, where it is no preset's.
 
     Attributes:
         scorer: encodes items and queries.
         items: N pictures' files and moments of videos, or sentences, in the order in which they were given.
         vectors: (N, D) their unit vectors, float32, on the CPU.
-        preset: what people call the scorer; kept with the index.
+        preset, scorer_name: what people call the scorer; kept with the index.
     """
 
-    def __init__(self, scorer: ImageTextScorer, *, preset: str = "") -> None:
+    def __init__(self, scorer: ImageTextScorer, *, preset: str = "", scorer_name: str = "") -> None:
         self.scorer = scorer
         self.items: list[Item] = []
         self.vectors = torch.empty(0, scorer.width)
-        self.preset = preset
+        self.preset, self.scorer_name = preset, scorer_name
 
     @classmethod
     def load(cls, folder: str | Path, scorer: ImageTextScorer) -> Self:
@@ -93,7 +94,7 @@ class RetrievalIndex:
         """
         header = Header.read(index_folder(folder))
         header.require_scorer(scorer.fingerprint)
-        index = cls(scorer, preset=header.preset)
+        index = cls(scorer, preset=header.preset, scorer_name=header.scorer_name)
         index.items, index.vectors = read_index(header)
         return index
 
@@ -112,7 +113,14 @@ class RetrievalIndex:
         """
         if not self.items:
             raise BadSettings("expected an index of at least one item, found an empty one; update it first")
-        write_index(folder, self.items, self.vectors, scorer=self.scorer.fingerprint, preset=self.preset)
+        write_index(
+            folder,
+            self.items,
+            self.vectors,
+            scorer=self.scorer.fingerprint,
+            preset=self.preset,
+            scorer_name=self.scorer_name,
+        )
 
     @property
     def kind(self) -> str | None:

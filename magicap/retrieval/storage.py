@@ -38,7 +38,13 @@ _VECTORS = "vectors"
 
 
 def write_index(
-    folder: str | Path, items: Sequence[Item], vectors: Tensor, *, scorer: str, preset: str
+    folder: str | Path,
+    items: Sequence[Item],
+    vectors: Tensor,
+    *,
+    scorer: str,
+    preset: str,
+    scorer_name: str = "",
 ) -> None:
     """Write an index, and remove the files of the one that it replaces.
 
@@ -46,7 +52,7 @@ def write_index(
         items: N items of one kind.
         vectors: (N, D) float32.
         scorer: the fingerprint of what made the vectors.
-        preset: what people call that scorer.
+        preset, scorer_name: what people call that scorer.
 
     Raises:
         BadIndex: the folder holds something else.
@@ -64,6 +70,7 @@ def write_index(
         folder,
         scorer=scorer,
         preset=preset,
+        scorer_name=scorer_name,
         holds=items[0].kind,
         count=vectors.shape[0],
         width=vectors.shape[1],

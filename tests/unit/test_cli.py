@@ -363,7 +363,9 @@ def test_where_all_metrics_are_computed_missing_java_is_noticed_before_pictures_
 
     load, noticed = evaluate.load_scorer, []
     monkeypatch.setattr(
-        evaluate, "load_scorer", lambda *names: (noticed.append(capsys.readouterr().err), load(*names))[1]
+        evaluate,
+        "load_scorer",
+        lambda *names, **others: (noticed.append(capsys.readouterr().err), load(*names, **others))[1],
     )
     assert main(eval_call) == 0
     notice = "magicap: there is no 'java' on the PATH for METEOR and SPICE; the other metrics are computed\n"
