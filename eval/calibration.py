@@ -1,12 +1,12 @@
-"""Are weights of magic search that were calibrated without captioned pictures as good as the best of a grid?
+"""Is magic search with weights calibrated without a captioned picture as good as with the best of a grid?
 
     python eval/calibration.py --presets embedded unpaired runs/mine \\
         --references $MAGICAP_DATA/flickr8k/captions.jsonl --split dev \\
         --images $MAGICAP_DATA/flickr8k/images-dev.tar --limit 100
 
-Rows of each captioner: alpha, beta and CIDEr-D (times 100) of its calibrated settings, of the best of the grid,
-and of the published settings for COCO, all on the same pictures. The best of the grid is chosen on these very
-pictures, so it is flattered.
+Rows of each captioner: alpha, beta and CIDEr-D (times 100) of its calibrated settings, of the best of the
+grid, and of the published settings for COCO, all on the same pictures. The best of the grid is chosen on
+these very pictures, so it is flattered.
 """
 
 from __future__ import annotations
