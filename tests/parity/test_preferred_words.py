@@ -71,7 +71,7 @@ def test_hypotheses_are_those_of_the_reference(captioner, number, prefer, weight
 
 @pytest.mark.parametrize("prefix", ["A", "Dog", "Man run", "The"])
 def test_with_a_prefix_they_bring_captions_that_begin_with_it(captioner, prefix):
-    """ "Man runs" and "Dogs" do not; nine tokens behind the prefix are not enough for all that do."""
+    """Not with "Man runs" or "Dogs"; nine tokens behind the prefix are not enough for all that do."""
     search = replace(SEARCH, prefix=prefix, prefer=("sea", "dog", "a"), prefer_weight=2.0, max_new_tokens=9)
     brought = 0
     for picture in PICTURES[:3]:
