@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -228,7 +229,7 @@ def reference_hypotheses(
     by_utility = sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
     short, long = [], []  # captions of too many tokens come last
     for hypothesis in by_utility:
-        if not (hypothesis.text in written_texts or hypothesis.text.startswith(settings.prefix)):
+        if not (hypothesis.text in written_texts or begins_with(settings.prefix, hypothesis.text)):
             continue  # it does not compete
         ids = language_model.tokenizer(hypothesis.text, add_special_tokens=False).input_ids
         is_short = len(ids) - len(ids_of_prefix) <= settings.max_new_tokens
@@ -246,6 +247,13 @@ def reference_hypotheses(
         for hypothesis, cosine in zip(first, cosines, strict=True)
     ]
     return [*sorted(reranked, key=lambda hypothesis: -hypothesis.score), *rest]
+
+
+def begins_with(prefix: str, text: str) -> bool:
+    """Whether a text begins with a prefix, whose last word is not the beginning of a longer one."""
+    words, begun = " ".join(prefix.split()), " ".join(text.split())
+    joined = begun[len(words) - 1 : len(words) + 1] if words else ""
+    return begun.startswith(words) and not re.fullmatch(r"\w\w", joined)
 
 
 def std_of_first_candidates(

@@ -14,6 +14,7 @@ from beam_magic_reference import (
     DocumentFrequencies,
     Hypothesis,
     Settings,
+    begins_with,
     expected_utilities,
     facts_of,
     image_vector,
@@ -47,7 +48,9 @@ def steered_hypotheses(
         brought = [
             one
             for one in brought_captions(search, image, memory, frequencies)
-            if one.text not in known and not is_too_long(captioner, one, search)
+            if one.text not in known
+            and not is_too_long(captioner, one, search)
+            and begins_with(search.prefix, one.text)
         ]
         short = sorted([*short, *brought], key=lambda one: -round(one.score, 9))
 
@@ -104,6 +107,7 @@ def share(text: str, prefer: Sequence[str], frequencies: DocumentFrequencies) ->
 
 
 def is_too_long(captioner: Captioner, one: Hypothesis, search: BeamMagicSearch) -> bool:
-    """Whether a caption of the memory has more tokens than may be written."""
-    ids = captioner.language_model.tokenizer(one.text, add_special_tokens=False).input_ids
-    return one.source == "memory" and len(ids) > search.max_new_tokens
+    """Whether a caption of the memory has more tokens behind the prefix than may be written."""
+    tokenizer = captioner.language_model.tokenizer
+    text, prefix = (tokenizer(t, add_special_tokens=False).input_ids for t in (one.text, search.prefix))
+    return one.source == "memory" and len(text) - len(prefix) > search.max_new_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from magicap.checks import require_int
@@ -11,6 +12,9 @@ from magicap.regions.proposals import MOST, Proposer
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
+
+
+_log = logging.getLogger(__name__)
 
 
 def caption_regions(
@@ -23,6 +27,8 @@ def caption_regions(
     seed: int = 0,
 ) -> RegionCaptions:
     """Propose regions, caption each and the whole, and leave out regions that say nothing new.
+
+    A region that cannot be captioned is left out with a warning.
 
     Args:
         captioner: of either kind.
@@ -42,6 +48,10 @@ def caption_regions(
     captions = captioner.caption(
         [picture] * len(proposals), decoding, region=[proposal.box for proposal in proposals], seed=seed
     )
+    for proposal, caption in zip(proposals, captions, strict=True):
+        if caption.error is not None:
+            box = ",".join(map(str, proposal.box))
+            _log.warning("the region %s is left out: %s", box, caption.error)
     regions = [
         RegionCaption(proposal.box, caption, proposal.label)
         for proposal, caption in zip(proposals, captions, strict=True)

@@ -21,6 +21,7 @@ from magicap.decoding.prefix_cache import CachedPrefix
 from magicap.decoding.settings import ContrastiveSearch, Greedy, MagicSearch
 from magicap.errors import BadSettings
 from magicap.models.language_model import LanguageModel
+from magicap.printable import without_surrogates
 from magicap.results import Step
 
 STORY_SEARCH = MagicSearch(top_k=5, alpha=0.6, beta=0.15, max_new_tokens=25)
@@ -72,14 +73,18 @@ class Story(str):
 
 
 def write_story(
-    contexts: Sequence[DecodingContext], title: str, sentences: int | None, decoding: Any, title_end: str
+    contexts: Sequence[DecodingContext], title: str, count: int, decoding: Any, title_end: str
 ) -> Story:
     """A story about pictures; arguments and errors are those of :meth:`Captioner.story`.
 
     Args:
         contexts: of one picture each.
+        count: of sentences, as :func:`count_sentences` gives it.
     """
-    search, count = _magic_search(decoding), _count(sentences, len(contexts))
+    search = _magic_search(decoding)
+    for name, text in (("title", title), ("title_end", title_end)):
+        if not isinstance(text, str) or without_surrogates(text) != text:
+            raise BadSettings(f"{name} must be a text, found {text!r:.80}")
     writer = _Writer(contexts[0].language_model, search, title.strip(), title_end)
     story: list[StorySentence] = []
     for number in range(count):
@@ -147,22 +152,22 @@ class _Writer:
         if goes_on and not story:  # the title is the beginning of the first sentence
             yield _Opening(self.language_model.encode_prefix(self.title, self.search.max_new_tokens), 0)
         else:
-            ids = self._latest("" if goes_on else self.title + self.title_end, story)
+            ids = self._latest(*("", "") if goes_on else (self.title, self.title_end), story)
             yield _Opening(ids, len(ids))
         yield _Opening((), 0)
 
-    def _latest(self, title: str, story: Sequence[str]) -> list[int]:
+    def _latest(self, title: str, end: str, story: Sequence[str]) -> list[int]:
         """Tokens of the title and the last sentences, as many as there is room for.
 
         Raises:
-            BadSettings: there is no room for the title.
+            BadSettings: there is no room for the title, or a special token is written in it.
         """
         room = self.language_model.max_new_tokens - self.search.max_new_tokens
         for first in range(len(story)):
-            (ids,) = self.language_model.encode_captions([" ".join([title, *story[first:]]).strip()])
+            (ids,) = self.language_model.encode_captions([" ".join([title + end, *story[first:]]).strip()])
             if len(ids) - 2 <= room:
                 return ids[1:-1]
-        return self.language_model.encode_prefix(title.strip(), self.search.max_new_tokens)
+        return self.language_model.encode_prefix(title, self.search.max_new_tokens, end)
 
     def _drafts(self, context: DecodingContext, start: CachedPrefix) -> Iterator[tuple[Step, ...]]:
         """Sentences by their first tokens, the best first; none where the text most probably ends there."""
@@ -201,12 +206,21 @@ def _magic_search(decoding: Any) -> MagicSearch:
     return search
 
 
-def _count(sentences: int | None, pictures: int) -> int:
-    """How many sentences a story has."""
+def count_sentences(sentences: int | None, pictures: int, name: str = "sentences") -> int:
+    """How many sentences a story has.
+
+    Args:
+        sentences: how many are asked for; None: 5 with one picture, as many as there are with several.
+        pictures: how many there are.
+        name: what an error calls ``sentences``.
+
+    Raises:
+        BadSettings: no picture, more pictures than sentences, or no such number of sentences.
+    """
     if not pictures:
         raise BadSettings("expected a picture, or several, for a story; found none")
     count = sentences or (SENTENCES if pictures == 1 else pictures)
-    require_int("sentences", count if sentences is None else sentences, most=MOST_SENTENCES)
+    require_int(name, count if sentences is None else sentences, most=MOST_SENTENCES)
     if count < pictures:
         raise BadSettings(f"expected at most a picture a sentence, found {pictures} for {count}; give fewer")
     return count

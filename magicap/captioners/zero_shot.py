@@ -38,7 +38,7 @@ from magicap.captioners.sources import (
     sources_with,
 )
 from magicap.captioners.stored_parts import write_parts
-from magicap.captioners.stories import Story, story_search, write_story
+from magicap.captioners.stories import Story, count_sentences, story_search, write_story
 from magicap.captioners.zero_shot_search import ZeroShotSearch
 from magicap.decoding.confidence import ConfidenceModel
 from magicap.decoding.prefix_cache import DEFAULT_CACHE_BYTES
@@ -287,12 +287,16 @@ class Captioner(ZeroShotSearch):
 
         Raises:
             BadImage: a picture cannot be read.
-            BadSettings: another decoding, fewer sentences than pictures, or a title that leaves no room.
+            BadSettings: another decoding, fewer sentences than pictures, or a title that is no plain
+                text or leaves no room.
         """
         search = story_search(self.decoding) if decoding is None else decoding
-        vectors = self.scorer.encode_images(images if isinstance(images, list | tuple) else [images])
-        contexts = [self._context(vector[None], search, [0]) for vector in vectors]
-        return write_story(contexts, title, sentences, search, title_end)
+        pictures = images if isinstance(images, list | tuple) else [images]
+        count = count_sentences(sentences, len(pictures))  # before a picture is read
+        contexts = [
+            self._context(vector[None], search, [0]) for vector in self.scorer.encode_images(pictures)
+        ]
+        return write_story(contexts, title, count, search, title_end)
 
     def regions(
         self,

@@ -171,10 +171,7 @@ class ZeroShotSearch(BaseCaptioner[Any]):
         row = search_of(decoding)
 
         def search(batch: SubBatch) -> list[Caption]:
-            context = self._context(self._vectors(batch[0]), decoding, batch[1])
-            if batch[0].dim() == _OF_REGIONS:
-                context.confidence = None  # it was fitted for whole pictures
-            return row.captions(context, decoding)
+            return row.captions(self._context_of(batch, decoding), decoding)
 
         return caption_side_by_side(search, self._sub_batches(row, pixels, seeds))
 
@@ -182,7 +179,7 @@ class ZeroShotSearch(BaseCaptioner[Any]):
         row = search_of(decoding)
 
         def search(batch: SubBatch) -> CaptionProgress:
-            context = self._context(self._vectors(batch[0]), decoding, batch[1])
+            context = self._context_of(batch, decoding)
             return (yield from row.captions_with_progress(context, decoding, candidates))
 
         return (yield from progress_side_by_side(search, self._sub_batches(row, pixels, seeds)))
@@ -202,6 +199,13 @@ class ZeroShotSearch(BaseCaptioner[Any]):
         if not bool(are_unit(vectors).all()):
             raise BrokenNumbers("the scorer's vector of a picture is not of length one")
         return region_vectors(vectors[::2], vectors[1::2]) if pixels.dim() == _OF_REGIONS else vectors
+
+    def _context_of(self, batch: SubBatch, decoding: Any) -> DecodingContext:
+        pixels, seeds = batch
+        context = self._context(self._vectors(pixels), decoding, seeds)
+        if pixels.dim() == _OF_REGIONS:
+            context.confidence = None  # it was fitted for whole pictures
+        return context
 
     def _context(self, image_vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> DecodingContext:
         confidence = self.confidence if self.knows_confidence(decoding) else None

@@ -22,7 +22,7 @@ from magicap.images.folders import find_images, is_picture
 from magicap.images.formats import is_picture_file, is_video
 from magicap.images.reader import describe_source
 from magicap.retrieval.header import INDEX_FILE, Header, index_folder, require_index_folder
-from magicap.retrieval.items import DUPLICATE, IMAGE, PLURAL, TEXT, OnError
+from magicap.retrieval.items import DUPLICATE, IMAGE, PLURAL, TEXT, OnError, items_of_files
 from magicap.video.settings import EVERY, require_every
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def _run(out: Path, options: Options) -> int:
         complain(f"no {PLURAL[kind]} found in {', '.join(options.sources)}")
         return SOME_FAILED
     index = _opened(out, header, options)
+    if kind == IMAGE:
+        sources = _without_unreadable(index, sources, options.every, report)
     before = list(index.items)
     try:
         changes = _update(index, kind, sources, out, options, report)
@@ -214,24 +216,39 @@ def _listed(options: Options, on_error: OnError) -> tuple[str, list[str]]:
 
 
 def _pictures_and_videos(paths: Sequence[str], on_error: OnError) -> list[str]:
-    """Files of pictures and videos; where videos cannot be read, those in folders are passed over.
+    """Files of pictures and videos.
 
     Raises:
-        MissingPackage: they cannot be read, and one was named.
+        MissingPackage: videos cannot be read, and one was named.
     """
 
     def is_wanted(path: str) -> bool:
         return is_video(path) or is_picture_file(path)
 
     files = list(map(str, find_images(paths, on_error=on_error, is_wanted=is_wanted)))
-    if any(map(is_video, files)):
-        try:
-            require("av")
-        except MissingPackage as error:
-            if any(map(is_video, paths)):
-                raise
-            complain(f"videos are passed over, {sum(map(is_video, files))} in all: {error}")
-            files = [file for file in files if not is_video(file)]
+    if any(map(is_video, paths)):
+        require("av")
+    return files
+
+
+def _without_unreadable(
+    index: RetrievalIndex, files: list[str], every: float, on_error: OnError
+) -> list[str]:
+    """The files but for those of videos, where these cannot be read and the index does not know them."""
+    videos = [file for file in files if is_video(file)]
+    if not videos:
+        return files
+    try:
+        require("av")
+    except MissingPackage as error:
+        from magicap.retrieval.moments import known_moments
+
+        moments = known_moments(index.items, every)
+        known = {item.path for item in items_of_files(videos, on_error) if item in moments}
+        passed_over = {file for file in videos if os.path.abspath(file) not in known}
+        if passed_over:
+            complain(f"videos are passed over, {len(passed_over)} in all: {error}")
+        files = [file for file in files if file not in passed_over]
     return files
 
 

@@ -74,6 +74,8 @@ def add(commands: Any) -> None:
 def run(options: Options) -> int:
     """Check all that can be checked before a captioner is loaded, then caption, draw and print."""
     require_int("--most", options.most)
+    if options.out == "":
+        raise BadSettings("--out: expected a file, found an empty name; name one")
     if options.out:
         require_drawable(options.out, [options.picture])
     picture = open_image(options.picture)

@@ -16,6 +16,7 @@ from magicap.commands.shared import item_fields, item_name, load_scorer, path_in
 from magicap.errors import BadSettings
 from magicap.files import only_writer, require_writable, write_whole
 from magicap.images.folders import is_picture
+from magicap.images.formats import is_video
 from magicap.images.reader import open_image
 from magicap.retrieval.header import Header, index_folder
 from magicap.retrieval.items import Item, Match, names_picture
@@ -172,6 +173,11 @@ def _part(word: str, options: Options | None) -> _Part:
     if not word.strip():
         raise BadSettings(
             "expected a sentence or a picture's file, found an empty query; give what to look for"
+        )
+    if not is_text and is_video(word.partition("#t=")[0]):
+        raise BadSettings(
+            f"expected a sentence or a picture's file, found the video {word}; save a frame of it as a "
+            "picture and search by that, or add --text if these are words to look for"
         )
     if names_picture(word) and not is_text:
         raise BadSettings(

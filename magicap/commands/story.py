@@ -13,12 +13,9 @@ from magicap.commands.options import About, add_options, from_namespace, options
 from magicap.commands.output import print_json, print_line
 from magicap.commands.shared import load_captioner, path_from_here
 from magicap.errors import BadSettings
-from magicap.images.reader import open_image
 from magicap.retrieval.header import Header, index_folder
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from magicap.captioners.stories import Story
     from magicap.captioners.zero_shot import Captioner
 
@@ -61,10 +58,10 @@ class Options:
     """How many sentences; default: 5 with one picture, a sentence a picture with several."""
 
     index: Annotated[str | None, About("INDEX")] = None
-    """Find the pictures in this index of pictures, those that fit the title best."""
+    """Find the pictures in this index of pictures, those that fit the title best; not moments of videos."""
 
-    top: Annotated[int, About("K")] = 1
-    """How many pictures of the index; the best first."""
+    top: Annotated[int | None, About("K")] = None
+    """How many pictures of the index; the best first; default: 1."""
 
     json: bool = False
     """Print a JSON object."""
@@ -108,8 +105,8 @@ def run(options: Options, search: SearchOptions) -> int:
     """Check all that can be checked before a model is loaded, then write and print the story."""
     _check(options)
     header = None if options.index is None else Header.read(index_folder(options.index))
-    pictures = {path: open_image(path) for path in options.pictures}
     captioner = _captioner(options)
+    pictures = {path: path for path in options.pictures}
     if header is not None:
         pictures = _pictures_of(header, captioner, options)
     from magicap.captioners.stories import story_search
@@ -130,15 +127,21 @@ def run(options: Options, search: SearchOptions) -> int:
 
 
 def _check(options: Options) -> None:
-    require_int("--top", options.top)
-    if options.sentences is not None:
-        require_int("--sentences", options.sentences)
+    if options.top is not None:
+        require_int("--top", options.top)
+        if options.index is None:
+            raise BadSettings(
+                "--top: of pictures that are found in an index; give --index too, or leave it out"
+            )
     if bool(options.pictures) == bool(options.index):
         raise BadSettings("expected pictures, or an index that they are searched in; give one of the two")
     if options.index and not options.title.strip():
         raise BadSettings("expected a title that pictures of the index are searched by; give --title")
     if options.title_end and not options.title.strip():
         raise BadSettings("--title-end stands behind a title; give --title")
+    from magicap.captioners.stories import count_sentences
+
+    count_sentences(options.sentences, len(options.pictures) or 1, "--sentences")
 
 
 def _captioner(options: Options) -> Captioner:
@@ -157,15 +160,19 @@ def _captioner(options: Options) -> Captioner:
     return captioner
 
 
-def _pictures_of(header: Header, captioner: Captioner, options: Options) -> dict[str, Image]:
-    """The pictures of an index that fit the title best, by their paths."""
+def _pictures_of(header: Header, captioner: Captioner, options: Options) -> dict[str, str]:
+    """Of the pictures of an index that fit the title best the paths as seen from here, and whole."""
     from magicap.retrieval.index import RetrievalIndex
 
     index = RetrievalIndex.load(header.folder, captioner.scorer)
     if index.kind != "image":
         raise BadSettings(f"{header.folder}: expected an index of pictures, found one of sentences")
-    (matches,) = index.search_texts([options.title], options.top)
-    return {path_from_here(match, header.folder): open_image(str(match.item.path)) for match in matches}
+    are_pictures = [number for number, item in enumerate(index.items) if item.time is None]
+    if not are_pictures:
+        raise BadSettings(f"{header.folder}: expected pictures, found moments of videos alone; name another")
+    index.items, index.vectors = [index.items[number] for number in are_pictures], index.vectors[are_pictures]
+    (matches,) = index.search_texts([options.title], options.top or 1)
+    return {path_from_here(match, header.folder): str(match.item.path) for match in matches}
 
 
 def _print(story: Story, paths: Sequence[str], options: Options) -> None:

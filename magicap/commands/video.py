@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from magicap.captioners.zero_shot import Captioner
 
 SUBTITLES = {"srt": as_srt, "vtt": as_vtt}
-FORMATS = ("txt", "json", *SUBTITLES)
+SUFFIXES = {"txt": "txt", "json": "jsonl", **{name: name for name in SUBTITLES}}
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class Options:
     clips: Annotated[list[str], About("CLIP", positional=True)]
     """Videos: MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF or Ogg."""
 
-    format: Annotated[str, About("NAME", choices=FORMATS)] = "txt"
+    format: Annotated[str, About("NAME", choices=tuple(SUFFIXES))] = "txt"
     """What is written: txt (start, end and caption, between tabs), json (an object a scene), or the subtitles
     srt or vtt."""
 
     out: Annotated[str | None, About("FOLDER")] = None
-    """Write a file a video into this folder, clip.srt of clip.mp4; default: all to stdout."""
+    """Write a file a video into this folder, clip.srt of clip.mp4; json goes into clip.jsonl.
+    Default: all to stdout."""
 
     every: Annotated[float, About("SECONDS")] = EVERY
     """Seconds between the frames that are looked at."""
@@ -114,10 +115,12 @@ def _files(options: Options) -> dict[str, Path | None]:
                 "name a folder for them with --out"
             )
         return dict.fromkeys(clips)
+    if not options.out:
+        raise BadSettings("--out: expected a folder, found an empty name; name one")
     folder = Path(options.out)
     if folder.exists() and not folder.is_dir():
         raise BadSettings(f"--out: expected a folder, found the file {folder}; name another")
-    files = {clip: folder / f"{Path(clip).stem}.{options.format}" for clip in clips}
+    files = {clip: folder / f"{Path(clip).stem}.{SUFFIXES[options.format]}" for clip in clips}
     if len(set(files.values())) < len(clips):
         raise BadSettings("--out: two videos have one name; write them into two folders")
     try:
@@ -210,9 +213,12 @@ def _write(
         text = "".join("\t".join(map(printable, line)) + "\n" for line in lines)
     if file is None:
         print_text(text)
-    elif text:
+    else:
         with only_writer(file):
-            write_whole(file, text)
+            if text:
+                write_whole(file, text)
+            else:  # what an earlier call found is no result of this one
+                file.unlink(missing_ok=True)
 
 
 def _row(clip: str, scene: VideoScene) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Shapes: B pictures, M evidence captions, D embedding width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
@@ -79,7 +80,7 @@ def beam_magic_time_steps(
         image_scores = BeamImageScores(context, std, image_weight)
     written = yield from beam_time_steps(context, settings, ngram_model, image_scores, ids)
     with context.threads(rows):
-        return _compete(context, settings, written, evidence, lengths)
+        return _compete(context, settings, written, evidence, lengths, len(ids))
 
 
 def needs_memory(settings: BeamMagicSearch) -> bool:
@@ -138,20 +139,22 @@ def _compete(
     written: Sequence[Sequence[Hypothesis]],
     evidence: Sequence[EvidenceSet] | None,
     lengths: Sequence[IntArray] | None,
+    prefix_tokens: int,
 ) -> list[Competition]:
     """The captions that compete: the evidence's own, and what the beams wrote besides.
 
-    With a prefix those of the evidence that do not begin with it do not compete.
+    With a prefix those of the memory that do not begin with it do not compete.
 
     Args:
         lengths: of each picture (M,) tokens of the evidence's captions, behind the prefix; those of too many
             stand behind all others.
+        prefix_tokens: how many tokens the prefix has.
 
     Raises:
         BadSettings: the constraints leave none but captions of too many tokens.
     """
     competitions = []
-    brought = _brought(context, settings)
+    brought = _brought(context, settings, prefix_tokens)
     for number, hypotheses in enumerate(written):
         competing = _distinct([*hypotheses, *brought[number]], settings.constraints)
         if evidence is None or lengths is None:
@@ -179,15 +182,22 @@ def _compete(
     return [Competition(ranking, own) for ranking, own in competitions]
 
 
-def _brought(context: DecodingContext, settings: BeamMagicSearch) -> list[list[Hypothesis]]:
-    """For each picture captions of the memory that preferred words bring, none of them too long."""
+def _brought(
+    context: DecodingContext, settings: BeamMagicSearch, prefix_tokens: int
+) -> list[list[Hypothesis]]:
+    """For each picture captions of the memory that preferred words bring.
+
+    None of them is too long behind the prefix, and all begin with it.
+    """
     if context.memory is None or not settings.prefer:
         return [[] for _ in range(len(context))]
     _, neighbours = context.nearest(settings.neighbours)
     brought = bring_captions(context.memory, settings.prefer, context.image_vectors, neighbours)
-    captions = PackedTexts.of([hypothesis.text for row in brought for hypothesis in row])
-    lengths = iter(context.language_model.encode_packed(captions)[1] - _START_AND_END)
-    return [[one for one in row if next(lengths) <= settings.max_new_tokens] for row in brought]
+    texts = [hypothesis.text for row in brought for hypothesis in row]
+    lengths = context.language_model.encode_packed(PackedTexts.of(texts))[1] - _START_AND_END
+    are_short = lengths - prefix_tokens <= settings.max_new_tokens
+    competes = iter(are_short & _begin_with(settings.prefix, texts))
+    return [[one for one in row if next(competes)] for row in brought]
 
 
 def _preferring(ranking: Ranking, evidence: EvidenceSet, settings: BeamMagicSearch) -> Ranking:
@@ -220,8 +230,10 @@ def _distinct(written: Sequence[Hypothesis], constraints: Constraints) -> list[H
 
 
 def _begin_with(prefix: str, texts: Sequence[str]) -> BoolArray:
-    """(M,) which texts begin so."""
-    return np.array([text.startswith(prefix) for text in texts], dtype=bool)
+    """(M,) which texts begin with these words, the last of them whole; white space is all alike."""
+    words = r"\s+".join(map(re.escape, prefix.split()))
+    begin = re.compile(words + r"(?:(?<!\w)|(?!\w))")  # behind a letter of the prefix stands no other
+    return np.array([begin.match(text) is not None for text in texts], dtype=bool)
 
 
 def _shortened(written: Sequence[Hypothesis], settings: BeamMagicSearch) -> Hypothesis:

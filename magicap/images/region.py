@@ -93,6 +93,11 @@ class ImageRegion:
         return picture.crop(self.box), picture
 
 
+def _are_boxes(region: Any) -> bool:
+    """Whether it is a list, of boxes or of what should be some."""
+    return isinstance(region, list | tuple) and all(isinstance(box, list | tuple) for box in region)
+
+
 def parts_of(images: Iterable[Any], region: Regions | None) -> Iterable[Any]:
     """The pictures, or that region of each.
 
@@ -104,7 +109,7 @@ def parts_of(images: Iterable[Any], region: Regions | None) -> Iterable[Any]:
     """
     if region is None:
         return images
-    if not isinstance(images, list | tuple) or not all(isinstance(box, list | tuple) for box in region):
+    if not isinstance(images, list | tuple) or not _are_boxes(region):
         box = require_box(region)
         return (ImageRegion(image, box) for image in images)
     boxes = [require_box(box) for box in cast("Sequence[Box]", region)]

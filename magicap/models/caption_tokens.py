@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from magicap.arrays import IntArray
+from magicap.errors import BadSettings
 from magicap.models.plain_tokenizer import PlainTokenizer
 from magicap.models.word_tokens import WordTokens, splits_at_spaces
 from magicap.packed_texts import PackedTexts
@@ -35,6 +36,19 @@ class CaptionTokens:
         if isinstance(self.tokenizer, PlainTokenizer):
             self.tokenizer = self.tokenizer.whole()
         return self.tokenizer
+
+    def require_plain_text(self, text: str, *more: str) -> None:
+        """Refuse a text in which a special token is written, or one of ``more``.
+
+        Raises:
+            BadSettings: it is refused.
+        """
+        for token in (*self.tokenizer.all_special_tokens, *more):
+            if token in text:
+                raise BadSettings(
+                    f"expected plain text to go on from, found the special token {token} in {text!r:.80}; "
+                    "leave it out"
+                )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, without any special token."""

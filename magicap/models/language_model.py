@@ -297,16 +297,20 @@ class LanguageModel:
                 f"found {tokens}"
             )
 
-    def encode_prefix(self, prefix: str, max_new_tokens: int) -> list[int]:
+    def encode_prefix(self, prefix: str, max_new_tokens: int, behind: str = "") -> list[int]:
         """Token ids of what a caption begins with, behind the start token.
 
         Args:
+            prefix: plain text.
             max_new_tokens: for how many more there must be room.
+            behind: stands behind it; special tokens may be written in it.
 
         Raises:
-            BadSettings: there is not.
+            BadSettings: there is not, or a special token is written in the prefix.
         """
-        ids = self._tokens.encode([prefix])[0] if prefix else []
+        self._tokens.require_plain_text(prefix, START_TOKEN, PAD_TOKEN, END_TOKEN)
+        text = (prefix + behind).strip()
+        ids = self._tokens.encode([text])[0] if text else []
         if ids and len(ids) + max_new_tokens > self.max_new_tokens:
             raise BadSettings(
                 f"expected a prefix and max_new_tokens of at most {self.max_new_tokens} tokens together with "

@@ -18,7 +18,7 @@ MOST_PAIRS = 1 << 22
 
 
 @torch.inference_mode()
-def near_duplicates(vectors: Tensor, threshold: float) -> list[list[int]]:
+def near_duplicates(vectors: Tensor, threshold: float, sources: Tensor | None = None) -> list[list[int]]:
     """Groups of two items or more, each in the items' order, the groups by their first item.
 
     Pairs that single precision cannot decide are compared in double precision.
@@ -26,11 +26,14 @@ def near_duplicates(vectors: Tensor, threshold: float) -> list[list[int]]:
     Args:
         vectors: (N, D) unit vectors, float32.
         threshold: the least cosine of a pair that links two items, -1 to 1.
+        sources: (N,) numbers; items of one number are not linked. None: any two may be.
     """
+    sources = torch.arange(len(vectors)) if sources is None else sources
+    sources = sources.to(vectors.device)
     labels = torch.arange(len(vectors), device=vectors.device)
     rows = max(1, MOST_PAIRS // max(1, len(vectors)))
     for start in range(0, len(vectors), rows):
-        first, second = _linked(vectors, start, rows, threshold)
+        first, second = _linked(vectors, sources, start, rows, threshold)
         labels = _merged(labels, first, second)
     groups: dict[int, list[int]] = {}
     for position, label in enumerate(labels.tolist()):
@@ -38,11 +41,14 @@ def near_duplicates(vectors: Tensor, threshold: float) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _linked(vectors: Tensor, start: int, rows: int, threshold: float) -> tuple[Tensor, Tensor]:
+def _linked(
+    vectors: Tensor, sources: Tensor, start: int, rows: int, threshold: float
+) -> tuple[Tensor, Tensor]:
     """The pairs (P,), (P,) of a block of rows and the items behind them that reach the threshold."""
     block = vectors[start : start + rows]
     cosines = block @ vectors[start:].T
     behind = torch.ones_like(cosines, dtype=torch.bool).triu(diagonal=1)
+    behind &= sources[start : start + rows, None] != sources[None, start:]
     margin = rounding(vectors.shape[1])
     first, second = ((cosines >= threshold - margin) & behind).nonzero(as_tuple=True)
     is_close = (cosines[first, second] - threshold).abs() <= margin

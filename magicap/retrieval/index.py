@@ -313,7 +313,7 @@ class RetrievalIndex:
     def duplicates(self, threshold: float = DUPLICATE) -> list[list[Match]]:
         """Groups of near-duplicates: items that are linked by pairs of at least this cosine.
 
-        Every pair is compared; nothing is encoded.
+        Every pair is compared, but for two moments of one video; nothing is encoded.
 
         Args:
             threshold: the least cosine of a pair that links two items, -1 to 1.
@@ -326,9 +326,13 @@ class RetrievalIndex:
             it: that of an item that is linked to it through others may be below the threshold.
         """
         require_number("threshold", threshold, lambda value: -1 <= value <= 1, "-1 to 1")
+        first = {item.path: number for number, item in enumerate(self.items) if item.time is not None}
+        sources = [
+            number if item.time is None else first[item.path] for number, item in enumerate(self.items)
+        ]
         return [
             self._matches((self.vectors[group] @ self.vectors[group[0]]).tolist(), group)
-            for group in near_duplicates(self.vectors, threshold)
+            for group in near_duplicates(self.vectors, threshold, torch.tensor(sources))
         ]
 
     def _matches(self, cosines: Sequence[float], positions: Sequence[int]) -> list[Match]:

@@ -74,7 +74,7 @@ def samples(video: Video, every: float = EVERY) -> Iterator[Sample]:
                 raise BadVideo("samples", f"{expected}; take more seconds between them", source=video.name)
             yield Sample(time, cut, upright_picture(video, frame))
             most = -1.0
-            due = start + math.ceil((until - start) / every - _ROUNDING) * every
+            due = start + math.ceil((until - start - _ROUNDING) / every) * every
 
 
 def _with_ends(video: Video) -> Iterator[tuple[float, float, Any]]:

@@ -69,6 +69,21 @@ def test_hypotheses_are_those_of_the_reference(captioner, number, prefer, weight
     assert_equal(captioner, PICTURES[number % len(PICTURES)], search)
 
 
+@pytest.mark.parametrize("prefix", ["A", "Dog", "Man run", "The"])
+def test_with_a_prefix_they_bring_captions_that_begin_with_it(captioner, prefix):
+    """Not with "Man runs" or "Dogs"; nine tokens behind the prefix are not enough for all that do."""
+    search = replace(SEARCH, prefix=prefix, prefer=("sea", "dog", "a"), prefer_weight=2.0, max_new_tokens=9)
+    brought = 0
+    for picture in PICTURES[:3]:
+        assert_equal(captioner, picture, search)
+        hypotheses = captioner.explain(picture, search, candidates=ALL).hypotheses
+        remembered = [one.text.split() for one in hypotheses if one.source == "memory"]
+        words = prefix.split()
+        assert all([word.rstrip(".") for word in text[: len(words)]] == words for text in remembered)
+        brought += len(remembered)
+    assert brought or prefix == "Man run"
+
+
 def test_without_a_memory_what_the_beams_wrote_competes(captioner):
     bare = Captioner(captioner.language_model, captioner.scorer)
     plain = replace(SEARCH, rerank_weight=1.0, max_new_tokens=6)

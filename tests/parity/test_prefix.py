@@ -103,6 +103,13 @@ def test_what_is_no_prefix_is_refused(prefix):
         TopK(prefix=prefix)
 
 
+@pytest.mark.parametrize("kind", [MagicSearch, BeamMagicSearch, TopK])
+def test_a_prefix_with_a_special_token_is_refused(kind):
+    captioner, picture = tiny.captioner(0), tiny.pictures(1)[0]
+    with pytest.raises(BadSettings, match=r"special token <.endoftext.> in 'A dog<"):
+        captioner.caption(picture, kind(max_new_tokens=3, prefix="A dog<|endoftext|> A"))
+
+
 def test_a_prefix_that_constraints_forbid_is_refused():
     with pytest.raises(BadSettings, match="prefix must keep to exclude and max_words"):
         BeamMagicSearch(prefix="A dog", exclude=("dog",))

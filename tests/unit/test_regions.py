@@ -108,6 +108,13 @@ def test_regions_may_be_searched_side_by_side(captioner):
     assert captions == [captioner.caption(picture, search, region=OTHER) for picture in pictures]
 
 
+@pytest.mark.parametrize("region", [5, "5", (1, 2, 3)])
+def test_what_is_no_box_is_refused(captioner, pictures, region):
+    for images in (pictures[0], pictures):
+        with pytest.raises(BadSettings, match="region must be four whole numbers"):
+            captioner.caption(images, region=region)
+
+
 def test_a_region_outside_is_an_error_of_its_picture_alone(captioner, pictures):
     captions = captioner.caption([pictures[0], tiny.pictures(1)[0][:20]], region=BOX)
     assert captions[0] == captioner.caption(pictures[0], region=BOX)
@@ -138,6 +145,7 @@ def test_a_region_has_no_confidence(embedded):
 def test_regions_come_with_the_caption_of_the_whole(captioner, pictures):
     regions = captioner.regions(pictures[0], detector=Boxes(BOX, OTHER))
     assert regions.caption == captioner.caption(pictures[0])
+    assert regions.regions
     for region in regions.regions:
         assert region.caption == captioner.caption(pictures[0], region=region.box)
         assert region.label == "thing"
@@ -150,9 +158,15 @@ def test_regions_come_with_the_caption_of_the_whole(captioner, pictures):
 def test_at_most_so_many_boxes_are_looked_at(captioner, pictures):
     assert captioner.regions(pictures[0], detector=Boxes()).regions == ()
     few = captioner.regions(pictures[0], detector=Boxes(BOX, OTHER), most=1)
-    assert {region.box for region in few.regions} <= {BOX}
+    assert [region.box for region in few.regions] == [BOX]
     with pytest.raises(BadSettings, match="most"):
         captioner.regions(pictures[0], most=0)
+
+
+def test_a_region_that_cannot_be_captioned_is_left_out_with_a_warning(captioner, pictures, caplog):
+    regions = captioner.regions(pictures[0], detector=Boxes((0, 0, 41, 9), OTHER))
+    assert [region.box for region in regions.regions] == [OTHER]
+    assert "the region 0,0,41,9 is left out" in caplog.text
 
 
 def test_near_copies_are_left_out_in_order():
@@ -365,6 +379,7 @@ def test_regions_are_printed_drawn_and_written_as_json(preset, files, weights, t
     picture = Image.open(files[0])
     expected = caption_regions(Captioner.from_pretrained(preset), picture, YoloxNano(weights), most=3)
     lines = ended.out.splitlines()
+    assert expected.regions
     assert lines[0] == " ".join(expected.caption.split())
     assert [line.split("\t")[0] for line in lines[1:]] == [
         ",".join(map(str, region.box)) for region in expected.regions
@@ -377,6 +392,7 @@ def test_regions_are_printed_drawn_and_written_as_json(preset, files, weights, t
 def test_what_regions_cannot_do_is_refused(files, preset, supervised, tmp_path):
     assert_refused(magicap("regions", tmp_path / "none.png"), "none.png")
     assert_refused(magicap("regions", files[0], "--most", "0"), "--most must be")
+    assert_refused(magicap("regions", files[0], "--out", ""), "--out: expected a file")
     assert_refused(magicap("regions", files[0], "--out", "boxes.txt"), "boxes.txt", ".png")
     assert_refused(magicap("regions", files[0], "--preset", supervised), "name a --detector")
     assert_refused(

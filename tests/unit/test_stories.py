@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import tiny
+from clips import pattern, steady, write_clip
 from command import assert_refused, magicap
 from PIL import Image
 
@@ -108,6 +110,9 @@ def test_where_sentences_end(text, ends):
         ({"sentences": 101}, "sentences must be at most 100"),
         ({"decoding": BeamMagicSearch()}, "written by MagicSearch, ContrastiveSearch or Greedy"),
         ({"decoding": MagicSearch(prefix="A")}, "leave the prefix out"),
+        ({"title": None}, "title must be a text, found None"),
+        ({"title_end": 3}, "title_end must be a text, found 3"),
+        ({"title": "A dog <|endoftext|>"}, "found the special token <.endoftext.>"),
         ({"title": "A dog " * 12}, "at most 23 tokens together"),
     ],
 )
@@ -119,6 +124,8 @@ def test_what_is_no_story_is_refused(captioner, arguments, match):
 def test_pictures_that_are_too_many_or_cannot_be_read_are_refused(captioner, tmp_path):
     with pytest.raises(BadSettings, match="at most a picture a sentence, found 3 for 2"):
         captioner.story(tiny.pictures(3), title="A dog", sentences=2, decoding=SEARCH)
+    with pytest.raises(BadSettings, match="at most a picture a sentence, found 101 for 100"):
+        captioner.story([tmp_path / "missing.jpg"] * 101, title="A", sentences=100)  # before one is read
     with pytest.raises(BadSettings, match="expected a picture"):
         captioner.story([], title="A dog", decoding=SEARCH)
     with pytest.raises(BadImage, match="missing"):
@@ -150,12 +157,27 @@ def test_pictures_are_searched_by_the_title(preset, pictures):
     assert [json.loads(line)["image"] for line in best.out.splitlines()] == [first["image"], second["image"]]
 
 
+def test_moments_of_videos_are_left_out(preset, pictures):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    write_clip(Path("clip.mp4"), steady([pattern(1), pattern(2)], [2, 2]))
+    assert magicap("index", ".", "--preset", preset).code == 0
+    words = ("--title", "A red wall", "--top", "9", "--json")
+    told = json.loads(story(preset, "--index", ".", *words).out)
+    assert sorted({one["image"] for one in told["sentences"]}) == pictures
+    assert magicap("index", "clip.mp4", "--preset", preset).code == 0
+    assert_refused(story(preset, "--index", "clip.mp4", *words), "found moments of videos alone")
+
+
 def test_what_cannot_be_asked_is_one_line(preset, supervised, pictures):
     assert_refused(story(preset), "expected pictures, or an index")
     assert_refused(story(preset, "a.png", "--index", "."), "give one of the two")
     assert_refused(story(preset, "--index", "."), "give --title")
     assert_refused(story(preset, "a.png", "--title-end", "."), "give --title")
     assert_refused(story(preset, "a.png", "--sentences", "0"), "--sentences must be")
+    assert_refused(story("none", *pictures, "--sentences", "2"), "found 3 for 2")  # before all else
+    assert_refused(story("none", "a.png", "--sentences", "101"), "--sentences must be at most 100")
+    assert_refused(story("none", "a.png", "--top", "3"), "--top", "give --index")
+    assert_refused(story(preset, "a.png", "--title", "A <|endoftext|>"), "special token <|endoftext|>")
     assert_refused(story(preset, "missing.png"), "missing.png")
     assert_refused(story(supervised, "a.png"), "supervised")
     assert_refused(story(preset, "a.png", "--alpha", "2"), "alpha must be between 0 and 1")

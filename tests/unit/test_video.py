@@ -211,6 +211,11 @@ def test_a_thin_video_is_refused(tmp_path):
         sampled(path, 1)
 
 
+@pytest.mark.parametrize("every", [10, 1e7, 1e9])
+def test_of_a_clip_that_is_shorter_there_is_one_sample(three, every):
+    assert times(three, every) == [0]
+
+
 @pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), "1"])
 def test_seconds_between_samples_are_checked(captioner, three, every):
     with pytest.raises(BadSettings, match=r"every must be at least 0\.01 seconds"):
@@ -299,12 +304,27 @@ def test_subtitles_go_to_stdout_or_into_a_folder(video, three, tmp_path):
     assert (tmp_path / "s" / "other.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:01,000\n")
 
 
+def test_a_video_that_fails_has_no_result_of_before(video, three, tmp_path):
+    """Its file of JSON lines says so."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    clip.write_bytes(three.read_bytes())
+    for format in ("txt", "srt", "json"):
+        assert video(clip, "--format", format, "--out", out)[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["clip.jsonl", "clip.srt", "clip.txt"]
+    clip.write_bytes(b"no video")
+    for format in ("txt", "srt", "json"):
+        assert video(clip, "--format", format, "--out", out)[0] == 2
+    assert [path.name for path in out.iterdir()] == ["clip.jsonl"]
+    assert json.loads((out / "clip.jsonl").read_text())["error"] == "format"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["a.mp4", "b.mp4", "--format", "vtt"], "subtitles are a file a video, found 2 videos"),
         (["a.mp4", "x/a.mkv", "--format", "vtt", "--out", "o"], "two videos have one name"),
         (["a.mp4", "--out", "file.txt"], "expected a folder, found the file file.txt"),
+        (["a.mp4", "--out", ""], "--out: expected a folder, found an empty name"),
         (["a.mp4", "--every", "0"], "--every must be at least 0.01 seconds, found 0.0"),
         (["a.mp4", "--threshold", "2"], "threshold must be between -1 and 1, found 2.0"),
         (["a.mp4"], "a.mp4: expected a video's file, found none; check the path"),

@@ -154,6 +154,37 @@ def test_a_video_alone_is_indexed_beside_itself(run, album):
     assert (album / "clip.mp4.magicap-index").is_dir()
 
 
+def test_moments_of_one_video_are_no_duplicates_of_each_other(scorer, album):
+    index = RetrievalIndex(scorer)
+    index.update_images([album / "clip.mp4", album / "c.png"])
+    assert index.duplicates(0.999) == []
+    pattern(1).save(album / "first.png")
+    index.update_images([album / "clip.mp4", album / "first.png"])
+    cosine = index.search_images([album / "first.png"], 2)[0][1].cosine
+    (group,) = index.duplicates(cosine - 1e-4)
+    assert {match.item.time is None for match in group} == {True, False}
+
+
+def test_without_the_extra_videos_that_are_known_keep_their_moments(run, album, monkeypatch):
+    run("index", "album")
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, out, err = run("index", "album")
+    assert (code, out.split("(")[1], err) == (0, "0 new, 6 unchanged, 0 dropped)\n", "")
+    (album / "new.mp4").write_bytes((album / "clip.mp4").read_bytes())
+    code, out, err = run("index", "album")
+    assert (code, out.split("(")[1]) == (0, "0 new, 6 unchanged, 0 dropped)\n")
+    assert "videos are passed over, 1 in all" in err
+
+
+def test_a_query_that_names_a_video_is_refused(run, album):
+    run("index", "album")
+    for word in ("album/clip.mp4", "clip.mp4#t=5"):
+        code, out, err = run("search", word, "--index", "album")
+        assert (code, out) == (2, "")
+        assert f"found the video {word}; save a frame" in err
+    assert run("search", "clip.mp4", "--index", "album", "--text")[0] == 0
+
+
 def test_without_the_extra_videos_in_folders_are_passed_over(run, album, monkeypatch, scorer):
     monkeypatch.setitem(sys.modules, "av", None)
     code, out, err = run("index", "album")
