@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread
+from time import sleep
 
 import pytest
 import tiny
@@ -85,6 +86,11 @@ def test_another_scorer_leaves_the_presets_soft_prompt_behind(parts):
     assert Captioner.from_parts(scorer=parts[1], memory=0).language_model.soft_prompt is None
 
 
+def test_a_scorer_without_a_tag_is_told_of_one():
+    with pytest.raises(BadSettings, match=r"name a tag: ViT-B-32:openai$"):
+        Captioner.from_parts(scorer="ViT-B-32")
+
+
 @pytest.mark.parametrize("names", [("", None), (None, "")])
 def test_an_empty_name_is_refused(names):
     with pytest.raises(BadSettings, match=r"expected .*, found an empty name"):
@@ -160,13 +166,20 @@ def test_int8_has_a_memory_of_its_own(parts, tmp_path):
 def test_waiting_for_another_process_is_said(parts, tmp_path, caplog):
     Captioner.from_parts(*parts, memory=20)
     (folder,) = (tmp_path / "cache" / "memories").iterdir()
-    other = FileLock(folder / module.LOCK)
-    other.acquire()
-    timer = Timer(0.5, other.release)
-    timer.start()
+    held = Event()
+
+    def hold():
+        with FileLock(folder / module.LOCK):
+            held.set()
+            while not any(message.startswith("waiting for") for message in caplog.messages):
+                sleep(0.05)
+
+    other = Thread(target=hold, daemon=True)
+    other.start()
+    held.wait()
     caplog.clear()
     Captioner.from_parts(*parts, memory=80)
-    timer.join()
+    other.join()
     assert "waiting for another process" in caplog.messages[0]
 
 
