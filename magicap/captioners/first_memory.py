@@ -68,19 +68,19 @@ def first_memory(
         BadModel: a file of the cache is damaged.
     """
     folder = cache_folder() / "memories" / _key(language_model, scorer)
-    calibrated = folder / f"decoding-{count}.json"
+    decoding_file = folder / f"decoding-{count}.json"
     texts, vectors = _kept(folder, scorer.width)
-    decoding = _decoding(calibrated)
+    decoding = _decoding(decoding_file)
     if decoding is not None and _is_enough(folder, texts, count):  # where nothing can be written, too
         return _memory(texts, vectors, count, scorer), decoding
     with _locked(folder):  # a second process waits, and then finds everything
         texts, vectors = _captions(language_model, scorer, count, folder)
         memory = _memory(texts, vectors, count, scorer)
-        decoding = _decoding(calibrated)
+        decoding = _decoding(decoding_file)
         if decoding is None:
             decoding = tune_decoding(BeamMagicSearch(), memory)
             with _explaining_writes(folder):
-                write_whole(calibrated, json.dumps(to_dict(decoding, DECODINGS)))
+                write_whole(decoding_file, json.dumps(to_dict(decoding, DECODINGS)))
     return memory, decoding
 
 
@@ -177,9 +177,9 @@ def _read(path: Path, width: int) -> tuple[list[str], Tensor]:
         ) from error
     is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
     if not is_list or vectors.shape != (len(texts), width) or not vectors.is_floating_point():
-        found = f"{len(texts)} captions" if is_list else "no list of captions"
+        content = f"{len(texts)} captions" if is_list else "no list of captions"
         raise BadModel(
-            f"{path}: expected captions, each with a vector of {width} numbers, found {found} and vectors "
+            f"{path}: expected captions, each with a vector of {width} numbers, found {content} and vectors "
             f"{tuple(vectors.shape)}; remove it and try again"
         )
     return texts, vectors
