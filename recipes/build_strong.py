@@ -12,8 +12,8 @@ are chosen on dev pictures (choose_decoding.py), and the test pictures are capti
 (eval/compare.py). No picture is learned from. Without --images the settings are chosen on text, and nothing
 is measured. A second run of the same command goes on where the first one stopped, within a stage too.
 
-The row goes to <out>/evaluation/published.txt, beside the figures that papers give for the same test split
-(eval/published.py): of other models, none of which is run.
+With --published the row goes to <out>/evaluation/published.txt, beside the figures that papers give for the
+same test split (eval/published.py): of other models, none of which is run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from running import Job, note, run_jobs
 from magicap.checks import require_int, require_number
 from magicap.data import read_captions, read_sentences
 from magicap.errors import BadModel
+from magicap.evaluation.systems import open_pictures
 from magicap.files import write_whole
+from magicap.training.pairs import read_captioned_images
 from magicap.training.phases import digest
 
 EVAL = Path(__file__).parents[1] / "eval"
@@ -67,8 +69,9 @@ class Config(Grid):
     images: list[str] = field(default_factory=list)
     """Folders or tar files with the pictures of dev and test."""
 
-    published: Literal["coco", "flickr30k"] = "coco"
-    """Data set whose published figures the row stands beside."""
+    published: Literal["coco", "flickr30k"] | None = None
+    """Data set whose published figures the row stands beside, where --captions has Karpathy's test split of
+    it; default: none."""
 
     more_text: list[str] = field(default_factory=list)
     """Text files or data sets (train split) that are learned from too."""
@@ -164,6 +167,8 @@ def main(config: Config) -> None:
     stages = stages_of(config)
     for stage in stages:  # a wrong option is found before anything runs
         parse(import_module(stage.recipe).Config, arguments_of(stage.options), stage.recipe)
+    if config.images:
+        require_pictures(config)
     print_plan(config)
     if config.plan:
         return
@@ -172,8 +177,20 @@ def main(config: Config) -> None:
         jobs.append(evaluation(config, jobs[-1]))
     run_jobs(jobs)
     print(f"magicap caption photo.jpg --preset {config.folder('captioner')}")
-    if config.images:
+    if config.images and config.published is not None:
         print_beside_published(config)
+
+
+def require_pictures(config: Config) -> None:
+    """Look for the pictures that are captioned after hours of training, before it.
+
+    Raises:
+        BadData, ImageNotFound: no rows of dev or test, a path without pictures, or a picture that is missing.
+    """
+    dev = read_captioned_images(config.captions, ("dev",))[: config.dev_pictures]
+    rows = [*dev, *read_captioned_images(config.captions, ("test",))]
+    with open_pictures([row.image for row in rows], config.images):
+        pass
 
 
 def stages_of(config: Config) -> list[Stage]:

@@ -130,7 +130,7 @@ def costs(config: Config, shape: Shape, text: Text, held_out: Text, test_picture
         held_out: of the dev split.
         test_pictures: how many are captioned in the end; 0 without pictures.
     """
-    S, P = shape, config.memory_size or text.sentences
+    S, P = shape, min(config.memory_size or text.sentences, text.sentences)
     memory = P + config.memory_samples
     stored = STORED * (S.language_model + S.scorer) + memory * S.width * config.memory_bits / 8
     stored += text.characters * memory / text.sentences

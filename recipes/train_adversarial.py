@@ -132,14 +132,19 @@ class Config(TrainingOptions, SoftPromptTuning, TermWeights):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_int("--batch_size", self.batch_size)
+        for name in ("discriminator_layers", "epochs", "validations_per_epoch"):
+            require_int(f"--{name}", getattr(self, name))
+        for name in ("learning_rate", "prompt_rate", "discriminator_rate"):
+            require_number(f"--{name}", getattr(self, name), lambda rate: rate > 0, "above 0")
         for name in ("samples", "max_tokens", "validation_limit", "image_limit", "text_limit"):
             if getattr(self, name) is not None:
                 require_int(f"--{name}", getattr(self, name), least=2)
         weights = [name for name in vars(self) if name.endswith("_weight")]
         for name in weights:
             require_number(f"--{name}", getattr(self, name), lambda weight: weight >= 0, "at least 0")
-        if not any(getattr(self, name) for name in weights):
-            raise BadSettings(f"nothing to learn from: give one of --{', --'.join(weights)} above 0")
+        teaching = [name for name in weights if name != "kl_weight"]  # that one only holds back
+        if not any(getattr(self, name) for name in teaching):
+            raise BadSettings(f"nothing to learn from: give one of --{', --'.join(teaching)} above 0")
 
     @property
     def max_new_tokens(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import re
 from contextlib import redirect_stdout, suppress
 from unittest import mock
 
@@ -15,6 +16,7 @@ from magicap.cli import main, make_parser
 from magicap.version import __version__
 
 COMMANDS = "caption story regions video ocr eval index search match serve doctor completion".split()
+ABOUT = "captions for pictures"
 WIDTH = "100"
 """Columns of a terminal."""
 
@@ -81,7 +83,9 @@ def manual_page() -> str:
     """The manual page, in the format of man, from the help of all commands."""
     about = {"project_name": "magicap", "version": __version__, "date": "", "long_description": ""}
     with mock.patch.dict(os.environ, COLUMNS="80"):
-        return str(Manpage(make_parser(), _data=about, format="pretty"))
+        page = str(Manpage(make_parser(), _data=about, format="pretty"))
+    page = page.replace(".SH NAME\nmagicap\n", f".SH NAME\nmagicap \\- {ABOUT}\n", 1)
+    return re.sub(r"^\.(?=[a-z])", r"\\&.", page, flags=re.MULTILINE)  # text, since requests are in capitals
 
 
 PAGES = {DOCS / "cli.md": cli_page, DOCS / "api.md": api_page, DOCS / "magicap.1": manual_page}

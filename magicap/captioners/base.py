@@ -83,11 +83,13 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
     ) -> str:
         """Put the whole captioner into a repository of the Hugging Face hub, with a model card and checksums.
 
-        :func:`magicap.load_captioner` then takes the repository's name. What was there before is replaced.
+        :func:`magicap.load_captioner` then takes the repository's name. All files that were there before are
+        deleted in the same commit, except a model card where ``card`` is None.
 
         Args:
             repository: OWNER/NAME; it is made where it is not there.
-            card: what the model card says beside how to use it; None: nothing.
+            card: what the model card says beside how to use it; None: the card that the repository has, or
+                one that says nothing else.
             dtype: of the stored weights; None keeps them as they are.
             private: whether only its owners see it, where it is made; None: as their settings say.
             revision: branch to push to; None: the main one.
@@ -98,8 +100,11 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             The commit, by which :func:`magicap.load_captioner` loads this very captioner.
 
         Raises:
-            BadSettings: the hub refuses or cannot be reached, or the captioner cannot be saved.
+            BadSettings: the hub refuses or cannot be reached, the captioner cannot be saved, or ``card`` is
+                no HubCard.
         """
+        if card is not None and not isinstance(card, HubCard):
+            raise BadSettings(f"card: expected a HubCard, as HubCard('Aerial pictures.'), found {card!r:.80}")
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype=dtype)
             said = f"Fingerprint {self.fingerprint}, decoding `{self.decoding}`."
@@ -107,6 +112,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
                 Path(folder),
                 repository,
                 (card or HubCard()).text(repository, said),
+                keeps_card=card is None,
                 private=private,
                 branch=revision,
                 message=message,

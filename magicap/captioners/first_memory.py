@@ -12,12 +12,14 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 SAMPLES = 10_000
 """Captions that are sampled where nothing else is said; on two cores GPT-2 small takes minutes."""
+
+EXHAUSTED = "exhausted"
+"""File that stands beside the batches of a model that hardly gives new captions any more."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,64 +67,96 @@ def first_memory(
         BadSettings: the language model ends no caption, or the cache cannot be written.
         BadModel: a file of the cache is damaged.
     """
-    digits = f"{fingerprint(language_model.network)}-{text_fingerprint(scorer.network)}"
-    folder = cache_folder() / "memories" / digits
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):  # a second process waits, and then finds everything
-            texts, vectors = _captions(language_model, scorer, count, folder)
-            memory = CaptionMemory(texts, vectors.to(scorer.device))
-            return memory, _calibrated(memory, folder / f"decoding-{count}.json")
-    except OSError as error:
-        raise BadSettings(
-            f"{folder} cannot be written ({error.strerror or error}); name another cache folder in "
-            "MAGICAP_CACHE"
-        ) from error
+    folder = cache_folder() / "memories" / _key(language_model, scorer)
+    decoding_file = folder / f"decoding-{count}.json"
+    texts, vectors = _kept(folder, scorer.width)
+    decoding = _decoding(decoding_file)
+    if decoding is not None and _is_enough(folder, texts, count):  # where nothing can be written, too
+        return _memory(texts, vectors, count, scorer), decoding
+    with _locked(folder):  # a second process waits, and then finds everything
+        texts, vectors = _captions(language_model, scorer, count, folder)
+        memory = _memory(texts, vectors, count, scorer)
+        decoding = _decoding(decoding_file)
+        if decoding is None:
+            decoding = tune_decoding(BeamMagicSearch(), memory)
+            with _explaining_writes(folder):
+                write_whole(decoding_file, json.dumps(to_dict(decoding, DECODINGS)))
+    return memory, decoding
+
+
+def _key(language_model: LanguageModel, scorer: ImageTextScorer) -> str:
+    """Fingerprints of both models; of int8 the weights are those of float32, so the precisions too."""
+    parts = (
+        (fingerprint(language_model.network), language_model.dtype),
+        (text_fingerprint(scorer.network), scorer.dtype),
+    )
+    return "-".join(
+        digits if dtype == torch.float32 else f"{digits}-{str(dtype).removeprefix('torch.')}"
+        for digits, dtype in parts
+    )
+
+
+def _memory(texts: list[str], vectors: list[Tensor], count: int, scorer: ImageTextScorer) -> CaptionMemory:
+    texts = texts[:count]
+    normalised = F.normalize(torch.cat(vectors)[: len(texts)].float(), dim=1)
+    return CaptionMemory(texts, normalised.to(scorer.device))
 
 
 def _captions(
     language_model: LanguageModel, scorer: ImageTextScorer, count: int, folder: Path
-) -> tuple[list[str], Tensor]:
-    """The first ``count`` different captions, and their vectors (count, D)."""
-    known: dict[str, None] = {}
-    vectors: list[Tensor] = []
-    for number in _batches(folder):
-        texts, encoded = _read(folder / _name(number))
-        known |= dict.fromkeys(texts)
-        vectors.append(encoded)
-    if len(known) < count:
-        _log.warning(
-            "no memory of %s captions for these two models yet: sampling them, once; kept in %s",
-            f"{count:,}",
-            folder,
-        )
-    with tqdm(
-        total=count, initial=min(count, len(known)), unit="caption", disable=not sys.stderr.isatty()
-    ) as bar:
-        while len(known) < count:
+) -> tuple[list[str], list[Tensor]]:
+    """At least ``count`` different captions, or all that the model gives, and their vectors by batches."""
+    texts, vectors = _kept(folder, scorer.width)
+    if _is_enough(folder, texts, count):
+        return texts, vectors
+    known = dict.fromkeys(texts)
+    _log.warning(
+        "no memory of %s captions for these two models yet: sampling them, once; kept in %s",
+        f"{count:,}",
+        folder,
+    )
+    with tqdm(total=count, initial=len(known), unit="caption", disable=not sys.stderr.isatty()) as bar:
+        while not _is_enough(folder, known, count):
             generator = torch.Generator(language_model.device).manual_seed(len(vectors))
             sampled = sample_batch(language_model, generator)
             new = [text for text in dict.fromkeys(sampled) if text not in known]
-            if len(new) < FEWEST_NEW * BATCH:
-                break
-            encoded = scorer.encode_texts(new).cpu().half()
-            _write(folder / _name(len(vectors)), new, encoded)
-            known |= dict.fromkeys(new)
-            vectors.append(encoded)
+            if not known and not new:
+                raise BadSettings(
+                    "a memory cannot be sampled: this language model ends no caption; caption without a "
+                    "memory (--no-memory, or memory=0), or tune it on captions first "
+                    "(recipes/tune_language_model.py)"
+                )
+            with _explaining_writes(folder):
+                if new:
+                    encoded = scorer.encode_texts(new).cpu().half()
+                    _write(folder / _name(len(vectors)), new, encoded)
+                    known |= dict.fromkeys(new)
+                    vectors.append(encoded)
+                if len(new) < FEWEST_NEW * BATCH:
+                    write_whole(folder / EXHAUSTED, "")
             bar.update(len(new))
-    if not known:
-        raise BadSettings(
-            "a memory cannot be sampled: this language model ends no caption; caption without a memory "
-            "(--no-memory, or memory=0), or tune it on captions first (recipes/tune_language_model.py)"
-        )
-    texts = list(known)[:count]
-    return texts, F.normalize(torch.cat(vectors)[: len(texts)].float(), dim=1)
+    return list(known), vectors
+
+
+def _is_enough(folder: Path, texts: Collection[str], count: int) -> bool:
+    return len(texts) >= count or (len(texts) > 0 and os.path.isfile(folder / EXHAUSTED))
+
+
+def _kept(folder: Path, width: int) -> tuple[list[str], list[Tensor]]:
+    """The captions that are there, and their (N, D) vectors by batches."""
+    texts: list[str] = []
+    vectors = []
+    for number in _batches(folder):
+        more, encoded = _read(folder / _name(number), width)
+        texts += more
+        vectors.append(encoded)
+    return texts, vectors
 
 
 def _batches(folder: Path) -> range:
     """The numbers of the batches that are there, from the first on without a gap."""
     number = 0
-    while (folder / _name(number)).is_file():
+    while os.path.isfile(folder / _name(number)):  # false where the folder cannot be read, too
         number += 1
     return range(number)
 
@@ -128,16 +165,24 @@ def _name(number: int) -> str:
     return f"{number:05}.safetensors"
 
 
-def _read(path: Path) -> tuple[list[str], Tensor]:
+def _read(path: Path, width: int) -> tuple[list[str], Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["texts"]), file.get_tensor("vectors")
+            texts, vectors = json.loads(file.metadata()["texts"]), file.get_tensor("vectors")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadModel(
             f"{path} holds no captions that can be read ({error}); remove it and try again"
         ) from error
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    if not is_list or vectors.shape != (len(texts), width) or not vectors.is_floating_point():
+        content = f"{len(texts)} captions" if is_list else "no list of captions"
+        raise BadModel(
+            f"{path}: expected captions, each with a vector of {width} numbers, found {content} and vectors "
+            f"{tuple(vectors.shape)}; remove it and try again"
+        )
+    return texts, vectors
 
 
 def _write(path: Path, texts: list[str], vectors: Tensor) -> None:
@@ -148,11 +193,44 @@ def _write(path: Path, texts: list[str], vectors: Tensor) -> None:
         save_file({"vectors": vectors.contiguous()}, part, metadata={"texts": json.dumps(texts)})
 
 
-def _calibrated(memory: CaptionMemory, path: Path) -> BeamMagicSearch:
-    """Beam magic search as it suits a memory, from the file where it was found before."""
-    if path.is_file():
-        decoding: BeamMagicSearch = from_dict(json.loads(path.read_text(encoding="utf-8")), DECODINGS)
-        return decoding
-    decoding = tune_decoding(BeamMagicSearch(), memory)
-    write_whole(path, json.dumps(to_dict(decoding, DECODINGS)))
-    return decoding
+def _decoding(path: Path) -> BeamMagicSearch | None:
+    """What was calibrated before; None: nothing, or what cannot be read and is to be written anew."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        decoding = from_dict(json.loads(path.read_text(encoding="utf-8")), DECODINGS)
+    except (OSError, TypeError, ValueError) as error:
+        _log.info("%s cannot be read (%s): calibrating anew", path, error)
+        return None
+    return decoding if isinstance(decoding, BeamMagicSearch) else None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder, and let no other process write it meanwhile."""
+    lock = FileLock(folder / LOCK)
+    with _explaining_writes(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _log.warning("waiting for another process, which samples captions into %s", folder)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _explaining_writes(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, BadSettings) as error:
+        cause = error.__cause__ or error
+        reason = getattr(cause, "strerror", None) or cause
+        raise BadSettings(
+            f"{folder} cannot be written ({reason}); make room, or name another cache folder in MAGICAP_CACHE"
+        ) from error

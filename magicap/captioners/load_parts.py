@@ -40,8 +40,13 @@ def load_parts(
     if samples is not None:
         require_int("memory", samples, least=0)
         if samples and sources.memory is not None:
-            raise BadSettings("this captioner has a memory of its own; leave the size of one out")
+            raise BadSettings(
+                f"--memory, or memory={samples}: the captioner in {sources.memory.parent} has a memory of "
+                "its own; leave the size of one out"
+            )
     language_model, scorer = _models(sources, commits, as_device(device), as_dtype(dtype, int8=True))
+    if not sources.keeps_soft_prompt:
+        language_model.soft_prompt = None
     if samples == 0:
         return Parts(language_model, scorer, None if sources.memory else sources.decoding, None)
     if sources.memory is not None:

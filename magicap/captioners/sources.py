@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from magicap.captioners.folder import ZERO_SHOT, captioner_folder, read_settings, require_kind
 from magicap.captioners.presets import PRESETS
 from magicap.decoding.settings import DECODINGS
+from magicap.errors import BadSettings
 from magicap.models.pinned import LOCAL_DIR
 from magicap.settings_io import from_dict
 
@@ -35,6 +36,9 @@ class Sources(NamedTuple):
     confidence: Path | None = None
     samples_memory: bool = False
     """Whether captions are sampled into a memory at first use."""
+
+    keeps_soft_prompt: bool = True
+    """Whether a soft prompt of the language model is for this scorer."""
 
 
 def sources_of(source: str | Path) -> Sources:
@@ -80,10 +84,21 @@ def sources_with(sources: Sources, language_model: str | Path | None, scorer: st
 
     Args:
         scorer: NAME or NAME:TAG of open_clip, ``hf-hub:`` id, OWNER/NAME of transformers or folder.
+
+    Raises:
+        BadSettings: a name is empty.
     """
+    if language_model == "":
+        raise BadSettings("--language-model: expected a folder or an id of the hub, found an empty name")
     if scorer is not None:
-        model = sources.language_model if language_model is None else language_model
-        return Sources(model, scorer_source(scorer), "", None, samples_memory=True)
+        return Sources(
+            sources.language_model if language_model is None else language_model,
+            scorer_source(scorer),
+            "",
+            None,
+            samples_memory=True,
+            keeps_soft_prompt=language_model is not None,
+        )
     if language_model is None:
         return sources
     decoding = sources.decoding
@@ -93,7 +108,13 @@ def sources_with(sources: Sources, language_model: str | Path | None, scorer: st
 
 
 def scorer_source(name: str | Path) -> tuple[str | Path, str | None]:
-    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:ID``, ``OWNER/NAME``, folder."""
+    """Name, id or folder of a scorer, and its tag, of ``NAME:TAG``, ``hf-hub:ID``, ``OWNER/NAME``, folder.
+
+    Raises:
+        BadSettings: the name is empty.
+    """
+    if name == "":
+        raise BadSettings("--scorer: expected NAME:TAG, hf-hub:OWNER/NAME or a folder, found an empty name")
     if isinstance(name, Path) or name.startswith(("hf-hub:", LOCAL_DIR)) or Path(name).is_dir():
         return name, None
     model, _, tag = name.partition(":")

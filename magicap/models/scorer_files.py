@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from magicap.errors import BadSettings
 from magicap.models.class_vector import CLASS_VECTOR_FILE, attach_class_vector, load_class_vector
 from magicap.models.finite import require_finite
 from magicap.models.hugging_face_text import SHAPE_FILE, with_local_shape
@@ -102,12 +103,18 @@ def by_open_clip(
 
     Raises:
         ModelNotFound, BadModel: nothing there, or nothing that can be used.
+        BadSettings: a name of open_clip without a tag.
     """
     from PIL.Image import new as new_image
 
     open_clip = import_open_clip()
     name = f"{LOCAL_DIR}{name}" if Path(name).is_dir() else str(name)
     trained = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag else {}
+    if tag is None and (tags := open_clip.list_pretrained_tags_by_model(name)):
+        raise BadSettings(
+            f"the scorer {name!r}: expected a tag that says which weights, found none; name a tag: "
+            f"{name}:{tags[0]}"
+        )
     title = name.removeprefix(LOCAL_DIR) if tag is None else f"{name} ({tag})"
     weights: dict[str, Any] = {"pretrained": tag}
     with explain_loading_errors("scorer", title, hub_file(name, trained)[0]):

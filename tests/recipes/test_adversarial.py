@@ -364,6 +364,15 @@ def test_the_recipe_refuses_what_it_cannot_learn_from(settings, tmp_path):
     settings = settings | {"out": str(tmp_path)}
     with pytest.raises(BadSettings, match="nothing to learn from: give one of --image_weight, --aggregate"):
         train.Config(**settings | vars(NOTHING))
+    with pytest.raises(BadSettings, match="nothing to learn from"):
+        train.Config(**settings | vars(NOTHING) | {"kl_weight": 1.0})
+    for name in ("discriminator_layers", "epochs", "validations_per_epoch"):
+        with pytest.raises(BadSettings, match=f"--{name} must be a whole number of at least 1, found 0"):
+            train.Config(**settings | {name: 0})
+    for name in ("learning_rate", "prompt_rate", "discriminator_rate"):
+        for rate in (0.0, float("nan"), float("inf")):
+            with pytest.raises(BadSettings, match=f"--{name}"):
+                train.Config(**settings | {name: rate})
     with pytest.raises(BadSettings, match="--kl_weight must be at least 0, found -1"):
         train.Config(**settings, kl_weight=-1)
     with pytest.raises(BadSettings, match="--samples must be a whole number of at least 2, found 1"):

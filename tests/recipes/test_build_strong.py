@@ -19,7 +19,7 @@ from repository import EVAL, RECIPES, ROOT, parse, recipe, script
 
 from magicap import BeamMagicSearch, CaptionMemory, load_captioner
 from magicap.adaptation.tuning import tune_decoding
-from magicap.errors import BadSettings, ModelNotFound
+from magicap.errors import BadData, BadSettings, ImageNotFound, ModelNotFound
 
 build = recipe("build_strong")
 import estimate  # noqa: E402
@@ -137,7 +137,7 @@ def test_the_expected_time_and_disk_follow_from_weights_and_words(gpt2):
 
 
 def test_what_cannot_be_is_refused_before_anything_is_built(tmp_path, gpt2):
-    file, _ = karpathy_set(tmp_path)
+    file, pictures = karpathy_set(tmp_path)
     choose = recipe("choose_decoding")
     with pytest.raises(BadSettings, match="--images are compared by people's captions"):
         choose.Config(out="x", images=["val2014"])
@@ -150,6 +150,11 @@ def test_what_cannot_be_is_refused_before_anything_is_built(tmp_path, gpt2):
     )
     with pytest.raises(ModelNotFound, match="none"):
         build.main(missing)
+    with pytest.raises(BadData, match="nowhere"):
+        build.main(replace(missing, images=[str(tmp_path / "nowhere")], plan=True))
+    max(pictures.iterdir()).unlink()
+    with pytest.raises(ImageNotFound):
+        build.main(replace(missing, images=[str(pictures)], plan=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +191,7 @@ def test_all_of_it_from_a_hub_killed_gone_on_with_and_done_once(tmp_path):
     root, out = tmp_path / "hub", tmp_path / "runs" / "tiny"
     tiny.language_model(tiny.word_tokenizer()).save_pretrained(root / "me" / "words")
     tiny.scorer().save_pretrained(root / "me" / "towers")
-    options = {**TINY, "captions": str(file), "images": [str(pictures)], "out": str(out)}
+    options = {**TINY, "captions": str(file), "images": [str(pictures)], "out": str(out), "published": "coco"}
     command = [sys.executable, str(RECIPES / "build_strong.py"), *arguments_of(options)]
     with stand_in_hub(root) as (address, served):
         environment = {

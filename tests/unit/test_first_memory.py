@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from threading import Event, Thread
+from time import sleep
 
 import pytest
 import tiny
 import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from magicap import BadModel, BadSettings, BeamMagicSearch, Captioner, MagicSearch
 from magicap.captioners import first_memory as module
@@ -72,8 +78,23 @@ def test_none_is_sampled_where_none_is_wanted(parts, tmp_path):
 
 
 def test_a_captioner_with_a_memory_refuses_the_size_of_one():
-    with pytest.raises(BadSettings, match="memory of its own"):
+    with pytest.raises(BadSettings, match=r"--memory.*embedded has a memory of its own"):
         Captioner.from_pretrained(memory=100)
+
+
+def test_another_scorer_leaves_the_presets_soft_prompt_behind(parts):
+    assert Captioner.from_parts(scorer=parts[1], memory=0).language_model.soft_prompt is None
+
+
+def test_a_scorer_without_a_tag_is_told_of_one():
+    with pytest.raises(BadSettings, match=r"name a tag: ViT-B-32:openai$"):
+        Captioner.from_parts(scorer="ViT-B-32")
+
+
+@pytest.mark.parametrize("names", [("", None), (None, "")])
+def test_an_empty_name_is_refused(names):
+    with pytest.raises(BadSettings, match=r"expected .*, found an empty name"):
+        Captioner.from_parts(*names)
 
 
 def test_a_damaged_batch_is_named(parts, tmp_path):
@@ -82,6 +103,84 @@ def test_a_damaged_batch_is_named(parts, tmp_path):
     batch.write_bytes(b"no weights")
     with pytest.raises(BadModel, match=f"{batch.name} holds no captions"):
         Captioner.from_parts(*parts, memory=20)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kind": "magic"}', '{"kind": "beam_magic", "x": 1}'])
+def test_a_broken_calibration_is_made_anew(parts, tmp_path, content):
+    expected = Captioner.from_parts(*parts, memory=20).decoding
+    (path,) = (tmp_path / "cache").rglob("decoding-20.json")
+    whole = path.read_text()
+    path.write_text(content)
+    assert Captioner.from_parts(*parts, memory=20).decoding == expected
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("texts", "shape"), [(["a", 1], (2, 32)), (["a"], (2, 32)), (["a"], (1, 7)), ("a", (1, 32))]
+)
+def test_a_foreign_batch_is_named(parts, tmp_path, texts, shape):
+    Captioner.from_parts(*parts, memory=20)
+    batch = min((tmp_path / "cache").rglob("*.safetensors"))
+    save_file({"vectors": torch.zeros(shape)}, batch, metadata={"texts": json.dumps(texts)})
+    with pytest.raises(BadModel, match=f"{batch.name}: expected captions"):
+        Captioner.from_parts(*parts, memory=20)
+
+
+def test_a_whole_memory_is_read_without_writing(parts, monkeypatch):
+    Captioner.from_parts(*parts, memory=20)
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert len(Captioner.from_parts(*parts, memory=20).memory) == 20
+    with pytest.raises(BadSettings, match=r"cannot be written \(Read-only file system\).*MAGICAP_CACHE"):
+        Captioner.from_parts(*parts, memory=80)
+
+
+def test_a_full_disk_is_said(parts, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(BadSettings, match=r"cache.*\(No space left on device\).*MAGICAP_CACHE"):
+        Captioner.from_parts(*parts, memory=20)
+
+
+def test_a_model_of_few_captions_is_sampled_once(parts, monkeypatch, caplog):
+    monkeypatch.setattr(module, "sample_batch", lambda *_: ["a cat", "a dog"])
+    assert list(Captioner.from_parts(*parts, memory=20).memory.texts) == ["a cat", "a dog"]
+    monkeypatch.setattr(module, "sample_batch", None)
+    caplog.clear()
+    assert len(Captioner.from_parts(*parts, memory=30).memory) == 2
+    assert not caplog.records
+
+
+def test_int8_has_a_memory_of_its_own(parts, tmp_path):
+    for dtype in ("float32", "int8"):
+        Captioner.from_parts(*parts, memory=20, dtype=dtype)
+    names = sorted(folder.name for folder in (tmp_path / "cache" / "memories").iterdir())
+    assert [name.count("int8") for name in names] == [0, 2]
+
+
+def test_waiting_for_another_process_is_said(parts, tmp_path, caplog):
+    Captioner.from_parts(*parts, memory=20)
+    (folder,) = (tmp_path / "cache" / "memories").iterdir()
+    held = Event()
+
+    def hold():
+        with FileLock(folder / module.LOCK):
+            held.set()
+            while not any(message.startswith("waiting for") for message in caplog.messages):
+                sleep(0.05)
+
+    other = Thread(target=hold, daemon=True)
+    other.start()
+    held.wait()
+    caplog.clear()
+    Captioner.from_parts(*parts, memory=80)
+    other.join()
+    assert "waiting for another process" in caplog.messages[0]
 
 
 def test_another_language_model_keeps_the_presets_memory(parts):
