@@ -50,15 +50,15 @@ def main(config: Config) -> None:
     for preset in config.presets:
         captioner = Captioner.from_pretrained(preset)
         published = MagicSearch(top_k=config.top_k)
-        calibrated = captioner.calibrate(published, seed=config.seed)
+        tuned = captioner.calibrate(published, seed=config.seed)
         grid = [MagicSearch(config.top_k, alpha, beta) for alpha, beta in product(ALPHAS, BETAS)]
-        tried = dict.fromkeys([published, calibrated, *grid])
+        tried = dict.fromkeys([published, tuned, *grid])
         scores = {
             settings: score(captioner, settings, images, references)
             for settings in tqdm(tried, desc=preset, disable=not sys.stderr.isatty())
         }
         best = max(grid, key=scores.__getitem__)
-        for name, settings in (("calibrated", calibrated), ("best of grid", best), ("published", published)):
+        for name, settings in (("calibrated", tuned), ("best of grid", best), ("published", published)):
             weights = f"{settings.alpha:g}", f"{settings.beta:g}"
             lines.append([preset, name, *weights, f"{scores[settings]:.1f}"])
     print(aligned(HEADER, lines))
