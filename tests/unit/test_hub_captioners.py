@@ -42,6 +42,7 @@ except MagicapError as error:
 """
 
 
+@pytest.mark.slow
 def test_what_is_pulled_is_what_was_pushed(tmp_path):
     captioners = [tiny.captioner(seed, max_new_tokens=6) for seed in (0, 1)]
     folders = [str(tmp_path / name) for name in ("first", "second")]
