@@ -34,15 +34,8 @@ _DPI = 150
 _LARGEST = 512  # pixels of a picture's longer side: sharper than a panel is drawn
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation(ABC):
-    """A caption, and what brought it about."""
-
-    picture: Image
-    """What was captioned, as RGB."""
-
-    caption: Caption
-    """The same that ``.caption`` gives."""
+class Drawable(ABC):
+    """Data that draws itself."""
 
     @abstractmethod
     def draw(self) -> Figure:
@@ -53,7 +46,7 @@ class Explanation(ABC):
         """
 
     def save(self, path: str | Path) -> None:
-        """Write the drawing; the file's ending says what kind: one of :data:`FORMATS`.
+        """Write the drawing; the file's ending says what kind: one of :data:`magicap.drawing.FORMATS`.
 
         Raises:
             BadSettings: another ending, or a file that cannot be written.
@@ -62,8 +55,19 @@ class Explanation(ABC):
         save_drawing(self.draw, path)
 
 
+@dataclass(frozen=True, eq=False)
+class Explanation(Drawable):
+    """A caption, and what brought it about."""
+
+    picture: Image
+    """What was captioned, as RGB."""
+
+    caption: Caption
+    """The same that ``.caption`` gives."""
+
+
 def save_drawing(draw: Callable[[], Figure], path: str | Path) -> None:
-    """Write a figure, the same bytes for the same figure; errors as of :meth:`Explanation.save`."""
+    """Write a figure, the same bytes for the same figure; errors as of :meth:`Drawable.save`."""
     require_drawable(path)
     from matplotlib import rc_context
 

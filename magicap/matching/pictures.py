@@ -6,14 +6,13 @@ Shapes: M matches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magicap.checks import require_int, require_number
-from magicap.drawing import panels, save_drawing, shrunk
+from magicap.drawing import Drawable, panels, shrunk
 from magicap.errors import BadSettings
 from magicap.extras import require
 from magicap.images.reader import ImageSource, open_image
@@ -72,7 +71,7 @@ class MatchSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class PictureMatches:
+class PictureMatches(Drawable):
     """Places of two pictures that show the same, the surest first."""
 
     first: Image
@@ -160,15 +159,6 @@ class PictureMatches:
                 LineCollection(cast("Any", lines), colors=colours, linewidths=width, alpha=alpha)
             )
         return figure
-
-    def save(self, path: str | Path) -> None:
-        """Write the drawing; the file's ending says what kind: one of :data:`magicap.drawing.FORMATS`.
-
-        Raises:
-            BadSettings: another ending, or a file that cannot be written.
-            MissingPackage: matplotlib is not installed.
-        """
-        save_drawing(self.draw, path)
 
 
 def match_pictures(

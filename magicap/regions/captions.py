@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magicap.drawing import INK, panels, save_drawing, shrunk
+from magicap.drawing import INK, Drawable, panels, shrunk
 from magicap.extras import require
 from magicap.images.region import Box
 from magicap.metrics.ngrams import words
@@ -46,7 +45,7 @@ class RegionCaption:
 
 
 @dataclass(frozen=True, eq=False)
-class RegionCaptions:
+class RegionCaptions(Drawable):
     """One sentence for a picture, and one for each of its regions, the best first."""
 
     picture: Image
@@ -102,15 +101,6 @@ class RegionCaptions:
             away = (foot - number * _LINE) / (tall + foot)
             figure.text(0.02, away, line, color=colour, fontsize=10, parse_math=False)
         return figure
-
-    def save(self, path: str | Path) -> None:
-        """Write the drawing; the file's ending says what kind: one of :data:`magicap.drawing.FORMATS`.
-
-        Raises:
-            BadSettings: another ending, or a file that cannot be written.
-            MissingPackage: matplotlib is not installed.
-        """
-        save_drawing(self.draw, path)
 
 
 def without_near_copies(whole: Caption, regions: Iterable[RegionCaption]) -> tuple[RegionCaption, ...]:
