@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from magicap.models.fine_grained.late_interaction import LARGEST_CHUNK
+from magicap.models.fine_grained.late_interaction import LARGEST_CHUNK, scores_of_pairs
 
 START_TEMPERATURE = 0.05
 """Of the attention over pairs where training begins; it learns with the rest."""
@@ -86,20 +86,18 @@ class BilinearPooling(nn.Module):
         Returns:
             Scores in the shape of ``images`` and ``texts``.
         """
-        size = max(1, chunk // (patches.shape[1] * max(1, words.shape[1])))
-        scores = [patches.new_zeros(0)]
-        for image, text in zip(images.flatten().split(size), texts.flatten().split(size), strict=True):
-            width = max(1, int(mask[text].sum(dim=1).max()))
-            ours, theirs = words[text, :width], patches[image].transpose(1, 2)
-            missing = ~mask[text, :width, None]
-            total = patches.new_zeros(len(image))
+
+        def score(patches: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+            theirs, missing = patches.transpose(1, 2), ~mask[..., None]
+            total = patches.new_zeros(len(patches))
             for query, value in zip(self.attention, self.value, strict=True):
-                logits = ((ours * query) @ theirs).masked_fill(missing, float("-inf"))
-                values = ((ours * value) @ theirs).masked_fill(missing, 0.0)
+                logits = ((words * query) @ theirs).masked_fill(missing, float("-inf"))
+                values = ((words * value) @ theirs).masked_fill(missing, 0.0)
                 weights = logits.flatten(1).softmax(dim=1).nan_to_num()
                 total += (weights * values.flatten(1)).sum(dim=1)
-            scores.append(total / len(self.value))
-        return torch.cat(scores).view(images.shape)
+            return total / len(self.value)
+
+        return scores_of_pairs(score, patches, words, mask, images, texts, chunk)
 
 
 def _filled(rows: Tensor, mask: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ rank and K candidates among them, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -66,13 +68,35 @@ def late_interaction_of_pairs(
     Returns:
         Scores in the shape of ``images`` and ``texts``.
     """
+
+    def score(patches: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        nearest = (words @ patches.transpose(1, 2)).amax(dim=2).masked_fill(~mask, 0.0)
+        return nearest.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+    return scores_of_pairs(score, patches, words, mask, images, texts, chunk)
+
+
+def scores_of_pairs(
+    score: Callable[[Tensor, Tensor, Tensor], Tensor],
+    patches: Tensor,
+    words: Tensor,
+    mask: Tensor,
+    images: Tensor,
+    texts: Tensor,
+    chunk: int,
+) -> Tensor:
+    """Scores of some pairs of pictures and texts, piece by piece.
+
+    Args:
+        score: from patches (P, L, D), words (P, T, D) and mask (P, T) of P pairs, no longer than the longest
+            of these texts, to their scores (P,).
+        patches, words, mask, images, texts, chunk: as of :func:`late_interaction_of_pairs`.
+    """
     size = max(1, chunk // (patches.shape[1] * max(1, words.shape[1])))
     scores = [patches.new_zeros(0)]
     for image, text in zip(images.flatten().split(size), texts.flatten().split(size), strict=True):
         width = max(1, int(mask[text].sum(dim=1).max()))
-        cosines = words[text, :width] @ patches[image].transpose(1, 2)
-        nearest = cosines.amax(dim=2).masked_fill(~mask[text, :width], 0.0)
-        scores.append(nearest.sum(dim=1) / mask[text].sum(dim=1).clamp(min=1))
+        scores.append(score(patches[image], words[text, :width], mask[text, :width]))
     return torch.cat(scores).view(images.shape)
 
 
