@@ -7,38 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magicap.captioners.sub_batches import SubBatch, caption_side_by_side, in_sub_batches
-from magicap.decoding.context import DecodingContext
-from magicap.decoding.searches import search_of
+from magicap.captioners.zero_shot_search import ZeroShotSearch
 from magicap.images.reader import FilePath
 from magicap.results import Caption
 from magicap.video.scenes import Span, find_scenes
 from magicap.video.settings import EVERY, LIMITS, SceneSettings, VideoLimits
 from magicap.video.vectors import OnProgress, VideoVectors, encode_video
 
-if TYPE_CHECKING:
-    from magicap.decoding.prefix_cache import PrefixCache
-    from magicap.models.scorer import ImageTextScorer
-    from magicap.retrieval.caption_memory import CaptionMemory
-
 POOLED, FRAME = "pooled", "frame"
 
 _TOGETHER = 32  # vectors that are captioned at once
-
-
-class ScoringCaptioner(Protocol):
-    """What is used of a :class:`magicap.Captioner`."""
-
-    scorer: ImageTextScorer
-    cache: PrefixCache
-    memory: CaptionMemory | None
-    decoding: Any
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,7 @@ class VideoScene:
 
 
 def caption_video(
-    captioner: ScoringCaptioner,
+    captioner: ZeroShotSearch,
     path: FilePath,
     decoding: Any = None,
     *,
@@ -88,7 +72,7 @@ def caption_video(
 
 @torch.inference_mode()
 def caption_scenes(
-    captioner: ScoringCaptioner,
+    captioner: ZeroShotSearch,
     video: VideoVectors,
     spans: Sequence[Span],
     decoding: Any = None,
@@ -134,18 +118,11 @@ def caption_scenes(
 
 
 def _captions(
-    captioner: ScoringCaptioner, vectors: Tensor, decoding: Any, seeds: Sequence[int]
+    captioner: ZeroShotSearch, vectors: Tensor, decoding: Any, seeds: Sequence[int]
 ) -> list[Caption]:
     """Captions of image vectors (B, D)."""
-    row, captions = search_of(decoding), []
-
-    def search(batch: SubBatch) -> list[Caption]:
-        context = DecodingContext(captioner.cache, batch[0], batch[1], captioner.memory)
-        return row.captions(context, decoding)
-
+    captions: list[Caption] = []
     for start in range(0, len(seeds), _TOGETHER):
         part = slice(start, start + _TOGETHER)
-        place = vectors[part].to(captioner.scorer.device), seeds[part]
-        together = in_sub_batches(*place, captioner.scorer.device) if row.splits else [place]
-        captions += caption_side_by_side(search, together)
+        captions += captioner.caption_vectors(vectors[part], decoding, seeds[part])
     return captions

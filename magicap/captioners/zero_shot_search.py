@@ -5,8 +5,8 @@ The part of a :class:`~magicap.captioners.zero_shot.Captioner` that captions; fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -167,13 +167,35 @@ class ZeroShotSearch(BaseCaptioner[Any]):
         exact.memory = self.memory  # which need not have been encoded by these rounded weights
         return exact
 
+    def caption_vectors(self, vectors: Tensor, decoding: Any, seeds: Sequence[int]) -> list[Caption]:
+        """Caption image vectors, such as means of those of several pictures; the captions have no confidence.
+
+        Args:
+            vectors: (B, D) unit vectors of this scorer, all searched together.
+            decoding: how to search.
+            seeds: B seeds, for searches that sample.
+
+        Raises:
+            BadSettings: the decoding does not fit the models.
+        """
+
+        def context_of(batch: SubBatch) -> DecodingContext:
+            return DecodingContext(self.cache, *batch, self.memory)
+
+        return self._side_by_side((vectors.to(self.device), seeds), decoding, context_of)
+
     def _batch(self, pixels: Tensor, decoding: Any, seeds: list[int]) -> list[Caption]:
+        return self._side_by_side((pixels, seeds), decoding, partial(self._context_of, decoding=decoding))
+
+    def _side_by_side(
+        self, batch: SubBatch, decoding: Any, context_of: Callable[[SubBatch], DecodingContext]
+    ) -> list[Caption]:
         row = search_of(decoding)
 
-        def search(batch: SubBatch) -> list[Caption]:
-            return row.captions(self._context_of(batch, decoding), decoding)
+        def search(part: SubBatch) -> list[Caption]:
+            return row.captions(context_of(part), decoding)
 
-        return caption_side_by_side(search, self._sub_batches(row, pixels, seeds))
+        return caption_side_by_side(search, self._sub_batches(row, *batch))
 
     def _progress(self, pixels: Tensor, decoding: Any, seeds: list[int], candidates: int) -> CaptionProgress:
         row = search_of(decoding)
