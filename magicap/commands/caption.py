@@ -36,6 +36,8 @@ APPEND = "append"
 UNSURE = " (unsure)"
 """What marks a caption with --mark-unsure."""
 
+_OF_WHOLE_PICTURES = ("explain", "min_confidence", "mark_unsure")  # options
+
 UNSURE_BELOW = 0.5
 """Confidence below which it is marked, where --min-confidence says nothing else."""
 
@@ -138,12 +140,17 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
     """
     named = _named(options)
     if output.is_asked_for():
-        _require_no_lines(options)
+        why = "for captions that are printed; rows of --out have confidence and error"
+        _refuse(options, ("json", "box", *_OF_WHOLE_PICTURES, "ocr"), why)
         return bulk.run(output, named, options.batch_size, partial(_captioner, options, settings))
     unsure_below = _unsure_below(options)
-    _region(options)
+    region = _region(options)
     if options.ocr:
-        _require_ocr(options)
+        why = "not known of captions that text steers; leave out, or leave out --ocr"
+        _refuse(options, ("box", *_OF_WHOLE_PICTURES), why)
+        from magicap.ocr.reading import require_engine
+
+        require_engine()
     unlisted: list[BadImage] = []
     paths = list(find_images(named, on_error=unlisted.append))
     for error in unlisted:
@@ -167,7 +174,7 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
             "--min-confidence and --mark-unsure, or fit it with recipes/calibrate_confidence.py"
         )
     with only_writer(options.explain):
-        failed = _caption(captioner, named, paths, options, unsure_below)
+        failed = _caption(captioner, named, paths, options, unsure_below, region)
     return SOME_FAILED if failed or unlisted else 0
 
 
@@ -187,37 +194,11 @@ def _captioner(options: Options, settings: Mapping[str, Any]) -> AnyCaptioner:
     return captioner
 
 
-def _require_no_lines(options: Options) -> None:
-    """Refuse options that say how captions are printed, where they go into files."""
-    chosen = {
-        "--json": options.json,
-        "--box": options.box is not None,
-        "--explain": options.explain is not None,
-        "--min-confidence": options.min_confidence is not None,
-        "--mark-unsure": options.mark_unsure,
-        "--ocr": options.ocr is not None,
-    }
-    if names := [name for name, is_chosen in chosen.items() if is_chosen]:
-        raise BadSettings(
-            f"{', '.join(names)}: for captions that are printed; rows of --out have confidence and error"
-        )
-
-
-def _require_ocr(options: Options) -> None:
-    """Refuse what does not go with reading text, before anything is loaded."""
-    chosen = {
-        "--box": options.box is not None,
-        "--explain": options.explain is not None,
-        "--min-confidence": options.min_confidence is not None,
-        "--mark-unsure": options.mark_unsure,
-    }
-    if names := [name for name, is_chosen in chosen.items() if is_chosen]:
-        raise BadSettings(
-            f"{', '.join(names)}: not known of captions that text steers; leave out, or leave out --ocr"
-        )
-    from magicap.ocr.reading import require_engine
-
-    require_engine()
+def _refuse(options: Options, names: Sequence[str], why: str) -> None:
+    """Refuse those of some options that are given."""
+    values = {flag(name): getattr(options, name) for name in names}
+    if named := [name for name, value in values.items() if value is not None and value is not False]:
+        raise BadSettings(f"{', '.join(named)}: {why}")
 
 
 def _caption(
@@ -226,6 +207,7 @@ def _caption(
     paths: Sequence[Path],
     options: Options,
     unsure_below: float | None,
+    region: Box | None,
 ) -> bool:
     """Write a line a picture; whether any failed.
 
@@ -234,7 +216,7 @@ def _caption(
     """
     provenance = Provenance.of(captioner) if options.json else None
     alone = not options.from_file and len(named) == 1 and not Path(named[0]).is_dir()
-    captions, region = _captions(captioner, paths, options), _region(options)
+    captions = _captions(captioner, paths, options, region)
     failed, left_out, unread = False, 0, 0
     in_folders = set(paths) - set(map(Path, named))
     with progress_bar(len(paths)) as on_progress:
@@ -285,13 +267,7 @@ def _region(options: Options) -> Box | None:
     """The part of each picture that is captioned; None: the whole."""
     if options.box is None:
         return None
-    chosen = {
-        "--explain": options.explain is not None,
-        "--min-confidence": options.min_confidence is not None,
-        "--mark-unsure": options.mark_unsure,
-    }
-    if names := [name for name, is_chosen in chosen.items() if is_chosen]:
-        raise BadSettings(f"{', '.join(names)}: for whole pictures; leave out --box")
+    _refuse(options, _OF_WHOLE_PICTURES, "for whole pictures; leave out --box")
     return read_box(options.box, "--box")
 
 
@@ -301,7 +277,9 @@ def _require_one_drawable(path: str, pictures: Sequence[str | Path]) -> None:
     require_drawable(path, pictures)
 
 
-def _captions(captioner: AnyCaptioner, paths: Sequence[Path], options: Options) -> Iterator[Caption]:
+def _captions(
+    captioner: AnyCaptioner, paths: Sequence[Path], options: Options, region: Box | None
+) -> Iterator[Caption]:
     if options.ocr:
         from magicap.captioners.with_text import caption_with_text
 
@@ -309,7 +287,7 @@ def _captions(captioner: AnyCaptioner, paths: Sequence[Path], options: Options) 
         yield from caption_with_text(captioner, iter(paths), append=append, batch_size=options.batch_size)
         return
     if not options.explain:
-        yield from captioner.caption(iter(paths), region=_region(options), batch_size=options.batch_size)
+        yield from captioner.caption(iter(paths), region=region, batch_size=options.batch_size)
         return
     try:
         explanation = captioner.explain(paths[0])
