@@ -143,22 +143,14 @@ def _is_enough(folder: Path, texts: Collection[str], count: int) -> bool:
 
 
 def _kept(folder: Path, width: int) -> tuple[list[str], list[Tensor]]:
-    """The captions that are there, and their (N, D) vectors by batches."""
+    """The captions that are there, and their (N, D) vectors by batches, to the first that is missing."""
     texts: list[str] = []
-    vectors = []
-    for number in _batches(folder):
-        more, encoded = _read(folder / _name(number), width)
+    vectors: list[Tensor] = []
+    while os.path.isfile(path := folder / _name(len(vectors))):  # false where the folder cannot be read, too
+        more, encoded = _read(path, width)
         texts += more
         vectors.append(encoded)
     return texts, vectors
-
-
-def _batches(folder: Path) -> range:
-    """The numbers of the batches that are there, from the first on without a gap."""
-    number = 0
-    while os.path.isfile(folder / _name(number)):  # false where the folder cannot be read, too
-        number += 1
-    return range(number)
 
 
 def _name(number: int) -> str:

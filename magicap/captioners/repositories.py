@@ -47,10 +47,8 @@ def pinned(
                 "repository that is meant: {repository: revision}"
             )
         return source, revision
-    name, commits = (
-        str(source),
-        {str(source): revision} if isinstance(revision, str) else dict(revision or {}),
-    )
+    name = str(source)
+    commits = {name: revision} if isinstance(revision, str) else dict(revision or {})
     if unknown := sorted(commits.keys() - {name}):
         raise BadSettings(f"no revision of {unknown[0]} can be loaded: {name} is the one repository")
     return fetched(name, commits.get(name)), None

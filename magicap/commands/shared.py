@@ -61,12 +61,12 @@ def load_scorer(
     commits = _commits(revision)
     with _no_garbage_collection():
         from magicap.captioners import load
-        from magicap.captioners.sources import scorer_source
 
         if scorer is None:
             return load.load_scorer(preset, device=device, revision=commits)
         _require_no_commits(commits)
         from magicap.captioners.folder import as_device
+        from magicap.captioners.sources import scorer_source
         from magicap.models.scorer import ImageTextScorer
 
         return ImageTextScorer.from_pretrained(*scorer_source(scorer), device=as_device(device))
