@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from magicap import BeamSearch, Captioner, ImageTextScorer, LanguageModel, MagicSearch, SupervisedCaptioner
 from magicap.models.soft_prompt import SoftPrompt
@@ -136,6 +145,17 @@ def with_soft_prompt(seed: int = 0, **settings: Any) -> Captioner:
     soft_prompt = SoftPrompt(conditioned.scorer.width, conditioned.language_model.model.config.n_embd)
     conditioned.language_model.soft_prompt = soft_prompt.requires_grad_(False)
     return conditioned
+
+
+def save_bert(folder: Path, words: Iterable[str], *, width: int, **shape: Any) -> None:
+    """Write a BERT with random weights, and a tokenizer that knows some words."""
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(words))]
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(known))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"vocab_size": len(known), "hidden_size": width, "intermediate_size": width}
+    BertModel(BertConfig(**size, num_attention_heads=2, **shape)).save_pretrained(folder)
 
 
 def supervised(kind: str = "soft", seed: int = 0) -> SupervisedCaptioner:

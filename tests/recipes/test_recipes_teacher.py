@@ -12,8 +12,7 @@ import tiny
 import torch
 from repository import recipe
 from safetensors.torch import save_file
-from tiny import SENTENCES
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from tiny import SENTENCES, save_bert
 
 from magicap import BeamMagicSearch, Captioner, ImageTextScorer
 from magicap.errors import BadData, BadModel, BadSettings
@@ -29,18 +28,8 @@ def encoder(tmp_path_factory) -> str:
     from sentence_transformers.models import Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("encoder")
-    words = sorted({word for text in (*SENTENCES, *NAMES, "a photo of") for word in text.lower().split()})
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
-    torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=len(words) + 5,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    BertModel(shape).save_pretrained(folder / "bert")
+    words = (word for text in (*SENTENCES, *NAMES, "a photo of") for word in text.lower().split())
+    save_bert(folder / "bert", words, width=32, num_hidden_layers=1)
     body = Transformer(str(folder / "bert"))
     SentenceTransformer(modules=[body, Pooling(32)]).save(str(folder / "whole"))
     return str(folder / "whole")

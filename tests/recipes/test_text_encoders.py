@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from reference import reference_caption
 from repository import recipe
 from safetensors.torch import load_file, save_file
-from tiny import SENTENCES
-from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model
+from tiny import SENTENCES, save_bert
+from transformers import GPT2Config, GPT2Model
 
 from magicap import Captioner, ImageTextScorer, MagicSearch
 from magicap.errors import BadModel, BadSettings, ModelNotFound
@@ -28,19 +28,8 @@ from magicap.training.parameter_groups import EncoderRates, layerwise
 def bert(tmp_path_factory) -> Path:
     """A tiny BERT of three blocks with random weights, and its tokenizer."""
     folder = tmp_path_factory.mktemp("bert")
-    words = sorted({word for text in SENTENCES for word in text.lower().replace(".", " .").split()})
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=len(words) + 5,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        initializer_range=0.3,
-    )
-    BertModel(shape).save_pretrained(folder)
+    words = (word for text in SENTENCES for word in text.lower().replace(".", " .").split())
+    save_bert(folder, words, width=16, num_hidden_layers=3, initializer_range=0.3)
     return folder
 
 
