@@ -1,14 +1,16 @@
 """The magicap command in a process of its own, forked, with a limit on its memory and its time.
 
-A fork has the libraries imported already, so a command costs what it does and not two seconds more.
+A fork has the libraries imported already, so a command costs what it does and not two seconds more. It is
+forked from a server that does nothing else: the process of the tests has threads, and a fork of it could
+wait for ever for a lock that one of them held.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import os
+import pkgutil
 import resource
 import signal
 import sys
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 MEMORY = 1536 << 20
-"""Bytes that a command may take beyond what the process holds that forks it."""
+"""Bytes of address space that a command may take beyond what its libraries take."""
 
 SECONDS = 10.0
 """How long a command may take on an idle machine."""
@@ -41,8 +43,8 @@ class Ended:
     out: str
     err: str
 
-    seconds: float
-    """Processor time that it took, user and system."""
+    seconds: float | None
+    """Processor time that it took, user and system; None: a signal ended it."""
 
     @property
     def complaints(self) -> list[str]:
@@ -62,6 +64,7 @@ def magicap(
     file_size: int | None = None,
     signals: Sequence[int] = (),
     once: str = "",
+    patches: Mapping[str, object] = {},
 ) -> Ended:
     """Run ``magicap WORDS...`` and wait for it.
 
@@ -74,16 +77,23 @@ def magicap(
         closed: descriptors that are closed before it starts, as ``>&-`` does.
         file_size: no file may grow beyond so many bytes, as after ``ulimit -f``.
         signals: sent one right after the other once ``once`` stands on stdout or stderr.
+        patches: module attributes that it sees, by their dotted names.
     """
-    _import_libraries()
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(stdout or f"{folder}/out"), Path(stderr or f"{folder}/err")
-        streams = [os.fspath(path) for path in (stdin, out, err)]
-        child = get_context("fork").Process(
-            target=_child,
-            args=([os.fspath(word) for word in words], cwd, streams, append, environment, closed, file_size),
+        streams = [os.path.abspath(path) for path in (stdin, out, err)]
+        command = _Command(
+            [os.fspath(word) for word in words],
+            os.path.abspath(cwd),
+            streams,
+            append,
+            {**os.environ, **environment},
+            closed,
+            file_size,
+            patches,
+            Path(folder, "seconds"),
         )
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        child = _server().Process(target=command.run)
         child.start()
         if signals:
             _send(signals, child, once, (out, err))
@@ -94,8 +104,7 @@ def magicap(
             code = None
         else:
             code = child.exitcode
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        seconds = float(_text(command.seconds)) if command.seconds.exists() else None
         return Ended(code, "" if stdout else _text(out), "" if stderr else _text(err), seconds)
 
 
@@ -108,7 +117,7 @@ def assert_refused(ended: Ended, *said: str) -> None:
     assert not control_characters(ended.err.rstrip("\n")), ended
     for words in said:
         assert words in ended.err, ended
-    assert ended.seconds < SECONDS, ended
+    assert ended.seconds is not None and ended.seconds < SECONDS, ended
 
 
 def control_characters(text: str) -> set[str]:
@@ -118,16 +127,18 @@ def control_characters(text: str) -> set[str]:
 
 
 @functools.cache
-def _import_libraries() -> None:
-    for name in (
+def _server() -> Any:
+    """The context whose server has imported the libraries, as it stands when the first command is run."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([
         "magicap.captioners.zero_shot",
         "magicap.evaluation.predictions",
         "open_clip",
         "pyarrow.parquet",
         "transformers.models.auto.modeling_auto",
         "transformers.models.gpt2.modeling_gpt2",
-    ):
-        importlib.import_module(name)
+    ])
+    return context
 
 
 def _send(signals: Sequence[int], child: Any, once: str, written: Sequence[Path]) -> None:
@@ -142,42 +153,62 @@ def _text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
-def _child(
-    words: list[str],
-    cwd: Any,
-    streams: Sequence[str],
-    append: bool,
-    environment: Mapping[str, str],
-    closed: Sequence[int],
-    file_size: int | None,
-) -> None:
-    import torch
+@dataclass(frozen=True)
+class _Command:
+    """What :func:`magicap` was asked for, run in the forked process."""
 
-    os.setsid()  # a signal to the tests is none to it
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
-    for number, path in enumerate(streams):
-        os.dup2(os.open(path, flags if number else os.O_RDONLY), number)
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - as Python opens them
-        for number, mode in enumerate(("r", "w", "w"))
-    )
-    for number in closed:
-        os.close(number)
-        setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python starts without them
-    os.chdir(cwd)
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    if file_size is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    _run(words)
+    words: list[str]
+    cwd: str
+    streams: list[str]
+    append: bool
+    environment: dict[str, str]
+    closed: Sequence[int]
+    file_size: int | None
+    patches: Mapping[str, object]
+    seconds: Path
+
+    def run(self) -> None:
+        """Set this process up, run the command, and end the process as ``python -m magicap`` would."""
+        os.setsid()  # a signal to the tests is none to it
+        self._open_streams()
+        os.chdir(self.cwd)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        self._limit()
+        for name, value in self.patches.items():
+            module, _, attribute = name.rpartition(".")
+            setattr(pkgutil.resolve_name(module), attribute, value)
+        code = _exit_code(self.words)
+        took = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        with contextlib.suppress(OSError):  # where no file may grow
+            self.seconds.write_text(str(sum(each.ru_utime + each.ru_stime for each in took)))
+        os._exit(code)
+
+    def _open_streams(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if self.append else os.O_TRUNC)
+        for number, path in enumerate(self.streams):
+            os.dup2(os.open(path, flags if number else os.O_RDONLY), number)
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - as Python opens them
+            for number, mode in enumerate(("r", "w", "w"))
+        )
+        for number in self.closed:
+            os.close(number)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python starts without them
+
+    def _limit(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        if self.file_size is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, self.file_size))
 
 
-def _run(words: list[str]) -> None:
-    """End this process as ``python -m magicap`` would, its streams flushed."""
+def _exit_code(words: list[str]) -> int:
     from magicap.cli import main
 
     sys.argv = ["magicap", *words]
@@ -195,4 +226,4 @@ def _run(words: list[str]) -> None:
                 stream.flush()
         except OSError:
             code = 120  # as Python does
-    os._exit(code)
+    return code

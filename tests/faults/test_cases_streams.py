@@ -252,10 +252,10 @@ def test_an_interrupted_index_is_gone_on_with(streams, preset, tmp_path, number)
     ]
 
 
-def test_an_index_is_saved_on_the_way(streams, preset, tmp_path, monkeypatch):
-    monkeypatch.setattr("magicap.retrieval.index.CHECKPOINT_SECONDS", 0.0)
+def test_an_index_is_saved_on_the_way(streams, preset, tmp_path):
     words = ["index", streams / "many", "--preset", preset, "--out", tmp_path / "new"]
-    ended = magicap(*words, signals=[signal.SIGKILL], once="0064.jpg")
+    often = {"magicap.retrieval.index.CHECKPOINT_SECONDS": 0.0}
+    ended = magicap(*words, signals=[signal.SIGKILL], once="0064.jpg", patches=often)
     assert ended.code == -signal.SIGKILL
     assert json.loads((tmp_path / "new/index.json").read_text())["count"] >= 32
     assert (
