@@ -117,7 +117,8 @@ def assert_refused(ended: Ended, *said: str) -> None:
     assert not control_characters(ended.err.rstrip("\n")), ended
     for words in said:
         assert words in ended.err, ended
-    assert ended.seconds is not None and ended.seconds < SECONDS, ended
+    assert ended.seconds is not None, ended
+    assert ended.seconds < SECONDS, ended
 
 
 def control_characters(text: str) -> set[str]:
@@ -130,14 +131,16 @@ def control_characters(text: str) -> set[str]:
 def _server() -> Any:
     """The context whose server has imported the libraries, as it stands when the first command is run."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([
-        "magicap.captioners.zero_shot",
-        "magicap.evaluation.predictions",
-        "open_clip",
-        "pyarrow.parquet",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.gpt2.modeling_gpt2",
-    ])
+    context.set_forkserver_preload(
+        [
+            "magicap.captioners.zero_shot",
+            "magicap.evaluation.predictions",
+            "open_clip",
+            "pyarrow.parquet",
+            "transformers.models.auto.modeling_auto",
+            "transformers.models.gpt2.modeling_gpt2",
+        ]
+    )
     return context
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from magicap.captioners.presets import PRESETS
 from magicap.errors import BadSettings, ModelNotFound
+from magicap.models.pinned import HUB, REPOSITORY
 
 
 class Revisions(NamedTuple):
@@ -18,22 +19,41 @@ class Revisions(NamedTuple):
     scorer: str | None = None
 
 
-def revisions_of(source: str | Path, revision: Mapping[str, str] | None) -> Revisions:
-    """The commits to load of a preset's repositories; of anything else there are none.
+def revisions_of(
+    source: str | Path,
+    revision: Mapping[str, str] | None,
+    *,
+    language_model: str | Path | None = None,
+    scorer: str | Path | None = None,
+) -> Revisions:
+    """The commits to load of the repositories that a captioner is made of; a folder's parts have none.
 
     Args:
         revision: repository -> commit, in place of the preset's own.
+        language_model, scorer: parts in place of the preset's.
 
     Raises:
         BadSettings: a repository that the captioner is not made of.
     """
     preset = PRESETS.get(str(source))
-    repositories = () if preset is None else preset.downloads
-    if unknown := sorted(set(revision or {}) - set(repositories)):
-        made_of = ", ".join(repositories) or "no repository of the hub"
+    own = preset.downloads if preset is not None and preset.downloads else (None, None)
+    repositories = (
+        own[0] if language_model is None else _repository(language_model),
+        own[1] if scorer is None else _repository(scorer),
+    )
+    known = [repository for repository in repositories if repository is not None]
+    if unknown := sorted(set(revision or {}) - set(known)):
+        made_of = ", ".join(known) or "no repository of the hub"
         raise BadSettings(f"no revision of {unknown[0]} can be loaded: {source} is made of {made_of}")
     commits = {**(preset.revision if preset else {}), **(revision or {})}
-    return Revisions(*map(commits.get, repositories))
+    return Revisions(*(commits.get(repository or "") for repository in repositories))
+
+
+def _repository(part: str | Path) -> str | None:
+    """The repository of the hub that a part's name is; None: it is a folder, or a name of open_clip."""
+    name = str(part).removeprefix(HUB)
+    is_one = isinstance(part, str) and REPOSITORY.fullmatch(name) and not Path(name).exists()
+    return name if is_one else None
 
 
 @contextmanager

@@ -21,11 +21,11 @@ from magicap.captioners.folder import (
     read_settings,
     write_settings,
 )
-from magicap.captioners.hub import Revisions, naming_downloads, revisions_of
+from magicap.captioners.hub import naming_downloads, revisions_of
 from magicap.captioners.load_parts import load_parts
 from magicap.captioners.presets import DEFAULT
 from magicap.captioners.regions import caption_regions
-from magicap.captioners.repositories import pinned
+from magicap.captioners.repositories import is_repository, pinned
 from magicap.captioners.saving import put_folder_in_place, weights_fingerprint
 from magicap.captioners.sources import (
     CONFIDENCE_FILE,
@@ -142,6 +142,7 @@ class Captioner(ZeroShotSearch):
         dtype: str | torch.dtype = torch.float32,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         memory: int | None = None,
+        revision: Mapping[str, str] | None = None,
     ) -> Captioner:
         """A captioner of any language model and any scorer.
 
@@ -153,12 +154,21 @@ class Captioner(ZeroShotSearch):
                 OWNER/NAME, or a folder of either; None: the preset's.
             preset: whose parts the others are: a preset's name, a folder or a repository of the hub.
             device, dtype, cache_bytes, memory: as of :meth:`from_pretrained`.
+            revision: repository -> commit, branch or tag, of the repositories that parts or the preset are.
 
         Raises:
             BadSettings, ModelNotFound, BadModel: as from there.
         """
-        sources = sources_with(sources_of(preset), language_model, scorer)
-        parts = load_parts(sources, Revisions(), device=device, dtype=dtype, samples=memory)
+        commits = dict(revision or {})
+        own = (
+            {str(preset): commits.pop(str(preset))}
+            if str(preset) in commits and is_repository(preset)
+            else None
+        )
+        source, _ = pinned(preset, own)
+        of_parts = revisions_of(source, commits, language_model=language_model, scorer=scorer)
+        sources = sources_with(sources_of(source), language_model, scorer)
+        parts = load_parts(sources, of_parts, device=device, dtype=dtype, samples=memory)
         return cls._of(parts, sources, cache_bytes)
 
     @classmethod

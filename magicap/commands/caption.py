@@ -15,10 +15,11 @@ from magicap.captioners.provenance import Provenance
 from magicap.checks import require_number
 from magicap.commands import bulk
 from magicap.commands.decoding_options import decoding_options, given_settings
+from magicap.commands.model_options import MODEL_OPTIONS, MemoryOptions, ModelOptions
 from magicap.commands.options import About, add_options, flag, from_namespace, options_of
 from magicap.commands.output import complain, print_json, print_line, progress_bar
 from magicap.commands.picture_list import read_list
-from magicap.commands.shared import SOME_FAILED, load_captioner
+from magicap.commands.shared import SOME_FAILED
 from magicap.decoding.settings import DECODINGS
 from magicap.drawing import require_drawable
 from magicap.errors import BadImage, BadSettings
@@ -61,33 +62,11 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Name of a preset, listed below, or a captioner's folder."""
 
-    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
-
-    language_model: Annotated[str | None, About("FOLDER|ID")] = None
-    """Another language model than the preset's: a folder, or an id of the hub."""
-
-    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
-    """Another scorer than the preset's: open_clip's name and tag or hf-hub:OWNER/NAME, a CLIPModel of
-    transformers by OWNER/NAME, or a folder of either."""
-
-    memory: Annotated[int | None, About(exclusive="memory")] = None
-    """Captions in the memory that is sampled, once, for two models without one; default: 10,000."""
-
-    no_memory: Annotated[bool, About(exclusive="memory")] = False
-    """Caption without a memory: plain magic search."""
-
     json: bool = False
     """Print a JSON object a picture, errors included."""
 
     batch_size: int | None = None
     """Pictures at a time; default: 32, on a GPU what its memory holds."""
-
-    device: Annotated[str | None, About("NAME")] = None
-    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
-
-    dtype: Annotated[str, About("NAME")] = "float32"
-    """Precision of the models: float32, bfloat16, float16; int8: zero-shot captioners, on a processor."""
 
     min_confidence: Annotated[float | None, About("P")] = None
     """Leave out captions that are right with a probability below P, 0 to 1; with --json they are marked."""
@@ -120,6 +99,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
+    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
     add_options(parser.add_argument_group("many pictures"), options_of(bulk.Options))
     add_options(parser.add_argument_group("how to search"), decoding_options())
     parser.set_defaults(
@@ -127,11 +107,19 @@ def add(commands: Any) -> None:
             from_namespace(namespace, Options),
             given_settings(namespace),
             from_namespace(namespace, bulk.Options),
+            from_namespace(namespace, ModelOptions),
+            from_namespace(namespace, MemoryOptions),
         )
     )
 
 
-def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> int:
+def run(
+    options: Options,
+    settings: Mapping[str, Any],
+    output: bulk.Options,
+    models: ModelOptions,
+    memory: MemoryOptions,
+) -> int:
     """Find the pictures before loading anything, then write a line each, or rows into files.
 
     Args:
@@ -139,10 +127,11 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
         output: what is asked of files, if they are.
     """
     named = _named(options)
+    load = partial(_captioner, options, settings, models, memory)
     if output.is_asked_for():
         why = "for captions that are printed; rows of --out have confidence and error"
         _refuse(options, ("json", "box", *_OF_WHOLE_PICTURES, "ocr"), why)
-        return bulk.run(output, named, options.batch_size, partial(_captioner, options, settings))
+        return bulk.run(output, named, options.batch_size, load)
     unsure_below = _unsure_below(options)
     region = _region(options)
     if options.ocr:
@@ -163,7 +152,7 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
     if options.explain:
         _require_one_drawable(options.explain, [*paths, *(error.source for error in unlisted)])
 
-    captioner = _captioner(options, settings)
+    captioner = load()
     if options.ocr:
         from magicap.captioners.with_text import require_text_to_matter
 
@@ -178,16 +167,10 @@ def run(options: Options, settings: Mapping[str, Any], output: bulk.Options) -> 
     return SOME_FAILED if failed or unlisted else 0
 
 
-def _captioner(options: Options, settings: Mapping[str, Any]) -> AnyCaptioner:
-    captioner = load_captioner(
-        options.preset,
-        options.device,
-        options.dtype,
-        options.revision,
-        language_model=options.language_model,
-        scorer=options.scorer,
-        memory=0 if options.no_memory else options.memory,
-    )
+def _captioner(
+    options: Options, settings: Mapping[str, Any], models: ModelOptions, memory: MemoryOptions
+) -> AnyCaptioner:
+    captioner = models.load(options.preset, memory.samples)
     captioner.decoding = decoding_with(
         captioner, options.decoding, settings, preset=options.preset, option_name=flag
     )

@@ -164,4 +164,4 @@ def _shown(option: Option) -> str:
     text = option.help.replace("``", "").replace("%", "%%")
     if _plain(option.kind)[2] and not option.about.positional:
         text += " May be repeated."
-    return text if option.default in (None, False, ()) else f"{text} (default: {option.default})"
+    return text if option.default in (None, False, (), "") else f"{text} (default: {option.default})"

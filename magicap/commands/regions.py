@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
 from magicap.checks import require_int
+from magicap.commands.model_options import MODEL_OPTIONS, MemoryOptions, ModelOptions
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import print_json, print_line
-from magicap.commands.shared import load_captioner
 from magicap.drawing import require_drawable
 from magicap.errors import BadSettings
 from magicap.files import only_writer
@@ -44,18 +44,6 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or captioner's folder."""
 
-    language_model: Annotated[str | None, About("FOLDER|ID")] = None
-    """Another language model than the preset's: a folder, or an id of the hub."""
-
-    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
-    """Another scorer than the preset's: as of ``magicap caption``."""
-
-    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
-
-    device: Annotated[str | None, About("NAME")] = None
-    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
-
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
@@ -68,10 +56,17 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
+    parser.set_defaults(
+        run=lambda namespace: run(
+            from_namespace(namespace, Options),
+            from_namespace(namespace, ModelOptions),
+            from_namespace(namespace, MemoryOptions),
+        )
+    )
 
 
-def run(options: Options) -> int:
+def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:
     """Check all that can be checked before a captioner is loaded, then caption, draw and print."""
     require_int("--most", options.most)
     if options.out == "":
@@ -80,13 +75,7 @@ def run(options: Options) -> int:
         require_drawable(options.out, [options.picture])
     picture = open_image(options.picture)
     with only_writer(options.out):
-        captioner = load_captioner(
-            options.preset,
-            options.device,
-            revision=options.revision,
-            language_model=options.language_model,
-            scorer=options.scorer,
-        )
+        captioner = models.load(options.preset, memory.samples)
         from magicap.captioners.regions import caption_regions
 
         captions = caption_regions(captioner, picture, _proposer(options, captioner), most=options.most)

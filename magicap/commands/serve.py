@@ -7,13 +7,14 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT, DEFAULT_SUPERVISED, UNPAIRED
+from magicap.commands.model_options import MODEL_OPTIONS, MemoryOptions, ModelOptions
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import complain
-from magicap.commands.shared import load_captioner
 from magicap.errors import BadSettings
 from magicap.extras import require
 
@@ -64,12 +65,6 @@ class Options:
     timeout: float = 30.0
     """Seconds that an answer may take (else 504)."""
 
-    device: Annotated[str | None, About("NAME")] = None
-    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
-
-    dtype: Annotated[str, About("NAME")] = "float32"
-    """Precision of the models: float32, bfloat16, float16; int8: zero-shot captioners, on a processor."""
-
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
@@ -81,16 +76,23 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
+    parser.set_defaults(
+        run=lambda namespace: run(
+            from_namespace(namespace, Options),
+            from_namespace(namespace, ModelOptions),
+            from_namespace(namespace, MemoryOptions),
+        )
+    )
 
 
-def run(options: Options) -> int:
+def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:
     """Take the address, load the first captioner, then serve until a signal ends it."""
     for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         require(package)
     token = (options.token or os.environ.pop(TOKEN, "")).strip() or None  # readers need not know it
     with _listening(options) as listener:
-        service = _service(options)
+        service = _service(options, models, memory)
         _log_requests()
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
@@ -132,7 +134,37 @@ def _listening(options: Options) -> socket.socket:
     return listener
 
 
-def _service(options: Options) -> Service:
+def served_presets(
+    presets: Sequence[str] | None, models: ModelOptions, memory: MemoryOptions
+) -> tuple[list[str], str]:
+    """The presets that are offered, and the parts they have in place of their own, in words.
+
+    Raises:
+        BadSettings: parts that are named, for more presets than one.
+    """
+    parts: dict[str, str | int | None] = {
+        "language model": models.language_model,
+        "scorer": models.scorer,
+        "memory": memory.samples,
+    }
+    named = {name: part for name, part in parts.items() if part is not None}
+    if not named and not models.revision:
+        return list(presets or PRESETS), ""
+    presets = presets or [DEFAULT]
+    if len(presets) > 1:
+        raise BadSettings(
+            "--language-model, --scorer, --memory, --no-memory and --revision are of one captioner, found "
+            f"{len(presets)} presets; leave all but one --preset out"
+        )
+    return list(presets), ", ".join(f"{name} {_shown(part)}" for name, part in named.items())
+
+
+def _shown(part: str | int) -> str:
+    """A part as those who ask may see it: of a folder its own name, the rest is nobody's business."""
+    return os.path.basename(os.path.abspath(part)) if os.path.isdir(str(part)) else str(part)
+
+
+def _service(options: Options, models: ModelOptions, memory: MemoryOptions) -> Service:
     from magicap.captioners.zero_shot import Captioner
     from magicap.service.index import ServedIndex
     from magicap.service.limits import ServiceLimits
@@ -141,9 +173,8 @@ def _service(options: Options) -> Service:
 
     images = min(ServiceLimits.images, options.queue)
     limits = ServiceLimits(queue=options.queue, images=images, timeout=options.timeout)
-    presets = ServedPresets(
-        options.preset or PRESETS, lambda name: load_captioner(name, options.device, options.dtype)
-    )
+    names, parts = served_presets(options.preset, models, memory)
+    presets = ServedPresets(names, lambda name: models.load(name, memory.samples), parts=parts)
     index = None
     if options.index is not None:
         captioner = presets.get()

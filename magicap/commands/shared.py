@@ -1,10 +1,10 @@
-"""What several commands need: exit codes, a captioner loaded quickly, the paths of matches."""
+"""What several commands need: exit codes, a scorer loaded quickly, the paths of matches."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,41 +13,11 @@ from magicap.captioners.presets import DEFAULT
 from magicap.errors import BadSettings
 
 if TYPE_CHECKING:
-    from magicap.captioners.load import AnyCaptioner
     from magicap.models.scorer import ImageTextScorer
     from magicap.retrieval.header import Header
     from magicap.retrieval.items import Match
 
 SOME_FAILED = 2
-
-
-def load_captioner(
-    preset: str,
-    device: str | None = None,
-    dtype: str = "float32",
-    revision: Sequence[str] | None = None,
-    *,
-    language_model: str | None = None,
-    scorer: str | None = None,
-    memory: int | None = None,
-) -> AnyCaptioner:
-    """A captioner of either kind, as :func:`magicap.load_captioner` and ``Captioner.from_parts`` give it.
-
-    Args:
-        language_model, scorer: parts in place of the preset's; None: its own.
-    """
-    commits = _commits(revision)
-    with _no_garbage_collection():
-        from magicap.captioners import load
-
-        if language_model is None and scorer is None:
-            return load.load_captioner(preset, device=device, dtype=dtype, revision=commits, memory=memory)
-        _require_no_commits(commits)
-        from magicap.captioners.zero_shot import Captioner
-
-        return Captioner.from_parts(
-            language_model, scorer, preset=preset, device=device, dtype=dtype, memory=memory
-        )
 
 
 def load_scorer(
@@ -58,18 +28,22 @@ def load_scorer(
     scorer: str | None = None,
 ) -> ImageTextScorer:
     """The scorer of a captioner alone, or another in its place."""
-    commits = _commits(revision)
-    with _no_garbage_collection():
+    commits = commits_of(revision)
+    with no_garbage_collection():
         from magicap.captioners import load
 
         if scorer is None:
             return load.load_scorer(preset, device=device, revision=commits)
-        _require_no_commits(commits)
         from magicap.captioners.folder import as_device
+        from magicap.captioners.hub import revisions_of
         from magicap.captioners.sources import scorer_source
         from magicap.models.scorer import ImageTextScorer
 
-        return ImageTextScorer.from_pretrained(*scorer_source(scorer), device=as_device(device))
+        return ImageTextScorer.from_pretrained(
+            *scorer_source(scorer),
+            device=as_device(device),
+            revision=revisions_of(scorer, commits, scorer=scorer).scorer,
+        )
 
 
 def scorer_of_index(header: Header | None, preset: str | None, scorer: str | None) -> tuple[str, str | None]:
@@ -107,7 +81,7 @@ def path_inside(match: Match, index: Path) -> str:
     return path.removeprefix(parent) if path.startswith(parent) else ""
 
 
-def _commits(revision: Sequence[str] | None) -> dict[str, str]:
+def commits_of(revision: Sequence[str] | None) -> dict[str, str]:
     """Repository -> commit of ``--revision OWNER/NAME@COMMIT``."""
     pairs = [text.partition("@")[::2] for text in revision or ()]
     if wrong := [text for text, pair in zip(revision or (), pairs, strict=True) if not all(pair)]:
@@ -115,15 +89,13 @@ def _commits(revision: Sequence[str] | None) -> dict[str, str]:
     return dict(pairs)
 
 
-def _require_no_commits(commits: Mapping[str, str]) -> None:
-    if commits:
-        raise BadSettings("--revision: of a preset as it is; leave --language-model and --scorer out")
-
-
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # Importing the model libraries makes millions of objects that all stay: looking for garbage among them
-    # takes an eighth of a cold start.
+def no_garbage_collection() -> Iterator[None]:
+    """Load models without looking for garbage.
+
+    Importing the model libraries makes millions of objects that all stay: looking for garbage among them
+    takes an eighth of a cold start.
+    """
     gc.disable()
     try:
         yield

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
 from magicap.checks import require_int
+from magicap.commands.model_options import ModelOptions
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import print_json, print_line
-from magicap.commands.shared import load_captioner, path_from_here
+from magicap.commands.shared import path_from_here
 from magicap.errors import BadSettings
 from magicap.retrieval.header import Header, index_folder
 
@@ -69,19 +70,6 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or captioner's folder, a zero-shot one."""
 
-    language_model: Annotated[str | None, About("FOLDER|ID")] = None
-    """Write by this language model of the hub or of a folder, such as one that has read stories, in place of
-    the preset's."""
-
-    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
-    """Another scorer than the preset's: as of ``magicap caption``."""
-
-    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
-
-    device: Annotated[str | None, About("NAME")] = None
-    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
-
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
@@ -93,19 +81,22 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
+    add_options(parser.add_argument_group("which models"), options_of(ModelOptions))
     add_options(parser.add_argument_group("how to search"), options_of(SearchOptions))
     parser.set_defaults(
         run=lambda namespace: run(
-            from_namespace(namespace, Options), from_namespace(namespace, SearchOptions)
+            from_namespace(namespace, Options),
+            from_namespace(namespace, SearchOptions),
+            from_namespace(namespace, ModelOptions),
         )
     )
 
 
-def run(options: Options, search: SearchOptions) -> int:
+def run(options: Options, search: SearchOptions, models: ModelOptions) -> int:
     """Check all that can be checked before a model is loaded, then write and print the story."""
     _check(options)
     header = None if options.index is None else Header.read(index_folder(options.index))
-    captioner = _captioner(options)
+    captioner = _captioner(options.preset, models)
     pictures = {path: path for path in options.pictures}
     if header is not None:
         pictures = _pictures_of(header, captioner, options)
@@ -144,19 +135,13 @@ def _check(options: Options) -> None:
     count_sentences(options.sentences, len(options.pictures) or 1, "--sentences")
 
 
-def _captioner(options: Options) -> Captioner:
-    captioner = load_captioner(
-        options.preset,
-        options.device,
-        revision=options.revision,
-        language_model=options.language_model,
-        scorer=options.scorer,
-        memory=None if options.scorer is None else 0,  # stories are written without one
-    )
+def _captioner(preset: str, models: ModelOptions) -> Captioner:
+    # Stories are written without a memory, so none is sampled for them.
+    captioner = models.load(preset, None if models.scorer is None else 0)
     from magicap.captioners.zero_shot import Captioner
 
     if not isinstance(captioner, Captioner):
-        raise BadSettings(f"{options.preset} is supervised and writes no stories; give a zero-shot --preset")
+        raise BadSettings(f"{preset} is supervised and writes no stories; give a zero-shot --preset")
     return captioner
 
 

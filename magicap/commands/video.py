@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
+from magicap.commands.model_options import MODEL_OPTIONS, MemoryOptions, ModelOptions
 from magicap.commands.options import About, add_options, from_namespace, options_of
 from magicap.commands.output import complain, print_text, progress_bar
-from magicap.commands.shared import SOME_FAILED, load_captioner
+from magicap.commands.shared import SOME_FAILED
 from magicap.errors import BadImage, BadSettings
 from magicap.extras import require
 from magicap.files import only_writer, require_writable, write_whole
@@ -58,21 +59,6 @@ class Options:
     preset: Annotated[str, About("NAME|FOLDER")] = DEFAULT
     """Preset or folder of a zero-shot captioner."""
 
-    language_model: Annotated[str | None, About("FOLDER|ID")] = None
-    """Another language model than the preset's: a folder, or an id of the hub."""
-
-    scorer: Annotated[str | None, About("NAME:TAG|ID|FOLDER")] = None
-    """Another scorer than the preset's: as of ``magicap caption``."""
-
-    revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
-
-    device: Annotated[str | None, About("NAME")] = None
-    """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""
-
-    dtype: Annotated[str, About("NAME")] = "float32"
-    """Precision of the models: float32, bfloat16, float16; int8 on a processor."""
-
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
@@ -84,10 +70,17 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
+    parser.set_defaults(
+        run=lambda namespace: run(
+            from_namespace(namespace, Options),
+            from_namespace(namespace, ModelOptions),
+            from_namespace(namespace, MemoryOptions),
+        )
+    )
 
 
-def run(options: Options) -> int:
+def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:
     """Check options and the headers of all videos before a model is loaded, then write video by video."""
     require_every("--every", options.every)
     settings = SceneSettings(options.threshold, options.min_scene)
@@ -99,7 +92,7 @@ def run(options: Options) -> int:
     for clip, file in files.items():
         scenes: list[VideoScene] = []
         if clip not in errors:
-            captioner = captioner or _captioner(options)
+            captioner = captioner or _captioner(options.preset, models, memory)
             scenes = _captioned(captioner, clip, durations[clip], options.every, settings, errors)
         _write(clip, scenes, errors.get(clip), file, options.format, is_alone=len(files) == 1)
     return SOME_FAILED if errors else 0
@@ -147,20 +140,13 @@ def _report(clip: str, error: BadImage, errors: dict[str, BadImage]) -> None:
     errors[clip] = error
 
 
-def _captioner(options: Options) -> Captioner:
-    captioner = load_captioner(
-        options.preset,
-        options.device,
-        options.dtype,
-        options.revision,
-        language_model=options.language_model,
-        scorer=options.scorer,
-    )
+def _captioner(preset: str, models: ModelOptions, memory: MemoryOptions) -> Captioner:
+    captioner = models.load(preset, memory.samples)
     from magicap.captioners.zero_shot import Captioner
 
     if not isinstance(captioner, Captioner):
         raise BadSettings(
-            f"scenes are found with a scorer, which {options.preset} has not: name a zero-shot captioner"
+            f"scenes are found with a scorer, which {preset} has not: name a zero-shot captioner"
         )
     return captioner
 

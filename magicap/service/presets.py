@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.decodings import KNOWN_DECODINGS
@@ -40,22 +40,39 @@ class ServedPresets:
     Args:
         names: presets or captioners' folders; the first is the default and loaded at once.
         load: gives a captioner by its name.
+        parts: what they have in place of their own parts, in words; empty: nothing.
 
     Raises:
         ModelNotFound, BadModel: as of :func:`magicap.load_captioner`, of the first.
         BadSettings: two have one name.
     """
 
-    def __init__(self, names: Sequence[str], load: Callable[[str], AnyCaptioner] = load_captioner) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        load: Callable[[str], AnyCaptioner] = load_captioner,
+        *,
+        parts: str = "",
+    ) -> None:
         self._load, self._lock = load, threading.Lock()
         self._folders = {_shown_name(name): name for name in names}
         if len(self._folders) < len(names):
             shown = ", ".join(map(_shown_name, names))
             raise BadSettings(f"expected captioners of different names, found {shown}; rename a folder")
-        self.offers = [_offer(shown, name) for shown, name in self._folders.items()]
-        self.default = self.offers[0].name
+        self._offers = {shown: _offer(shown, name, parts) for shown, name in self._folders.items()}
+        self.default = next(iter(self._folders))
         self._loaded: dict[str, AnyCaptioner] = {}
         self.get(self.default)
+
+    @property
+    def offers(self) -> list[Offer]:
+        """The captioners; of those that are loaded with the search that they have now."""
+        return [
+            replace(offer, decoding=decoding_settings(self._loaded[name].decoding))
+            if name in self._loaded
+            else offer
+            for name, offer in self._offers.items()
+        ]
 
     def get(self, name: str | None = None) -> AnyCaptioner:
         """The captioner of a name; None: the default. Loading it takes seconds the first time.
@@ -90,7 +107,7 @@ def _shown_name(name: str) -> str:
     return name if name in PRESETS else name.rstrip("/").rpartition("/")[2]
 
 
-def _offer(shown: str, name: str) -> Offer:
+def _offer(shown: str, name: str, parts: str) -> Offer:
     kind, folder = kind_of(name), captioner_folder(name)
     if kind == SUPERVISED and folder is not None:
         decoding = from_dict(read_settings(folder).decoding, SUPERVISED_DECODINGS)
@@ -99,4 +116,6 @@ def _offer(shown: str, name: str) -> Offer:
     origin, licence = "a captioner's folder", "as its model card says"
     if name in PRESETS:
         origin, licence = PRESETS[name].origin, PRESETS[name].licence
+    if parts:
+        origin, licence = f"{origin}; but {parts}", f"{licence}; of other parts as their makers say"
     return Offer(shown, kind, origin, licence, decoding_settings(decoding))

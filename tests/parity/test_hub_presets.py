@@ -35,6 +35,12 @@ print(json.dumps({
 }))
 """
 
+FROM_PARTS = """
+from magicap import Captioner
+commits = {"someone/eyes": "gone"}
+Captioner.from_parts("someone/words", "hf-hub:someone/eyes", memory=0, revision=commits)
+"""
+
 
 def run(program: str, *arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {
@@ -125,6 +131,9 @@ def test_commits_of_a_preset_are_loaded(tmp_path):
             done = run(program, "tiny", gone, home=tmp_path / "home", HF_ENDPOINT=address, PYTHONPATH=path)
             assert "ModelNotFound" in done.stderr
             assert f"hf download someone/{part} --revision gone" in done.stderr
+        done = run(FROM_PARTS, home=tmp_path / "parts", HF_ENDPOINT=address)
+        assert "ModelNotFound" in done.stderr
+        assert "someone/eyes" in done.stderr
 
 
 @pytest.fixture(scope="module")

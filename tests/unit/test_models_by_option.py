@@ -10,8 +10,11 @@ import tiny
 from clip_folder import tiny_clip, write_clip
 from PIL import Image
 
-from magicap import ImageTextScorer
+from magicap import BadSettings, Captioner, ImageTextScorer
 from magicap.cli import main
+from magicap.commands.model_options import MemoryOptions, ModelOptions
+from magicap.commands.serve import served_presets
+from magicap.service.presets import ServedPresets
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_an_index_remembers_the_scorer_that_was_named(scorer, preset, run):
     err = run("search", "A red dog.", "--index", "index", "--preset", preset, code=2)
     assert f"({scorer}); name that scorer with --scorer" in err
     err = run("index", "1.png", "--out", "index", "--revision", "a/b@main", code=2)
-    assert "--revision: of a preset as it is" in err
+    assert "no revision of a/b can be loaded" in err
 
 
 def test_an_index_of_a_preset_is_refused_to_another_scorer(scorer, preset, run):
@@ -73,3 +76,24 @@ def test_stories_and_regions_take_other_models(scorer, preset, run):
     assert run(*story, "--scorer", "clip", "--language-model", "words") != run(*story)
     regions = "regions", "1.png", "--most", 2, "--preset", preset
     assert run(*regions, "--language-model", "words") != run(*regions)
+    plain = run("caption", "1.png", "--preset", preset, "--no-memory")
+    assert run(*regions, "--no-memory").splitlines()[0] == plain.strip()
+
+
+def test_a_revision_is_of_a_repository_that_the_captioner_is_made_of(preset):
+    with pytest.raises(BadSettings, match=r"no revision of else/where .* is made of someone/words$"):
+        Captioner.from_parts("someone/words", preset=preset, revision={"else/where": "main"})
+
+
+def test_a_service_of_other_models_says_which(scorer, preset):
+    models, memory = ModelOptions(scorer=str(scorer)), MemoryOptions(no_memory=True)
+    names, parts = served_presets([preset], models, memory)
+    (offer,) = ServedPresets(names, lambda name: models.load(name, memory.samples), parts=parts).offers
+    assert offer.origin.endswith("; but scorer clip, memory 0")
+    assert offer.decoding["kind"] == "magic"
+
+
+def test_a_service_takes_other_models_of_one_captioner(scorer, run):
+    named = "--preset", "embedded", "--preset", "unpaired"
+    err = run("serve", "--port", 0, *named, "--scorer", "clip", code=2)
+    assert "are of one captioner, found 2 presets" in err
