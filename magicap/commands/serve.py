@@ -161,7 +161,8 @@ def served_presets(
 
 def _shown(part: str | int) -> str:
     """A part as those who ask may see it: of a folder its own name, the rest is nobody's business."""
-    return os.path.basename(os.path.abspath(part)) if os.path.isdir(str(part)) else str(part)
+    name = str(part)
+    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
 
 
 def _service(options: Options, models: ModelOptions, memory: MemoryOptions) -> Service:

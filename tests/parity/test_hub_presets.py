@@ -205,6 +205,7 @@ def test_the_published_pair_gets_a_memory_once_and_a_stopped_one_goes_on(tmp_pat
         assert (again.stdout, "no memory" in again.stderr) == (first.stdout, False)
 
 
+@pytest.mark.slow
 def test_offline_and_uncached_one_sentence_says_what_to_download(tmp_path):
     program = "import sys; from magicap.cli import main; sys.exit(main(['caption', *sys.argv[1:]]))"
     picture = tmp_path / "a.png"
@@ -239,6 +240,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_torchvision_is_named_with_its_fix(tmp_path):
     (tmp_path / "torchvision").mkdir()
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")'

@@ -259,7 +259,7 @@ def folder_of(path: Path, count: int) -> list[CaptionedImage]:
     return [CaptionedImage(file.name, "train", ("a dog", "a cat")) for file in sorted(path.iterdir())]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_make_the_views_that_one_process_makes(tmp_path, method):
     rows = folder_of(tmp_path, 12)
     pairs = Pairs(rows, RandomViews(ImageFiles(tmp_path), PREPROCESS, SHAPED), 2, seed=3)

@@ -61,7 +61,7 @@ def scorer_settings(data: Path, tokenizer: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=["infonce", "vse++"])
+@pytest.fixture(scope="module", params=["infonce", pytest.param("vse++", marks=pytest.mark.slow)])
 def scorer(request, data, tokenizer, tmp_path_factory) -> Path:
     train = recipe("train_scorer")
     out = tmp_path_factory.mktemp("scorer")

@@ -285,6 +285,7 @@ def test_a_folder_that_cannot_be_listed_does_not_stop_the_others(preset, album, 
     assert "below" in err
 
 
+@pytest.mark.slow
 def test_a_file_name_need_not_be_text(preset, album):
     name = os.fsencode(album) + b"/caf\xe9.png"
     os.rename(os.fsencode(album / "1.png"), name)
@@ -305,6 +306,7 @@ def test_interrupted_means_130_and_no_traceback(preset, album, capsys, monkeypat
     assert capsys.readouterr().err == "magicap: interrupted\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(preset, album):
     command = f"{sys.executable} -m magicap caption '{album}' --preset '{preset}' --batch-size 1 | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)

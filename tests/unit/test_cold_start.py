@@ -34,7 +34,9 @@ def imported(program: str) -> list[str]:
 @pytest.mark.parametrize(
     "program",
     [
-        f"from magicap import caption; assert caption({str(PICTURE)!r})",
+        pytest.param(
+            f"from magicap import caption; assert caption({str(PICTURE)!r})", marks=pytest.mark.slow
+        ),
         f"from magicap.cli import main; assert main(['caption', '--json', {str(PICTURE)!r}]) == 0",
         "from magicap import Captioner; import copy, pickle\n"
         "captioner = Captioner.from_pretrained(); copy.deepcopy(captioner.language_model)\n"
@@ -49,6 +51,7 @@ def test_the_embedded_captioner_needs_neither_transformers_nor_open_clip(program
 @pytest.mark.parametrize(
     ("asked", "library"), [("language_model.tokenizer", "transformers"), ("scorer.preprocess", "open_clip")]
 )
+@pytest.mark.slow
 def test_they_are_imported_when_something_of_theirs_is_asked_for(asked, library):
     program = f"from magicap import Captioner; Captioner.from_pretrained().{asked}"
     assert library in imported(program)

@@ -115,7 +115,7 @@ def test_tars_are_closed_at_the_end_of_a_with_block(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_worker_processes_read_what_their_parent_reads(tmp_path, mode, method):
     names = [f"{number:03}.jpg" for number in range(40)]
     images = ImageFiles([make_tar(tmp_path / "a.tar", names, mode), make_folder(tmp_path / "b", ["b.jpg"])])

@@ -146,7 +146,7 @@ def test_a_batch_gives_each_picture_what_it_gets_alone(captioner, test_pictures)
 
 
 def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, data_dir):
-    texts = read_sentences(data_dir / "flickr8k" / "captions.jsonl", ("test",), held_out=())[:250]
+    texts = read_sentences(data_dir / "flickr8k" / "captions.jsonl", ("test",), held_out=())[:100]
     scorer = captioner.scorer
     cache = scorer.incremental_text_encoder()
     words = [text.split() for text in texts]
@@ -163,12 +163,12 @@ def test_incremental_text_vectors_equal_whole_ones_on_real_captions(captioner, d
 
 def test_pictures_find_their_captions(captioner, data_dir):
     folder = data_dir / "flickr8k"
-    rows = read_captions(folder / "captions.jsonl", ("dev",))[:100]
+    rows = read_captions(folder / "captions.jsonl", ("dev",))[:60]
     tar = ImageFiles([folder / "images-dev.tar"])
     texts = [text for row in rows for text in row.captions]
     owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.captions])
     similarity = captioner.scorer.similarity([tar.read(row.image) for row in rows], texts)
-    assert retrieval_recall(similarity, owner)["image_to_text_r1"] > 30  # of 100 pictures; chance is 1
+    assert retrieval_recall(similarity, owner)["image_to_text_r1"] > 35  # of 60 pictures; chance is 1
 
 
 def test_its_fine_grained_scorer_finds_the_words_in_the_picture(captioner):

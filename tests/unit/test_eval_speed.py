@@ -78,6 +78,7 @@ def test_what_is_no_checkout_is_refused(tmp_path):
         checkouts.Checkout(tmp_path, tmp_path, 1)
 
 
+@pytest.mark.slow
 def test_checkouts_of_other_weights_are_told_apart(tmp_path, capsys):
     roots = {"ours": checkout(tmp_path / "a"), "theirs": checkout(tmp_path / "b", fingerprint="def")}
     script("speed_checkouts").compare_checkouts(roots, [b"one"], [1], rounds=1, threads=1)
@@ -208,6 +209,7 @@ def test_a_random_memory_holds_the_embedded_captions_with_other_vectors():
     assert isinstance(captioner.decoding, BeamMagicSearch)
 
 
+@pytest.mark.slow
 def test_systems_are_measured_in_turn(album):
     systems, captioner = script("speed_systems"), remembering()
     names = ["beam-magic", "greedy", "magic", "published", "clipcap"]
@@ -227,6 +229,7 @@ def test_systems_are_measured_in_turn(album):
         systems.require_same_captions(measurements, captioner.language_model.end_id)
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_table_for_each_size_of_batches(album, tmp_path, capsys):
     speed = script("speed")
     remembering().save_pretrained(tmp_path / "captioner")

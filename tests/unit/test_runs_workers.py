@@ -113,7 +113,11 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("name", "out"), [("a.jsonl", {}), ("a", {"format": "parquet", "rows_per_file": 15})]
+    ("name", "out"),
+    [
+        ("a.jsonl", {}),
+        pytest.param("a", {"format": "parquet", "rows_per_file": 15}, marks=pytest.mark.slow),
+    ],
 )
 def test_two_write_what_one_writes(pictures, preset, tmp_path, name, out):
     expected = bulk.run(Captioner.from_pretrained(preset), pictures, out=tmp_path / "one" / name, **out)
@@ -157,6 +161,7 @@ def _until_two_died(preset: str, folder: Path) -> Any:
     return Doing(preset, first)
 
 
+@pytest.mark.slow
 def test_what_a_worker_raises_the_run_raises(pictures, preset, tmp_path):
     load = partial(noting, preset, tmp_path, failing_at=THIRD)
     with pytest.raises(ZeroDivisionError, match="of this captioner"):
