@@ -173,6 +173,8 @@ class _Command:
     def run(self) -> None:
         """Set this process up, run the command, and end the process as ``python -m magicap`` would."""
         os.setsid()  # a signal to the tests is none to it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored by what runs the tests
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self._open_streams()
         os.chdir(self.cwd)
         os.environ.clear()

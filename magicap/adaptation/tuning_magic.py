@@ -1,10 +1,12 @@
-"""The weights of magic search that suit two models: measured on captions, without a picture.
+"""The weights of magic search that suit two models: measured without a captioned picture.
 
-Captions with noise in place of the modality gap stand for pictures, as in :mod:`magicap.adaptation.tuning`;
-the weights under which magic search comes nearest to the caption that a vector was made of are taken. Beta
-first, at the alpha that is there, then alpha at that beta.
+Where there are pictures, the captions of a memory that are nearest to one are its references: the weights
+under which magic search comes nearest to them have the highest expected utility under this evidence, as in
+minimum Bayes risk decoding. Without pictures, captions with noise in place of the modality gap stand for
+them, as in :mod:`magicap.adaptation.tuning`, each with the caption that it was made of as its reference.
+Beta first, at the alpha that is there, then alpha at that beta.
 
-Shapes: P pictures, S captions in place of pictures, D embedding width.
+Shapes: P pictures, S pictures or captions in place of them, D embedding width.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from magicap.retrieval.modality_gap import pseudo_images
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ALPHAS = (0.0, 0.1, 0.2, 0.4)
-_CAPTIONS = 64
+_MOST = 200  # pictures, or captions in place of them
+_EVIDENCE = 100  # captions that are a picture's references
 _BATCH = 32
 _SAMPLES = 500  # of the language model, where there is no memory
 
@@ -44,8 +47,8 @@ def tune_magic_search(
     Args:
         parts: with a memory, whose captions are used; without one the language model samples some.
         settings: the others stay as they are here.
-        images: (P, D) unit vectors of pictures without captions, which set the length of the noise.
-        seed: of the captions and of the noise.
+        images: (P, D) unit vectors of pictures without captions; 200 of them are used.
+        seed: of the choice, and of the noise.
         on_progress: called with 1 for each setting that was tried.
 
     Raises:
@@ -54,10 +57,10 @@ def tune_magic_search(
     memory = parts.memory or CaptionMemory.from_language_model(
         parts.language_model, parts.scorer, _SAMPLES, seed=seed
     )
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(memory), generator=generator)[:_CAPTIONS]
-    texts = [memory.texts[position] for position in chosen.tolist()]
-    queries = pseudo_images(memory.vectors_at(chosen), memory, images, seed=seed)
+    if images is None:
+        queries, references = _captions_as_pictures(memory, seed)
+    else:
+        queries, references = _pictures_with_evidence(images, memory, seed)
     cache = PrefixCache(parts.language_model, parts.scorer)
     tried: dict[MagicSearch, float] = {}
 
@@ -65,12 +68,32 @@ def tune_magic_search(
         for candidate in candidates:
             if candidate not in tried:
                 written = _captions(cache, queries, memory, candidate)
-                tried[candidate] = cider_d(written, [[text] for text in texts])["CIDEr-D"].value
+                tried[candidate] = cider_d(written, references)["CIDEr-D"].value
                 on_progress(1)
         return max(candidates, key=tried.__getitem__)
 
     weighed = best([replace(settings, beta=beta) for beta in BETAS])
     return best([replace(weighed, alpha=alpha) for alpha in dict.fromkeys((*ALPHAS, settings.alpha))])
+
+
+def _captions_as_pictures(memory: CaptionMemory, seed: int) -> tuple[Tensor, list[list[str]]]:
+    """Vectors (S, D) of captions with noise, and each caption."""
+    chosen = _some(len(memory), seed)
+    texts = [[memory.texts[position]] for position in chosen.tolist()]
+    return pseudo_images(memory.vectors_at(chosen), memory, seed=seed), texts
+
+
+def _pictures_with_evidence(
+    images: Tensor, memory: CaptionMemory, seed: int
+) -> tuple[Tensor, list[list[str]]]:
+    """Vectors (S, D) of some of P pictures, and of each the captions of the memory that are nearest to it."""
+    queries = images[_some(len(images), seed).to(images.device)]
+    _, positions = memory.nearest(queries.to(memory.device), _EVIDENCE)
+    return queries, [[memory.texts[position] for position in row] for row in positions.tolist()]
+
+
+def _some(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_MOST]
 
 
 def _captions(cache: PrefixCache, queries: Tensor, memory: CaptionMemory, settings: MagicSearch) -> list[str]:

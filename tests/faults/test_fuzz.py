@@ -16,9 +16,9 @@ from magicap.errors import BadData
 
 
 def test_changed_pictures_are_read_or_refused(tmp_path):
-    for _, outcome in fuzz(pictures(tmp_path), seed=0, count=150):
+    for _, outcome in fuzz(pictures(tmp_path), seed=0, count=80):
         assert not outcome.findings
-        assert outcome.counts.total() > 6
+        assert outcome.counts.total() > 3
 
 
 def test_other_changed_files_are_read_or_refused(tmp_path):

@@ -38,9 +38,12 @@ def imported(program: str) -> list[str]:
             f"from magicap import caption; assert caption({str(PICTURE)!r})", marks=pytest.mark.slow
         ),
         f"from magicap.cli import main; assert main(['caption', '--json', {str(PICTURE)!r}]) == 0",
-        "from magicap import Captioner; import copy, pickle\n"
-        "captioner = Captioner.from_pretrained(); copy.deepcopy(captioner.language_model)\n"
-        f"assert len(pickle.loads(pickle.dumps(captioner.scorer)).encode_images([{str(PICTURE)!r}])) == 1",
+        pytest.param(
+            "from magicap import Captioner; import copy, pickle\n"
+            "captioner = Captioner.from_pretrained(); copy.deepcopy(captioner.language_model)\n"
+            f"assert len(pickle.loads(pickle.dumps(captioner.scorer)).encode_images([{str(PICTURE)!r}])) == 1",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["caption", "command", "copies"],
 )
