@@ -145,7 +145,7 @@ def main(config: Config) -> None:
                 torch.manual_seed(config.seed)
                 inputs = train.inputs(detector=with_detector)
                 model = Head(inputs.shape[1], texts.classes.shape[1], class_vector=with_class_vector)
-                learn(model, inputs, class_vectors[0], texts.train, config)
+                learn(model, inputs, class_vectors[0], texts.train, steps=config.steps, seed=config.seed)
                 with torch.inference_mode():
                     vectors = model.eval()(test.inputs(detector=with_detector), class_vectors[1])
             said = ["yes" if part else "no" for part in (head, with_class_vector, with_detector)]
@@ -203,14 +203,20 @@ def encode(encoder: str | None, train: Split, test: Split, config: Config) -> Te
 
 
 def learn(
-    head: Head, inputs: Tensor, class_vectors: Tensor, captions: Sequence[Tensor], config: Config
+    head: Head,
+    inputs: Tensor,
+    class_vectors: Tensor,
+    captions: Sequence[Tensor],
+    *,
+    steps: int,
+    seed: int,
 ) -> None:
     """InfoNCE between pictures and one of their captions each; the rate falls to zero along a cosine."""
-    rng = random.Random(config.seed)
+    rng = random.Random(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     size = min(BATCH, len(inputs))
-    for _ in tqdm(range(config.steps), desc="head", disable=not sys.stderr.isatty()):
+    for _ in tqdm(range(steps), desc="head", disable=not sys.stderr.isatty()):
         rows = rng.sample(range(len(inputs)), size)
         texts = torch.stack([rng.choice(captions[row]) for row in rows])
         vectors = head(inputs[rows], class_vectors[rows])

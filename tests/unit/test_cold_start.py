@@ -41,7 +41,8 @@ def imported(program: str) -> list[str]:
         pytest.param(
             "from magicap import Captioner; import copy, pickle\n"
             "captioner = Captioner.from_pretrained(); copy.deepcopy(captioner.language_model)\n"
-            f"assert len(pickle.loads(pickle.dumps(captioner.scorer)).encode_images([{str(PICTURE)!r}])) == 1",
+            "scorer = pickle.loads(pickle.dumps(captioner.scorer))\n"
+            f"assert len(scorer.encode_images([{str(PICTURE)!r}])) == 1",
             marks=pytest.mark.slow,
         ),
     ],
