@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any
 
 from magicap.captioners.checksums import PACKAGE, damaged_files
-from magicap.commands.options import add_options, from_namespace, options_of
+from magicap.commands.options import add_options, options_of, with_options
 from magicap.commands.output import print_json, print_line
 from magicap.commands.shared import SOME_FAILED
 from magicap.version import __version__
@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    parser.set_defaults(run=with_options(run, Options))
 
 
 def run(options: Options) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import complain, print_json, print_line
 from magicap.commands.shared import SOME_FAILED, load_scorer
 from magicap.errors import BadSettings, MetricUnavailable
@@ -88,7 +88,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    parser.set_defaults(run=with_options(run, Options))
 
 
 def run(options: Options) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import PRESETS
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import complain, print_json, print_line, progress_bar
 from magicap.commands.shared import SOME_FAILED, item_fields, item_name, load_scorer, scorer_of_index
 from magicap.errors import BadImage, BadSettings, MissingPackage
@@ -92,7 +92,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    parser.set_defaults(run=with_options(run, Options))
 
 
 def run(options: Options) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from magicap.captioners.presets import DEFAULT
 from magicap.checks import require_int
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import print_json, print_line
 from magicap.commands.shared import load_scorer
 from magicap.drawing import require_drawable
@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    parser.set_defaults(run=with_options(run, Options))
 
 
 def run(options: Options) -> int:

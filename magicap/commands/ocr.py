@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import complain, print_json, progress_bar
 from magicap.commands.shared import SOME_FAILED
 from magicap.errors import BadImage
@@ -34,9 +34,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, [*options_of(Options), *options_of(OcrSettings)])
-    parser.set_defaults(
-        run=lambda namespace: run(from_namespace(namespace, Options), from_namespace(namespace, OcrSettings))
-    )
+    parser.set_defaults(run=with_options(run, Options, OcrSettings))
 
 
 def run(options: Options, settings: OcrSettings) -> int:

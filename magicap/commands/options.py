@@ -6,7 +6,7 @@ argparse reads them, not tyro as in the recipes: importing tyro takes longer tha
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -91,6 +91,11 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> N
 def from_namespace(namespace: argparse.Namespace, settings: type[Settings]) -> Settings:
     """What a command line gave, as the dataclass whose fields were its options."""
     return settings(**{option.name: getattr(namespace, option.name) for option in options_of(settings)})
+
+
+def with_options(run: Callable[..., int], *settings: type) -> Callable[[argparse.Namespace], int]:
+    """A command's function of what a command line gave, of one that takes dataclasses of options."""
+    return lambda namespace: run(*(from_namespace(namespace, each) for each in settings))
 
 
 def without_underscores(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from magicap.captioners.presets import DEFAULT
 from magicap.checks import require_int
 from magicap.commands.model_options import MODEL_OPTIONS, MemoryOptions, ModelOptions
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import print_json, print_line
 from magicap.drawing import require_drawable
 from magicap.errors import BadSettings
@@ -57,13 +57,7 @@ def add(commands: Any) -> None:
     )
     add_options(parser, options_of(Options))
     add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
-    parser.set_defaults(
-        run=lambda namespace: run(
-            from_namespace(namespace, Options),
-            from_namespace(namespace, ModelOptions),
-            from_namespace(namespace, MemoryOptions),
-        )
-    )
+    parser.set_defaults(run=with_options(run, Options, ModelOptions, MemoryOptions))
 
 
 def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from magicap.commands.options import About, add_options, flag, from_namespace, options_of
+from magicap.commands.options import About, add_options, flag, options_of, with_options
 from magicap.commands.output import complain, print_json, print_line
 from magicap.commands.query_words import MINUS, arranged
 from magicap.commands.shared import item_fields, item_name, load_scorer, path_inside, scorer_of_index
@@ -90,7 +90,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    parser.set_defaults(run=lambda namespace: run(from_namespace(namespace, Options)))
+    parser.set_defaults(run=with_options(run, Options))
 
 
 def arranged_words(words: Sequence[str]) -> list[str]:

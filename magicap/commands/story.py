@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from magicap.captioners.presets import DEFAULT
 from magicap.checks import require_int
 from magicap.commands.model_options import ModelOptions
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import print_json, print_line
 from magicap.commands.shared import path_from_here
 from magicap.errors import BadSettings
@@ -83,13 +83,7 @@ def add(commands: Any) -> None:
     add_options(parser, options_of(Options))
     add_options(parser.add_argument_group("which models"), options_of(ModelOptions))
     add_options(parser.add_argument_group("how to search"), options_of(SearchOptions))
-    parser.set_defaults(
-        run=lambda namespace: run(
-            from_namespace(namespace, Options),
-            from_namespace(namespace, SearchOptions),
-            from_namespace(namespace, ModelOptions),
-        )
-    )
+    parser.set_defaults(run=with_options(run, Options, SearchOptions, ModelOptions))
 
 
 def run(options: Options, search: SearchOptions, models: ModelOptions) -> int:

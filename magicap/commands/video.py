@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from magicap.captioners.presets import DEFAULT
 from magicap.commands.model_options import MODEL_OPTIONS, MemoryOptions, ModelOptions
-from magicap.commands.options import About, add_options, from_namespace, options_of
+from magicap.commands.options import About, add_options, options_of, with_options
 from magicap.commands.output import complain, print_text, progress_bar
 from magicap.commands.shared import SOME_FAILED
 from magicap.errors import BadImage, BadSettings
@@ -71,13 +71,7 @@ def add(commands: Any) -> None:
     )
     add_options(parser, options_of(Options))
     add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
-    parser.set_defaults(
-        run=lambda namespace: run(
-            from_namespace(namespace, Options),
-            from_namespace(namespace, ModelOptions),
-            from_namespace(namespace, MemoryOptions),
-        )
-    )
+    parser.set_defaults(run=with_options(run, Options, ModelOptions, MemoryOptions))
 
 
 def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:
