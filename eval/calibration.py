@@ -44,7 +44,9 @@ class Config:
         default_factory=list, metadata={"help": "language models, each in place of the default captioner's"}
     )
     split: str | None = field(default=None, metadata={"help": "its split, where it has several"})
-    limit: int | None = field(default=None, metadata={"help": "the first so many pictures"})
+    limit: int | None = field(
+        default=None, metadata={"help": "the first so many pictures; default: all others"}
+    )
     unpaired: int = field(
         default=200, metadata={"help": "the last so many pictures calibrate, without their captions"}
     )
@@ -54,11 +56,14 @@ class Config:
 
 def main(config: Config) -> None:
     rows = choose_references(config.references, config.split)
-    tested, unpaired = rows[: config.limit], rows[len(rows) - config.unpaired :]
-    if len(tested) + len(unpaired) > len(rows):
+    if not config.presets and not config.language_models:
+        sys.exit("calibration.py: expected captioners; name some with --presets or --language_models")
+    others = len(rows) - config.unpaired
+    tested, unpaired = rows[: config.limit or max(others, 0)], rows[max(others, 0) :]
+    if len(tested) + config.unpaired > len(rows) or not tested:
         sys.exit(
             f"calibration.py: {len(rows)} pictures are too few for {len(tested)} that are captioned and "
-            f"{len(unpaired)} others; choose a smaller --limit"
+            f"{config.unpaired} others; choose a smaller --limit or --unpaired"
         )
     pictures = open_pictures([row.image for row in (*tested, *unpaired)], config.images)
     images = [pictures.read(row.image) for row in tested]

@@ -49,7 +49,7 @@ class Config:
     images: list[str] = field(metadata={"help": "tar files or folders with their pictures"})
     test: str = field(metadata={"help": "data set that is reported on"})
     test_images: list[str] = field(metadata={"help": "tar files or folders with its pictures"})
-    cache: str = field(metadata={"help": "folder in which what the detector finds is kept, by data set"})
+    cache: str = field(metadata={"help": "folder for what this detector finds in these pictures"})
     test_split: str = field(default="dev", metadata={"help": "the split of --test"})
     limit: int | None = field(default=None, metadata={"help": "the first so many pictures of --test"})
     preset: str = field(default="embedded", metadata={"help": "a zero-shot captioner"})
@@ -65,7 +65,9 @@ def main(config: Config) -> None:
     scorer = captioner.scorer
     train = [row for path in config.captions for row in read_captions(path, ("train",)) if row.captions]
     test = [row for row in read_captions(config.test, (config.test_split,)) if row.captions][: config.limit]
-    detected = detected_classes(detector, train, config.images, Path(config.cache) / "train.safetensors")
+    detected = detected_classes(
+        detector, train, config.images, Path(config.cache) / f"train-{len(train)}.safetensors"
+    )
     name = f"{Path(config.test).parent.name}-{config.test_split}-{len(test)}.safetensors"
     tested = detected_classes(detector, test, config.test_images, Path(config.cache) / name)
 

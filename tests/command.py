@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,7 @@ def _server() -> Any:
     context.set_forkserver_preload(
         [
             "magicap.captioners.zero_shot",
+            "magicap.cli",
             "magicap.evaluation.predictions",
             "open_clip",
             "pyarrow.parquet",
@@ -172,6 +173,7 @@ class _Command:
 
     def run(self) -> None:
         """Set this process up, run the command, and end the process as ``python -m magicap`` would."""
+        set_start_method("fork", force=True)  # as in a process that nobody forked
         os.setsid()  # a signal to the tests is none to it
         signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored by what runs the tests
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -184,9 +186,10 @@ class _Command:
             module, _, attribute = name.rpartition(".")
             setattr(pkgutil.resolve_name(module), attribute, value)
         code = _exit_code(self.words)
+        if self.file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         took = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        with contextlib.suppress(OSError):  # where no file may grow
-            self.seconds.write_text(str(sum(each.ru_utime + each.ru_stime for each in took)))
+        self.seconds.write_text(str(sum(each.ru_utime + each.ru_stime for each in took)))
         os._exit(code)
 
     def _open_streams(self) -> None:
@@ -210,7 +213,7 @@ class _Command:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         if self.file_size is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, self.file_size))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, resource.RLIM_INFINITY))
 
 
 def _exit_code(words: list[str]) -> int:

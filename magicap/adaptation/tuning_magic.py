@@ -6,7 +6,7 @@ minimum Bayes risk decoding. Without pictures, captions with noise in place of t
 them, as in :mod:`magicap.adaptation.tuning`, each with the caption that it was made of as its reference.
 Beta first, at the alpha that is there, then alpha at that beta.
 
-Shapes: P pictures, S pictures or captions in place of them, D embedding width.
+Shapes: P pictures, S captions in place of pictures, D embedding width.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from magicap.decoding.context import DecodingContext
 from magicap.decoding.prefix_cache import PrefixCache
 from magicap.decoding.searches import search_of
 from magicap.decoding.settings import MagicSearch
+from magicap.errors import BadSettings
 from magicap.metrics.cider import cider_d
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.retrieval.modality_gap import pseudo_images
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ALPHAS = (0.0, 0.1, 0.2, 0.4)
-_MOST = 200  # pictures, or captions in place of them
+MOST_PICTURES = 200
+"""How many pictures, or captions in place of them, are enough."""
+
+_FEWEST_PICTURES = 20  # CIDEr-D weighs words by how rare they are among the references of all pictures
 _EVIDENCE = 100  # captions that are a picture's references
 _BATCH = 32
 _SAMPLES = 500  # of the language model, where there is no memory
@@ -47,20 +51,26 @@ def tune_magic_search(
     Args:
         parts: with a memory, whose captions are used; without one the language model samples some.
         settings: the others stay as they are here.
-        images: (P, D) unit vectors of pictures without captions; 200 of them are used.
-        seed: of the choice, and of the noise.
+        images: (P, D) unit vectors of pictures without captions; fewer than 20 set the length of the noise
+            alone.
+        seed: of the captions, and of the noise.
         on_progress: called with 1 for each setting that was tried.
 
     Raises:
-        BadSettings: the language model never ends a caption.
+        BadSettings: the memory has a single caption, or the language model never ends one.
     """
     memory = parts.memory or CaptionMemory.from_language_model(
         parts.language_model, parts.scorer, _SAMPLES, seed=seed
     )
-    if images is None:
-        queries, references = _captions_as_pictures(memory, seed)
+    if len(memory) < 2:
+        raise BadSettings(
+            "to calibrate magic search expected a memory of at least 2 captions, or none, found one of "
+            f"{len(memory)}; choose alpha and beta yourself"
+        )
+    if images is None or len(images) < _FEWEST_PICTURES:
+        queries, references = _captions_as_pictures(memory, images, seed)
     else:
-        queries, references = _pictures_with_evidence(images, memory, seed)
+        queries, references = images, _evidence(images, memory)
     cache = PrefixCache(parts.language_model, parts.scorer)
     tried: dict[MagicSearch, float] = {}
 
@@ -72,28 +82,25 @@ def tune_magic_search(
                 on_progress(1)
         return max(candidates, key=tried.__getitem__)
 
-    weighed = best([replace(settings, beta=beta) for beta in BETAS])
-    return best([replace(weighed, alpha=alpha) for alpha in dict.fromkeys((*ALPHAS, settings.alpha))])
+    # The settings' own weights come first: of equals the first is taken.
+    weighed = best([replace(settings, beta=beta) for beta in dict.fromkeys((settings.beta, *BETAS))])
+    return best([replace(weighed, alpha=alpha) for alpha in dict.fromkeys((settings.alpha, *ALPHAS))])
 
 
-def _captions_as_pictures(memory: CaptionMemory, seed: int) -> tuple[Tensor, list[list[str]]]:
-    """Vectors (S, D) of captions with noise, and each caption."""
-    chosen = _some(len(memory), seed)
-    texts = [[memory.texts[position]] for position in chosen.tolist()]
-    return pseudo_images(memory.vectors_at(chosen), memory, seed=seed), texts
-
-
-def _pictures_with_evidence(
-    images: Tensor, memory: CaptionMemory, seed: int
+def _captions_as_pictures(
+    memory: CaptionMemory, images: Tensor | None, seed: int
 ) -> tuple[Tensor, list[list[str]]]:
-    """Vectors (S, D) of some of P pictures, and of each the captions of the memory that are nearest to it."""
-    queries = images[_some(len(images), seed).to(images.device)]
-    _, positions = memory.nearest(queries.to(memory.device), _EVIDENCE)
-    return queries, [[memory.texts[position] for position in row] for row in positions.tolist()]
+    """Vectors (S, D) of captions with noise, as long as fits P images if any, and each caption."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(memory), generator=generator)[:MOST_PICTURES]
+    texts = [[memory.texts[position]] for position in chosen.tolist()]
+    return pseudo_images(memory.vectors_at(chosen), memory, images, seed=seed), texts
 
 
-def _some(count: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_MOST]
+def _evidence(images: Tensor, memory: CaptionMemory) -> list[list[str]]:
+    """For each of P pictures the captions of the memory that are nearest to it."""
+    _, positions = memory.nearest(images.to(memory.device), _EVIDENCE)
+    return [[memory.texts[position] for position in row] for row in positions.tolist()]
 
 
 def _captions(cache: PrefixCache, queries: Tensor, memory: CaptionMemory, settings: MagicSearch) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from magicap.captioners.presets import PRESETS
 from magicap.errors import BadSettings, ModelNotFound
-from magicap.models.pinned import HUB, REPOSITORY
+from magicap.models.pinned import HUB, LOCAL_DIR, REPOSITORY, hub_file
 
 
 class Revisions(NamedTuple):
@@ -39,21 +39,34 @@ def revisions_of(
     own = preset.downloads if preset is not None and preset.downloads else (None, None)
     repositories = (
         own[0] if language_model is None else _repository(language_model),
-        own[1] if scorer is None else _repository(scorer),
+        own[1] if scorer is None else (_scorer_repository(scorer) if revision else None),
     )
     known = [repository for repository in repositories if repository is not None]
     if unknown := sorted(set(revision or {}) - set(known)):
         made_of = ", ".join(known) or "no repository of the hub"
-        raise BadSettings(f"no revision of {unknown[0]} can be loaded: {source} is made of {made_of}")
+        raise BadSettings(f"no revision of {unknown[0]} can be loaded: the captioner is made of {made_of}")
     commits = {**(preset.revision if preset else {}), **(revision or {})}
     return Revisions(*(commits.get(repository or "") for repository in repositories))
 
 
 def _repository(part: str | Path) -> str | None:
-    """The repository of the hub that a part's name is; None: it is a folder, or a name of open_clip."""
-    name = str(part).removeprefix(HUB)
-    is_one = isinstance(part, str) and REPOSITORY.fullmatch(name) and not Path(name).exists()
-    return name if is_one else None
+    """The repository of the hub that a part's name is; None: it is a folder, or no such name."""
+    is_one = isinstance(part, str) and REPOSITORY.fullmatch(part) and not Path(part).exists()
+    return str(part) if is_one else None
+
+
+def _scorer_repository(scorer: str | Path) -> str | None:
+    """The repository of the hub that a scorer is loaded from, also of open_clip's NAME:TAG; None: none."""
+    name = str(scorer)
+    if name.startswith(HUB):
+        return name.removeprefix(HUB)
+    model, _, tag = name.partition(":")
+    if not tag or name.startswith(LOCAL_DIR):
+        return _repository(scorer)
+    from open_clip import get_pretrained_cfg
+
+    trained = get_pretrained_cfg(model, tag) or {}
+    return hub_file(model, trained)[0] if trained.get("hf_hub") else None
 
 
 @contextmanager

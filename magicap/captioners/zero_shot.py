@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 
 from magicap.adaptation.parts import Parts
 from magicap.adaptation.tuning import tune_decoding
-from magicap.adaptation.tuning_magic import tune_magic_search
+from magicap.adaptation.tuning_magic import MOST_PICTURES, tune_magic_search
 from magicap.captioners.folder import (
     ZERO_SHOT,
     CaptionerSettings,
@@ -142,7 +143,7 @@ class Captioner(ZeroShotSearch):
         dtype: str | torch.dtype = torch.float32,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         memory: int | None = None,
-        revision: Mapping[str, str] | None = None,
+        revision: str | Mapping[str, str] | None = None,
     ) -> Captioner:
         """A captioner of any language model and any scorer.
 
@@ -154,19 +155,18 @@ class Captioner(ZeroShotSearch):
                 OWNER/NAME, or a folder of either; None: the preset's.
             preset: whose parts the others are: a preset's name, a folder or a repository of the hub.
             device, dtype, cache_bytes, memory: as of :meth:`from_pretrained`.
-            revision: repository -> commit, branch or tag, of the repositories that parts or the preset are.
+            revision: repository -> commit, branch or tag, of the repositories that the parts and the preset
+                are loaded from; a commit alone is that of a preset that is a repository.
 
         Raises:
             BadSettings, ModelNotFound, BadModel: as from there.
         """
-        commits = dict(revision or {})
-        own = (
-            {str(preset): commits.pop(str(preset))}
-            if str(preset) in commits and is_repository(preset)
-            else None
-        )
-        source, _ = pinned(preset, own)
-        of_parts = revisions_of(source, commits, language_model=language_model, scorer=scorer)
+        commits = {str(preset): revision} if isinstance(revision, str) else dict(revision or {})
+        of_preset = None
+        if is_repository(preset) and str(preset) in commits:
+            of_preset = commits.pop(str(preset))
+        of_parts = revisions_of(preset, commits, language_model=language_model, scorer=scorer)
+        source, _ = pinned(preset, of_preset)
         sources = sources_with(sources_of(source), language_model, scorer)
         parts = load_parts(sources, of_parts, device=device, dtype=dtype, samples=memory)
         return cls._of(parts, sources, cache_bytes)
@@ -255,16 +255,18 @@ class Captioner(ZeroShotSearch):
 
         Args:
             decoding: settings to begin with; None: the captioner's own.
-            images: pictures without captions, which make it finer.
-            seed: of the captions that stand in place of pictures.
+            images: pictures without captions, of which 200 at most are taken. At least 20 let magic search
+                be compared on them; fewer, and all for beam magic search, set the length of the noise.
+            seed: of the choice of pictures, of captions that stand in place of pictures, and of the noise.
 
         Raises:
-            BadSettings: another kind of decoding, beam magic search without a memory, or a language model
-                that never ends a caption.
+            BadSettings: another kind of decoding, beam magic search without a memory, a memory of a
+                single caption, or a language model that never ends a caption.
             BadImage: a picture cannot be read.
         """
         search = self.decoding if decoding is None else decoding
-        vectors = None if images is None or not len(images) else self.scorer.encode_images(images)
+        some = random.Random(seed).sample(images, min(MOST_PICTURES, len(images))) if images else None
+        vectors = None if some is None else self.scorer.encode_images(some)
         if isinstance(search, MagicSearch):
             return tune_magic_search(self.parts, search, vectors, seed=seed)
         if not isinstance(search, BeamMagicSearch) or self.memory is None:

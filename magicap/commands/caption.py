@@ -99,7 +99,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
+    add_options(parser.add_argument_group("models"), MODEL_OPTIONS)
     add_options(parser.add_argument_group("many pictures"), options_of(bulk.Options))
     add_options(parser.add_argument_group("how to search"), decoding_options())
     parser.set_defaults(

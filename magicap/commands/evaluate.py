@@ -53,7 +53,7 @@ class Options:
     """Give CLIPScore by this scorer instead: as of ``magicap caption``."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+    """Load this commit of a repository of the hub that the scorer comes from; default: the preset's own."""
     tokenizer: Annotated[str | None, About(choices=["ptb", "characters"])] = None
     """What counts as a word: ptb (Penn Treebank) or, in scripts without spaces, characters; default: what
     suits the references."""

@@ -48,7 +48,7 @@ class Options:
     """Encode with this scorer instead: as of ``magicap caption``."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+    """Load this commit of a repository of the hub that the scorer comes from; default: the preset's own."""
 
     sentences: bool = False
     """Read folders too as data sets of sentences, not of pictures."""

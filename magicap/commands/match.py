@@ -57,7 +57,7 @@ class Options:
     """A network of timm in place of the preset's, with its published weights."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+    """Load this commit of a repository of the hub that the scorer comes from; default: the preset's own."""
 
     device: Annotated[str | None, About("NAME")] = None
     """Where the model runs: cpu, cuda, ...; default: a GPU if there is one."""

@@ -66,7 +66,7 @@ class MemoryOptions:
     """Whether a captioner of two models without a memory samples one."""
 
     memory: Annotated[int | None, About(exclusive="memory")] = None
-    """Captions in the memory that is sampled, once, for two models without one; default: 10,000."""
+    """Captions of the memory that is sampled, once, if the captioner has none; default: 10,000."""
 
     no_memory: Annotated[bool, About(exclusive="memory")] = False
     """Caption without a memory: plain magic search."""

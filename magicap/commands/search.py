@@ -69,7 +69,7 @@ class Options:
     """Read the query with this scorer instead; it must be the one that made the index."""
 
     revision: Annotated[list[str] | None, About("OWNER/NAME@COMMIT")] = None
-    """Load this commit of a repository of the hub that the preset is made of; default: the preset's own."""
+    """Load this commit of a repository of the hub that the scorer comes from; default: the preset's own."""
 
     device: Annotated[str | None, About("NAME")] = None
     """Where the models run: cpu, cuda, ...; default: a GPU if there is one."""

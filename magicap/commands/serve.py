@@ -17,6 +17,7 @@ from magicap.commands.options import About, add_options, options_of, with_option
 from magicap.commands.output import complain
 from magicap.errors import BadSettings
 from magicap.extras import require
+from magicap.models.pinned import LOCAL_DIR
 
 if TYPE_CHECKING:
     from magicap.service.service import Service
@@ -35,7 +36,8 @@ class Options:
     """What ``magicap serve`` is to do."""
 
     preset: Annotated[list[str] | None, About("NAME|FOLDER")] = None
-    """Offer this captioner, the first one by default; default: all that come with the package."""
+    """Offer this captioner, the first one by default; default: all that come with the package, or, with
+    other models than theirs, the embedded one alone."""
 
     index: Annotated[str | None, About("INDEX")] = None
     """Search this index too, which 'magicap index' made with the scorer of the first captioner."""
@@ -76,7 +78,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
+    add_options(parser.add_argument_group("models"), MODEL_OPTIONS)
     parser.set_defaults(run=with_options(run, Options, ModelOptions, MemoryOptions))
 
 
@@ -131,32 +133,33 @@ def _listening(options: Options) -> socket.socket:
 def served_presets(
     presets: Sequence[str] | None, models: ModelOptions, memory: MemoryOptions
 ) -> tuple[list[str], str]:
-    """The presets that are offered, and the parts they have in place of their own, in words.
+    """The presets that are offered, and the models they have in place of their own, described.
 
     Raises:
         BadSettings: parts that are named, for more presets than one.
     """
-    parts: dict[str, str | int | None] = {
-        "language model": models.language_model,
-        "scorer": models.scorer,
-        "memory": memory.samples,
-    }
-    named = {name: part for name, part in parts.items() if part is not None}
+    named = []
+    if models.language_model is not None:
+        named.append(f"language model {_shown(models.language_model)}")
+    if models.scorer is not None:
+        named.append(f"scorer {_shown(models.scorer)}")
+    if memory.samples is not None:
+        named.append(f"a memory of {memory.samples} samples" if memory.samples else "no memory")
     if not named and not models.revision:
         return list(presets or PRESETS), ""
     presets = presets or [DEFAULT]
     if len(presets) > 1:
         raise BadSettings(
-            "--language-model, --scorer, --memory, --no-memory and --revision are of one captioner, found "
-            f"{len(presets)} presets; leave all but one --preset out"
+            "--language-model, --scorer, --memory, --no-memory and --revision apply to a single captioner, "
+            f"found {len(presets)} presets; leave all but one --preset out"
         )
-    return list(presets), ", ".join(f"{name} {_shown(part)}" for name, part in named.items())
+    return list(presets), ", ".join(named)
 
 
-def _shown(part: str | int) -> str:
+def _shown(part: str) -> str:
     """A part as those who ask may see it: of a folder its own name, the rest is nobody's business."""
-    name = str(part)
-    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
+    folder = part.removeprefix(LOCAL_DIR)
+    return os.path.basename(os.path.abspath(folder)) if os.path.isdir(folder) else part
 
 
 def _service(options: Options, models: ModelOptions, memory: MemoryOptions) -> Service:

@@ -86,7 +86,12 @@ def commits_of(revision: Sequence[str] | None) -> dict[str, str]:
     pairs = [text.partition("@")[::2] for text in revision or ()]
     if wrong := [text for text, pair in zip(revision or (), pairs, strict=True) if not all(pair)]:
         raise BadSettings(f"--revision: expected OWNER/NAME@COMMIT, found {wrong[0]!r}")
-    return dict(pairs)
+    commits = dict(pairs)
+    if len(commits) < len(pairs):
+        raise BadSettings(
+            "--revision: expected one commit of each repository, found two of one; leave one out"
+        )
+    return commits
 
 
 @contextmanager

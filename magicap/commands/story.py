@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from magicap.captioners.presets import DEFAULT
+from magicap.captioners.presets import DEFAULT, PRESETS
 from magicap.checks import require_int
 from magicap.commands.model_options import ModelOptions
 from magicap.commands.options import About, add_options, options_of, with_options
@@ -81,7 +81,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    add_options(parser.add_argument_group("which models"), options_of(ModelOptions))
+    add_options(parser.add_argument_group("models"), options_of(ModelOptions))
     add_options(parser.add_argument_group("how to search"), options_of(SearchOptions))
     parser.set_defaults(run=with_options(run, Options, SearchOptions, ModelOptions))
 
@@ -130,8 +130,9 @@ def _check(options: Options) -> None:
 
 
 def _captioner(preset: str, models: ModelOptions) -> Captioner:
-    # Stories are written without a memory, so none is sampled for them.
-    captioner = models.load(preset, None if models.scorer is None else 0)
+    # Stories are written without a memory: where one would have to be sampled first, none is.
+    samples = models.scorer is not None or (preset in PRESETS and PRESETS[preset].samples_memory)
+    captioner = models.load(preset, 0 if samples else None)
     from magicap.captioners.zero_shot import Captioner
 
     if not isinstance(captioner, Captioner):

@@ -70,7 +70,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, options_of(Options))
-    add_options(parser.add_argument_group("which models"), MODEL_OPTIONS)
+    add_options(parser.add_argument_group("models"), MODEL_OPTIONS)
     parser.set_defaults(run=with_options(run, Options, ModelOptions, MemoryOptions))
 
 

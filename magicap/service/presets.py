@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.decodings import KNOWN_DECODINGS
-from magicap.captioners.folder import SUPERVISED, captioner_folder, kind_of, read_settings
+from magicap.captioners.folder import SUPERVISED, ZERO_SHOT, captioner_folder, kind_of, read_settings
 from magicap.captioners.load import load_captioner
 from magicap.captioners.presets import PRESETS
 from magicap.captioners.sources import sources_of
@@ -40,7 +40,7 @@ class ServedPresets:
     Args:
         names: presets or captioners' folders; the first is the default and loaded at once.
         load: gives a captioner by its name.
-        parts: what they have in place of their own parts, in words; empty: nothing.
+        parts: description of the models they have in place of their own; empty: none.
 
     Raises:
         ModelNotFound, BadModel: as of :func:`magicap.load_captioner`, of the first.
@@ -59,10 +59,13 @@ class ServedPresets:
         if len(self._folders) < len(names):
             shown = ", ".join(map(_shown_name, names))
             raise BadSettings(f"expected captioners of different names, found {shown}; rename a folder")
-        self._offers = {shown: _offer(shown, name, parts) for shown, name in self._folders.items()}
         self.default = next(iter(self._folders))
         self._loaded: dict[str, AnyCaptioner] = {}
-        self.get(self.default)
+        first = self.get(self.default)
+        self._offers = {
+            shown: _offer(shown, name, parts, first if shown == self.default else None)
+            for shown, name in self._folders.items()
+        }
 
     @property
     def offers(self) -> list[Offer]:
@@ -107,15 +110,25 @@ def _shown_name(name: str) -> str:
     return name if name in PRESETS else name.rstrip("/").rpartition("/")[2]
 
 
-def _offer(shown: str, name: str, parts: str) -> Offer:
-    kind, folder = kind_of(name), captioner_folder(name)
-    if kind == SUPERVISED and folder is not None:
-        decoding = from_dict(read_settings(folder).decoding, SUPERVISED_DECODINGS)
+def _offer(shown: str, name: str, parts: str, captioner: AnyCaptioner | None) -> Offer:
+    """A captioner as it is offered: as it was loaded, or as its files say where it was not."""
+    if captioner is not None:
+        kind, decoding = _kind(captioner), captioner.decoding
     else:
-        decoding = sources_of(name).decoding or MagicSearch()
+        kind, folder = kind_of(name), captioner_folder(name)
+        if kind == SUPERVISED and folder is not None:
+            decoding = from_dict(read_settings(folder).decoding, SUPERVISED_DECODINGS)
+        else:
+            decoding = sources_of(name).decoding or MagicSearch()
     origin, licence = "a captioner's folder", "as its model card says"
     if name in PRESETS:
         origin, licence = PRESETS[name].origin, PRESETS[name].licence
     if parts:
         origin, licence = f"{origin}; but {parts}", f"{licence}; of other parts as their makers say"
     return Offer(shown, kind, origin, licence, decoding_settings(decoding))
+
+
+def _kind(captioner: AnyCaptioner) -> str:
+    from magicap.captioners.zero_shot import Captioner
+
+    return ZERO_SHOT if isinstance(captioner, Captioner) else SUPERVISED

@@ -29,13 +29,37 @@ def test_the_best_of_the_tried_weights_is_taken(captioner, monkeypatch):
 
     monkeypatch.setattr(tuning_magic, "cider_d", measured)
     chosen = captioner.calibrate(MagicSearch(top_k=5, alpha=0.2, max_new_tokens=6))
-    of_betas, of_alphas = figures[:2], [max(figures[:2]), *figures[2:]]
+    of_betas, of_alphas = figures[:3], [max(figures[:3]), *figures[3:]]
     assert len(of_alphas) == 3
-    assert chosen.beta == (0.5, 4.0)[of_betas.index(max(of_betas))]
-    assert chosen.alpha in [
-        (0.2, 0.1, 0.5)[n] for n, figure in enumerate(of_alphas) if figure == max(of_alphas)
-    ]
+    assert chosen.beta == (2.0, 0.5, 4.0)[of_betas.index(max(of_betas))]
+    assert chosen.alpha == (0.2, 0.1, 0.5)[of_alphas.index(max(of_alphas))]
     assert (chosen.top_k, chosen.max_new_tokens) == (5, 6)
+
+
+def test_pictures_are_compared_with_the_captions_nearest_to_them(captioner, monkeypatch):
+    monkeypatch.setattr(tuning_magic, "BETAS", (0.5,))
+    monkeypatch.setattr(tuning_magic, "ALPHAS", (0.1,))
+    asked = []
+
+    def measured(written, references):
+        asked.append(references)
+        return cider_d(written, references)
+
+    monkeypatch.setattr(tuning_magic, "cider_d", measured)
+    pictures = tiny.pictures(20)
+    captioner.calibrate(MagicSearch(top_k=5, max_new_tokens=6), pictures)
+    queries = captioner.scorer.encode_images(pictures)
+    nearest = {captioner.memory.texts[row[0]] for row in captioner.memory.nearest(queries)[1].tolist()}
+    assert {references[0] for references in asked[0]} == nearest
+    captioner.calibrate(MagicSearch(top_k=5, max_new_tokens=6), pictures[:3])  # too few to compare on
+    assert {len(references) for references in asked[-1]} == {1}
+
+
+def test_weights_that_nothing_is_better_than_are_kept(captioner):
+    memory = CaptionMemory.from_texts(captioner.scorer, ["A dog.", "A dog runs."])
+    alone = Captioner(captioner.language_model, captioner.scorer, None, memory)
+    settings = MagicSearch(top_k=3, alpha=0.3, beta=3.0, max_new_tokens=1)
+    assert alone.calibrate(settings, [tiny.pictures(1)[0]] * 20) == settings
 
 
 def test_beam_magic_search_gets_neighbours_and_a_temperature(captioner):

@@ -89,11 +89,11 @@ def test_a_service_of_other_models_says_which(scorer, preset):
     models, memory = ModelOptions(scorer=str(scorer)), MemoryOptions(no_memory=True)
     names, parts = served_presets([preset], models, memory)
     (offer,) = ServedPresets(names, lambda name: models.load(name, memory.samples), parts=parts).offers
-    assert offer.origin.endswith("; but scorer clip, memory 0")
+    assert offer.origin.endswith("; but scorer clip, no memory")
     assert offer.decoding["kind"] == "magic"
 
 
 def test_a_service_takes_other_models_of_one_captioner(scorer, run):
     named = "--preset", "embedded", "--preset", "unpaired"
     err = run("serve", "--port", 0, *named, "--scorer", "clip", code=2)
-    assert "are of one captioner, found 2 presets" in err
+    assert "apply to a single captioner, found 2 presets" in err
