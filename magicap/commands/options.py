@@ -95,7 +95,7 @@ def from_namespace(namespace: argparse.Namespace, settings: type[Settings]) -> S
 
 def with_options(run: Callable[..., int], *settings: type) -> Callable[[argparse.Namespace], int]:
     """A command's function of what a command line gave, of one that takes dataclasses of options."""
-    return lambda namespace: run(*(from_namespace(namespace, each) for each in settings))
+    return lambda namespace: run(*(from_namespace(namespace, kind) for kind in settings))
 
 
 def without_underscores(arguments: Sequence[str]) -> list[str]:
