@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from magicap.checks import require_int
 from magicap.images.reader import ImageSource, open_image
 from magicap.regions.captions import RegionCaption, RegionCaptions, without_near_copies
-from magicap.regions.proposals import MOST, Proposer
+from magicap.regions.proposals import MAX_REGIONS, Proposer
 
 if TYPE_CHECKING:
     from magicap.captioners.base import BaseCaptioner
@@ -23,7 +23,7 @@ def caption_regions(
     proposer: Proposer,
     decoding: Any = None,
     *,
-    most: int = MOST,
+    max_regions: int = MAX_REGIONS,
     seed: int = 0,
 ) -> RegionCaptions:
     """Propose regions, caption each and the whole, and leave out regions that say nothing new.
@@ -35,16 +35,16 @@ def caption_regions(
         image: anything that :func:`magicap.images.reader.open_image` takes.
         proposer: what finds the boxes.
         decoding, seed: as of ``captioner.caption``.
-        most: how many boxes are captioned.
+        max_regions: how many boxes are captioned.
 
     Raises:
         BadImage: the picture cannot be read.
-        BadSettings: ``most`` is no number of boxes, or the decoding does not fit the models.
+        BadSettings: ``max_regions`` is no number of boxes, or the decoding does not fit the models.
     """
-    require_int("most", most)
+    require_int("max_regions", max_regions)
     picture = open_image(image)
     whole = captioner.caption(picture, decoding, seed=seed)
-    proposals = proposer.propose(picture, most)
+    proposals = proposer.propose(picture, max_regions)
     captions = captioner.caption(
         [picture] * len(proposals), decoding, region=[proposal.box for proposal in proposals], seed=seed
     )

@@ -50,7 +50,7 @@ from magicap.models.fine_grained.scorer import FineGrainedScorer, require_made_f
 from magicap.models.fingerprint import combined
 from magicap.regions.captions import RegionCaptions
 from magicap.regions.clusters import PatchClusters
-from magicap.regions.proposals import MOST, Proposer
+from magicap.regions.proposals import MAX_REGIONS, Proposer
 from magicap.retrieval.caption_memory import CaptionMemory
 from magicap.settings_io import to_dict
 from magicap.video.settings import EVERY
@@ -316,7 +316,7 @@ class Captioner(ZeroShotSearch):
         decoding: Any = None,
         *,
         detector: Proposer | None = None,
-        most: int = MOST,
+        max_regions: int = MAX_REGIONS,
         seed: int = 0,
     ) -> RegionCaptions:
         """Caption a picture, and each of its regions of which there is something else to say.
@@ -324,16 +324,16 @@ class Captioner(ZeroShotSearch):
         Args:
             decoding, seed: as of :meth:`caption`.
             detector: proposes the regions: a :class:`magicap.YoloxNano`, or any object with
-                ``propose(picture, most)``; None: clusters of the image tower's patches.
-            most: how many regions are looked at.
+                ``propose(picture, max_regions)``; None: clusters of the image tower's patches.
+            max_regions: how many regions are looked at.
 
         Raises:
             BadImage: the picture cannot be read.
-            BadSettings: ``most`` is no number of regions.
+            BadSettings: ``max_regions`` is no number of regions.
             BadModel: there is no detector, and the scorer's image tower does not show its patches.
         """
         proposer = detector or PatchClusters(self.scorer)
-        return caption_regions(self, image, proposer, decoding, most=most, seed=seed)
+        return caption_regions(self, image, proposer, decoding, max_regions=max_regions, seed=seed)
 
     def video(
         self,

@@ -15,7 +15,7 @@ from magicap.drawing import require_drawable
 from magicap.errors import BadSettings
 from magicap.files import only_writer
 from magicap.images.reader import open_image
-from magicap.regions.proposals import MOST
+from magicap.regions.proposals import MAX_REGIONS
 
 if TYPE_CHECKING:
     from magicap.captioners.load import AnyCaptioner
@@ -35,7 +35,7 @@ class Options:
     json: bool = False
     """Print a JSON object."""
 
-    most: int = MOST
+    max_regions: int = MAX_REGIONS
     """Look at N regions; those that say nothing new are left out."""
 
     detector: Annotated[str | None, About("FILE")] = None
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 
 def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:
     """Check all that can be checked before a captioner is loaded, then caption, draw and print."""
-    require_int("--most", options.most)
+    require_int("--max-regions", options.max_regions)
     if options.out == "":
         raise BadSettings("--out: expected a file, found an empty name; name one")
     if options.out:
@@ -72,7 +72,9 @@ def run(options: Options, models: ModelOptions, memory: MemoryOptions) -> int:
         captioner = models.load(options.preset, memory.samples)
         from magicap.captioners.regions import caption_regions
 
-        captions = caption_regions(captioner, picture, _proposer(options, captioner), most=options.most)
+        captions = caption_regions(
+            captioner, picture, _proposer(options, captioner), max_regions=options.max_regions
+        )
         if options.out:
             captions.save(options.out)
     if options.json:

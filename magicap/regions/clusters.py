@@ -17,10 +17,10 @@ from magicap.images.region import outer_box
 from magicap.images.transform import ImageTransform
 from magicap.models.fine_grained.local_features import patch_states, require_patches
 from magicap.models.scorer import ImageTextScorer
-from magicap.regions.proposals import LEAST, Proposal, without_overlaps
+from magicap.regions.proposals import MIN_AREA, Proposal, without_overlaps
 
 _DEPTH = 0.67  # which block's patches are clustered, as a share of all blocks
-_MOST = 0.7  # of the picture that a box may cover: the whole has a caption anyway
+_MAX_AREA = 0.7  # of the picture that a box may cover: the whole has a caption anyway
 
 
 class PatchClusters:
@@ -43,7 +43,7 @@ class PatchClusters:
         self._transform = ImageTransform(config.size, "squash", mean=config.mean, std=config.std)
 
     @torch.inference_mode()
-    def propose(self, picture: Image, most: int) -> list[Proposal]:
+    def propose(self, picture: Image, max_regions: int) -> list[Proposal]:
         """At most so many boxes of an RGB picture, the best first; none of nearly all or next to nothing."""
         weight = next(self._visual.parameters())
         pixels = self._transform.normalise(self._transform.resize(picture)[None].to(weight.device))
@@ -54,9 +54,9 @@ class PatchClusters:
         boxes = [
             outer_box((box * scale).tolist(), picture.size)
             for box in reversed(merged_boxes(vectors))
-            if LEAST <= (box[2] - box[0]) * (box[3] - box[1]) / (rows * columns) <= _MOST
+            if MIN_AREA <= (box[2] - box[0]) * (box[3] - box[1]) / (rows * columns) <= _MAX_AREA
         ]
-        kept = without_overlaps(boxes)[:most]
+        kept = without_overlaps(boxes)[:max_regions]
         return [Proposal(box, 1 / rank) for rank, box in enumerate(kept, start=1)]
 
 

@@ -20,7 +20,7 @@ from magicap.errors import BadModel, ModelNotFound
 from magicap.images.region import Box, outer_box
 from magicap.models.finite import require_finite
 from magicap.models.loading import explain_loading_errors
-from magicap.regions.proposals import LEAST, Proposal, area, without_overlaps
+from magicap.regions.proposals import MIN_AREA, Proposal, area, without_overlaps
 from magicap.regions.yolox import SIDE, Convolution, YoloxNetwork
 
 CLASSES = (
@@ -45,7 +45,7 @@ class YoloxNano:
         weights: a safetensors file of the tensors of the released ``yolox_nano.onnx`` under their names
             there: numbers for hidden convolutions, each with its bias behind it, which rise in the order in
             which they run, and ``head.{cls,reg,obj}_preds.{0,1,2}.{weight,bias}``. Batch norm is folded in.
-        least: score below which a box is none, 0 to 1.
+        score_threshold: score below which a box is none, 0 to 1.
 
     Attributes:
         network: what computes boxes and scores.
@@ -55,8 +55,8 @@ class YoloxNano:
         BadModel: its weights are those of another network, or damaged.
     """
 
-    def __init__(self, weights: str | Path, least: float = 0.3) -> None:
-        self.network, self.least = _read_network(Path(weights)), least
+    def __init__(self, weights: str | Path, score_threshold: float = 0.3) -> None:
+        self.network, self.score_threshold = _read_network(Path(weights)), score_threshold
 
     @torch.inference_mode()
     def scores(self, picture: Image) -> Tensor:
@@ -65,19 +65,19 @@ class YoloxNano:
         return scores
 
     @torch.inference_mode()
-    def propose(self, picture: Image, most: int) -> list[Proposal]:
+    def propose(self, picture: Image, max_regions: int) -> list[Proposal]:
         """At most so many boxes of an RGB picture, the surest first, with the names of their classes."""
         scale = SIDE / max(picture.size)
         corners, all_scores = (output[0] for output in self.network(_letterboxed(picture, scale)[None]))
         scores, classes = all_scores.max(dim=1)  # (N,)
         proposals: dict[Box, Proposal] = {}
         for place in scores.argsort(descending=True).tolist():
-            if scores[place] < self.least:
+            if scores[place] < self.score_threshold:
                 break
             box = outer_box((corners[place] / scale).tolist(), picture.size)
-            if area(box) >= LEAST * picture.width * picture.height:
+            if area(box) >= MIN_AREA * picture.width * picture.height:
                 proposals.setdefault(box, Proposal(box, float(scores[place]), CLASSES[int(classes[place])]))
-        return [proposals[box] for box in without_overlaps(list(proposals))[:most]]
+        return [proposals[box] for box in without_overlaps(list(proposals))[:max_regions]]
 
 
 def _read_network(path: Path) -> YoloxNetwork:

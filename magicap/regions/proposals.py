@@ -10,10 +10,10 @@ from PIL.Image import Image
 
 from magicap.images.region import Box
 
-MOST = 5
+MAX_REGIONS = 5
 """How many boxes are captioned by default."""
 
-LEAST = 0.02
+MIN_AREA = 0.02
 """Share of the picture below which a box is too small to say anything of it."""
 
 _OVERLAP = 0.5  # intersection over union above which two boxes are one
@@ -36,7 +36,7 @@ class Proposal:
 class Proposer(Protocol):
     """What finds boxes: :class:`PatchClusters`, a detector, or an object of your own."""
 
-    def propose(self, picture: Image, most: int) -> list[Proposal]:
+    def propose(self, picture: Image, max_regions: int) -> list[Proposal]:
         """At most so many boxes of an RGB picture, the best first."""
 
 

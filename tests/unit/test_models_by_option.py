@@ -74,7 +74,7 @@ def test_stories_and_regions_take_other_models(scorer, preset, run):
     tiny.language_model(tiny.word_tokenizer(), seed=3).save_pretrained("words")
     story = "story", "1.png", "--title", "A dog", "--max-new-tokens", 5, "--preset", preset
     assert run(*story, "--scorer", "clip", "--language-model", "words") != run(*story)
-    regions = "regions", "1.png", "--most", 2, "--preset", preset
+    regions = "regions", "1.png", "--max-regions", 2, "--preset", preset
     assert run(*regions, "--language-model", "words") != run(*regions)
     plain = run("caption", "1.png", "--preset", preset, "--no-memory")
     assert run(*regions, "--no-memory").splitlines()[0] == plain.strip()

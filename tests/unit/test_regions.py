@@ -69,8 +69,8 @@ class Boxes:
     def __init__(self, *boxes: tuple[int, int, int, int]) -> None:
         self.boxes = boxes
 
-    def propose(self, picture: Image.Image, most: int) -> list[Proposal]:
-        return [Proposal(box, 0.5, "thing") for box in self.boxes[:most]]
+    def propose(self, picture: Image.Image, max_regions: int) -> list[Proposal]:
+        return [Proposal(box, 0.5, "thing") for box in self.boxes[:max_regions]]
 
 
 # ---- one region ----
@@ -157,10 +157,10 @@ def test_regions_come_with_the_caption_of_the_whole(captioner, pictures):
 
 def test_at_most_so_many_boxes_are_looked_at(captioner, pictures):
     assert captioner.regions(pictures[0], detector=Boxes()).regions == ()
-    few = captioner.regions(pictures[0], detector=Boxes(BOX, OTHER), most=1)
+    few = captioner.regions(pictures[0], detector=Boxes(BOX, OTHER), max_regions=1)
     assert [region.box for region in few.regions] == [BOX]
-    with pytest.raises(BadSettings, match="most"):
-        captioner.regions(pictures[0], most=0)
+    with pytest.raises(BadSettings, match="max_regions"):
+        captioner.regions(pictures[0], max_regions=0)
 
 
 def test_a_region_that_cannot_be_captioned_is_left_out_with_a_warning(captioner, pictures, caplog):
@@ -282,7 +282,7 @@ def weights(tmp_path_factory) -> str:
 
 def test_a_detector_proposes_boxes_of_the_picture(weights):
     picture = Image.fromarray(tiny.pictures(1)[0]).resize((300, 200))
-    proposals = YoloxNano(weights, least=0.1).propose(picture, 7)
+    proposals = YoloxNano(weights, score_threshold=0.1).propose(picture, 7)
     assert 1 <= len(proposals) <= 7
     for proposal in proposals:
         left, top, right, bottom = proposal.box
@@ -291,7 +291,7 @@ def test_a_detector_proposes_boxes_of_the_picture(weights):
         assert 0.1 <= proposal.score <= 1
         assert proposal.label
     assert all(overlap(a.box, b.box) <= 0.5 for a in proposals for b in proposals if a is not b)
-    assert YoloxNano(weights, least=1.0).propose(picture, 7) == []
+    assert YoloxNano(weights, score_threshold=1.0).propose(picture, 7) == []
 
 
 def test_other_weights_are_refused_by_name(weights, tmp_path):
@@ -375,9 +375,9 @@ def test_a_box_that_cannot_be_captioned_is_refused(files, more, said, tmp_path):
 def test_regions_are_printed_drawn_and_written_as_json(preset, files, weights, tmp_path):
     out = tmp_path / "boxes.svg"
     words = ("regions", files[0], "--preset", preset, "--detector", weights)
-    ended = magicap(*words, "--out", out, "--most", "3")
+    ended = magicap(*words, "--out", out, "--max-regions", "3")
     picture = Image.open(files[0])
-    expected = caption_regions(Captioner.from_pretrained(preset), picture, YoloxNano(weights), most=3)
+    expected = caption_regions(Captioner.from_pretrained(preset), picture, YoloxNano(weights), max_regions=3)
     lines = ended.out.splitlines()
     assert expected.regions
     assert lines[0] == " ".join(expected.caption.split())
@@ -385,13 +385,13 @@ def test_regions_are_printed_drawn_and_written_as_json(preset, files, weights, t
         ",".join(map(str, region.box)) for region in expected.regions
     ]
     assert out.stat().st_size > 1000
-    ended = magicap(*words, "--json", "--most", "3")
+    ended = magicap(*words, "--json", "--max-regions", "3")
     assert json.loads(ended.out) == {"image": files[0], **expected.as_json()}
 
 
 def test_what_regions_cannot_do_is_refused(files, preset, supervised, tmp_path):
     assert_refused(magicap("regions", tmp_path / "none.png"), "none.png")
-    assert_refused(magicap("regions", files[0], "--most", "0"), "--most must be")
+    assert_refused(magicap("regions", files[0], "--max-regions", "0"), "--max-regions must be")
     assert_refused(magicap("regions", files[0], "--out", ""), "--out: expected a file")
     assert_refused(magicap("regions", files[0], "--out", "boxes.txt"), "boxes.txt", ".png")
     assert_refused(magicap("regions", files[0], "--preset", supervised), "name a --detector")
