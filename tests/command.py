@@ -23,7 +23,7 @@ from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
-MEMORY = 1536 << 20
+MEMORY = 2048 << 20
 """Bytes of address space that a command may take beyond what its libraries take."""
 
 SECONDS = 10.0
