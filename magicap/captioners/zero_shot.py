@@ -265,8 +265,10 @@ class Captioner(ZeroShotSearch):
             BadImage: a picture cannot be read.
         """
         search = self.decoding if decoding is None else decoding
-        some = random.Random(seed).sample(images, min(MOST_PICTURES, len(images))) if images else None
-        vectors = None if some is None else self.scorer.encode_images(some)
+        vectors = None
+        if images is not None and len(images):
+            some = random.Random(seed).sample(list(images), min(MOST_PICTURES, len(images)))
+            vectors = self.scorer.encode_images(some)
         if isinstance(search, MagicSearch):
             return tune_magic_search(self.parts, search, vectors, seed=seed)
         if not isinstance(search, BeamMagicSearch) or self.memory is None:
