@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from magicap.captioners.decodings import KNOWN_DECODINGS
@@ -54,28 +54,22 @@ class ServedPresets:
         *,
         parts: str = "",
     ) -> None:
-        self._load, self._lock = load, threading.Lock()
+        self._load, self._lock, self._parts = load, threading.Lock(), parts
         self._folders = {_shown_name(name): name for name in names}
         if len(self._folders) < len(names):
             shown = ", ".join(map(_shown_name, names))
             raise BadSettings(f"expected captioners of different names, found {shown}; rename a folder")
         self.default = next(iter(self._folders))
         self._loaded: dict[str, AnyCaptioner] = {}
-        first = self.get(self.default)
-        self._offers = {
-            shown: _offer(shown, name, parts, first if shown == self.default else None)
-            for shown, name in self._folders.items()
-        }
+        self._offers: dict[str, Offer] = {}
+        self.get(self.default)
+        for shown in self._folders.keys() - self._loaded.keys():
+            self._offers[shown] = _offer(shown, self._folders[shown], parts)
 
     @property
     def offers(self) -> list[Offer]:
-        """The captioners; of those that are loaded with the search that they have now."""
-        return [
-            replace(offer, decoding=decoding_settings(self._loaded[name].decoding))
-            if name in self._loaded
-            else offer
-            for name, offer in self._offers.items()
-        ]
+        """The captioners, in the order of their names: as they were loaded, or as their files say."""
+        return [self._offers[shown] for shown in self._folders]
 
     def get(self, name: str | None = None) -> AnyCaptioner:
         """The captioner of a name; None: the default. Loading it takes seconds the first time.
@@ -92,7 +86,9 @@ class ServedPresets:
             return self._loaded[name]
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = self._load(self._folders[name])
+                captioner = self._load(self._folders[name])
+                self._offers[name] = _offer(name, self._folders[name], self._parts, captioner)
+                self._loaded[name] = captioner
             return self._loaded[name]
 
     def is_loaded(self, name: str) -> bool:
@@ -110,7 +106,7 @@ def _shown_name(name: str) -> str:
     return name if name in PRESETS else name.rstrip("/").rpartition("/")[2]
 
 
-def _offer(shown: str, name: str, parts: str, captioner: AnyCaptioner | None) -> Offer:
+def _offer(shown: str, name: str, parts: str, captioner: AnyCaptioner | None = None) -> Offer:
     """A captioner as it is offered: as it was loaded, or as its files say where it was not."""
     if captioner is not None:
         kind, decoding = _kind(captioner), captioner.decoding
