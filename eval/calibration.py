@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -91,13 +92,13 @@ def main(config: Config) -> None:
     print(aligned(HEADER, lines))
 
 
-def captions_of(captioner: Captioner, vectors: Tensor, settings: MagicSearch) -> list[str]:
+def captions_of(captioner: Captioner, vectors: Tensor, decoding: Any) -> list[str]:
     """A caption for each of N pictures' vectors (N, D)."""
     batches = vectors.split(_BATCH)
     return [
         str(caption)
         for batch in batches
-        for caption in captioner.caption_vectors(batch, settings, [0] * len(batch))
+        for caption in captioner.caption_vectors(batch, decoding, [0] * len(batch))
     ]
 
 

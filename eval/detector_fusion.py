@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from calibration import captions_of, score
 from frozen_features import Head, classes_of, learn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,11 +35,9 @@ from magicap.data import CaptionedImage, ImageFiles, read_captions
 from magicap.errors import MagicapError
 from magicap.evaluation.tables import aligned
 from magicap.images.reader import open_image
-from magicap.metrics import evaluate
 from magicap.metrics.retrieval import retrieval_recall
 from magicap.regions.detector import YoloxNano
 
-_BATCH = 32
 HEADER = ("weight", "R@1 to text", "R@1 to picture", "CIDEr-D")
 
 
@@ -81,29 +80,29 @@ def main(config: Config) -> None:
         added = head.eval()(tested, nothing)
     with ImageFiles(config.test_images) as files:
         vectors = scorer.encode_images([files.read(row.image) for row in test])
-    print(aligned(HEADER, [_row(captioner, vectors, added, test, weight) for weight in config.weights]))
+    references = scorer.encode_texts([text for row in test for text in row.captions])
+    lines = []
+    for weight in config.weights:
+        fused = F.normalize(vectors + weight * added, dim=1)
+        lines.append(
+            [f"{weight:g}", *(f"{figure:.1f}" for figure in figures(captioner, fused, test, references))]
+        )
+    print(aligned(HEADER, lines))
 
 
-def _row(
-    captioner: Captioner, vectors: Tensor, added: Tensor, test: list[CaptionedImage], weight: float
-) -> list[str]:
-    """Recall@1 and CIDEr-D, in percent, of vectors (N, D) with another's (N, D) added times a weight."""
-    fused = F.normalize(vectors + weight * added, dim=1)
-    texts = captioner.scorer.encode_texts([text for row in test for text in row.captions])
+def figures(
+    captioner: Captioner, vectors: Tensor, test: list[CaptionedImage], references: Tensor
+) -> tuple[float, float, float]:
+    """Recall@1 to text and to picture, and CIDEr-D, in percent, of pictures' vectors (N, D).
+
+    Args:
+        references: (C, D) vectors of their captions, picture by picture.
+    """
     owner = torch.tensor([number for number, row in enumerate(test) for _ in row.captions])
-    recall = retrieval_recall(fused @ texts.T, owner, (1,))
-    captions = [
-        str(caption)
-        for batch in fused.split(_BATCH)
-        for caption in captioner.caption_vectors(batch, captioner.decoding, [0] * len(batch))
-    ]
-    report = evaluate(captions, [row.captions for row in test], metrics=["cider_d"])
-    figures = (
-        recall["image_to_text_r1"],
-        recall["text_to_image_r1"],
-        100 * report.scores["CIDEr-D"].value,
-    )
-    return [f"{weight:g}", *(f"{figure:.1f}" for figure in figures)]
+    recall = retrieval_recall(vectors @ references.T, owner, (1,))
+    captions = captions_of(captioner, vectors, captioner.decoding)
+    cider = score(captions, [row.captions for row in test])
+    return recall["image_to_text_r1"], recall["text_to_image_r1"], cider
 
 
 @torch.inference_mode()
