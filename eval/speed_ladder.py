@@ -21,12 +21,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from flops import counted
 from speed_shapes import captioner_of
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import HfArgumentParser
 
 from magicap import Captioner, MagicSearch
@@ -121,9 +122,8 @@ def compare_variants(
     measurements = {}
     for variant, cache in caches.items():
         cache.clear()
-        with FlopCounterMode(display=False) as counter:
-            ids = search_all(config, cache, pixels, settings, variant, [])
-        measurements[variant] = Measurement(ids, counter.get_total_flops() / len(pictures))
+        ids, operations = counted(partial(search_all, config, cache, pixels, settings, variant, []))
+        measurements[variant] = Measurement(ids, operations / len(pictures))
     first = measurements[VARIANTS[0]]
     for variant in VARIANTS * config.rounds:
         measurement, cache = measurements[variant], caches[variant]

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from flops import counted
 from speed_protocol import Seconds, in_turns, timed
 from speed_published import published_magic_search, up_to_end
 from speed_rivals import Rival, blip, clipcap, vit_gpt2
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from magicap import Captioner, MagicSearch
 from magicap.evaluation.tables import aligned
@@ -144,13 +144,16 @@ def measure(
         captioner.cache.clear()  # nothing is kept of what another round, or another system, captioned
         measurement, caption, images = measurements[name, size], systems[name].caption, prepared[name]
         batches = [images[start : start + size] for start in range(0, len(images), size)]
+
+        def caption_all() -> Ids:
+            return [ids for batch in batches for ids in caption(batch)]
+
         if count:
-            with FlopCounterMode(display=False) as counter:
-                measurement.ids = [ids for batch in batches for ids in caption(batch)]
-            measurement.operations = counter.get_total_flops() / len(images)
+            measurement.ids, operations = counted(caption_all)
+            measurement.operations = operations / len(images)
         else:
             with timed(measurement.seconds, len(images)):
-                measurement.ids = [ids for batch in batches for ids in caption(batch)]
+                measurement.ids = caption_all()
 
     for count, times in ((True, 1), (False, rounds)):
         in_turns({key: partial(turn, *key, count=count) for key in measurements}, times)

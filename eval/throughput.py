@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from flops import counted
 from transformers import HfArgumentParser
 
 from magicap import Captioner
@@ -138,11 +138,7 @@ def time_models(captioner: Captioner, prepared: list[PreparedImage], config: Con
         table_row(f"image tower, {count} threads", measured(encode, config.rounds), len(prepared))
         table_row(f"image tower and search, {count} threads", measured(caption, config.rounds), len(prepared))
     torch.set_num_threads(threads)
-    with FlopCounterMode(display=False) as tower:
-        encode()
-    with FlopCounterMode(display=False) as whole:
-        caption()
-    of_tower, of_whole = (mode.get_total_flops() / len(prepared) / 1e9 for mode in (tower, whole))
+    of_tower, of_whole = (counted(work)[1] / len(prepared) / 1e9 for work in (encode, caption))
     print(f"a picture: {of_tower:.2f} GFLOP in the image tower, {of_whole:.2f} in all")
 
 

@@ -21,6 +21,7 @@ from magicap.decoding.retrieval_ngram import RetrievalNgramModel
 from magicap.decoding.settings import BeamMagicSearch
 from magicap.errors import BrokenNumbers
 from magicap.models.language_model import LanguageModel
+from magicap.models.token_cache import GrowingCache
 from magicap.results import Hypothesis
 
 _SMALLEST = 1e-9  # probability of what neither the language model nor the n-gram model would say
@@ -232,14 +233,15 @@ class _Beams:
             behind = behind.unflatten(0, (B, N)).flatten(1, 2)  # (B, N * K, orders)
             rows = cells.gather(1, kept)[:, :, None].expand(-1, -1, behind.shape[2])
             self._contexts = behind.gather(1, rows)
+        ancestors = self._parents[:, :, None].expand(-1, -1, self._visible.shape[2])
+        self._visible = self._visible.gather(1, ancestors)
         return BeamTimeStep(self._language_model, self.finished, self.last_open, written)
 
     def extend(self) -> None:
         """Run the language model over the last token of every caption that goes on."""
         B, N = self.open.score.shape
-        before = self._visible.gather(1, self._parents[:, :, None].expand(-1, -1, self._visible.shape[2]))
-        itself = torch.eye(N, dtype=torch.bool, device=before.device).expand(B, -1, -1)
-        self._visible = torch.cat([before, itself], dim=2)
+        itself = torch.eye(N, dtype=torch.bool, device=self._visible.device).expand(B, -1, -1)
+        self._visible = torch.cat([self._visible, itself], dim=2)
         if self._image_scores is not None:
             self._image_scores.reorder(self._parents)
         last = self.open.tokens[:, :, -1]
@@ -247,10 +249,19 @@ class _Beams:
         self._hidden = self._language_model.step(last, position, self._visible[:, None], self._cache)
 
     def are_done(self, position: int) -> bool:
-        """Whether no caption goes on; on a GPU that is not asked at every position."""
+        """Whether no caption goes on; else columns that none descends from are dropped, once they are half.
+
+        On a GPU that is not asked at every position.
+        """
         if self.open.score.is_cuda and position % _STEPS_BETWEEN_CHECKS:
             return False
-        return not bool(self.open.exist.any())
+        seen = (self._visible & self.open.exist[:, :, None]).any(dim=1)  # (B, columns)
+        goes_on, width = torch.stack([self.open.exist.any(), seen.sum(dim=1).max()]).tolist()
+        if goes_on and 2 * width <= seen.shape[1] and isinstance(self._cache, GrowingCache):
+            columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]  # in their order
+            self._cache.select_columns(columns)
+            self._visible = self._visible.gather(2, columns[:, None].expand(-1, self.open.score.shape[1], -1))
+        return not goes_on
 
     def require_finite(self) -> None:
         """Refuse numbers that broke.

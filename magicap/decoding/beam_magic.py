@@ -211,8 +211,7 @@ def _rerank(
     """The first few of each picture in a new order, in which the picture counts too."""
     texts = [ranking.first(ranking.num_reranked or settings.rerank_top) for ranking in rankings]
     counts = [len(of_picture) for of_picture in texts]
-    vectors = context.scorer.encode_texts([text for of_picture in texts for text in of_picture])
-    pairs = zip(vectors.split(counts), context.image_vectors, strict=True)
+    pairs = zip(context.scorer.encode_text_groups(texts), context.image_vectors, strict=True)
     cosines = torch.cat([of_picture @ image for of_picture, image in pairs]).double().cpu().numpy()
     return [
         ranking.reranked(of_picture, settings.rerank_weight)

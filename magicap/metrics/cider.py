@@ -36,6 +36,8 @@ SIGMA = 6.0
 """Captions that differ by this many words lose 39 % of their similarity."""
 
 _PAIRS_AT_A_TIME = 100_000  # bounds memory
+_SHORT = 64  # words of captions whose words are compared pair by pair, which is faster than sorting them
+_ONE_THREAD = 1 << 18  # multiplications and additions of a product for which OpenBLAS takes one thread
 MIN_PROBABILITY = 1e-6
 """Of the other references that a reference is compared with."""
 
@@ -220,7 +222,7 @@ class _CaptionNgrams:
         caption = np.repeat(np.arange(C), captions.lengths)
         owner = caption[begins]
         numbers, ngram = distinct(number)
-        repeated = _are_repeated(ngram[: len(caption)], caption)
+        repeated = _are_repeated(ngram[: len(caption)], caption, int(captions.lengths.max(initial=0)))
         count, occurrence = _occurrences(ngram, owner, np.flatnonzero(repeated[begins]))
         idf = document_frequencies.idf(numbers)[ngram]
         order = np.repeat(
@@ -245,11 +247,22 @@ class _CaptionNgrams:
         return coordinate
 
 
-def _are_repeated(word: IntArray, caption: IntArray) -> BoolArray:
-    """(T,) which words stand more than once in their caption: only n-grams that begin with one may do so."""
+def _are_repeated(word: IntArray, caption: IntArray, longest: int) -> BoolArray:
+    """(T,) which words stand more than once in their caption: only n-grams that begin with one may do so.
+
+    Args:
+        longest: how many words the longest caption has.
+    """
     key = caption * (int(word.max(initial=0)) + 1) + word
-    _, place = distinct(key)
-    return np.asarray((np.bincount(place) > 1)[place])
+    if longest > _SHORT:
+        _, place = distinct(key)
+        return np.asarray((np.bincount(place) > 1)[place])
+    repeated = np.zeros(len(key), dtype=bool)
+    for distance in range(1, longest):
+        again = key[distance:] == key[:-distance]
+        repeated[distance:] |= again
+        repeated[:-distance] |= again
+    return repeated
 
 
 def _occurrences(ngram: IntArray, owner: IntArray, subset: IntArray) -> tuple[IntArray, IntArray]:
@@ -337,9 +350,11 @@ def expected_cider_d(
     reference, own = owner[in_reference], unit[in_reference]
     weighed = weights[reference] * (own * count[in_reference])
     place = size[reference] * width + column[in_reference]
-    sums = np.bincount(place, weights=weighed, minlength=len(sizes) * width).reshape(len(sizes), width)
+    sums = np.asarray(np.bincount(place, weights=weighed, minlength=len(sizes) * width), dtype=np.float64)
     penalty = _length_penalty(sizes[:, None] - sizes)  # (S, S)
-    penalised = (penalty @ sums).reshape(-1)  # what a caption of each length is compared with
+    penalised = _product_in_parts(penalty, sums.reshape(len(sizes), width)).reshape(
+        -1
+    )  # what a caption of each length is compared with
     shared = unit * penalised[size[owner] * width + column]
     expected = 10 / ORDERS * np.bincount(owner, weights=shared, minlength=len(hashed.lengths))
 
@@ -347,6 +362,19 @@ def expected_cider_d(
     with_itself = weights * (10 / ORDERS * squares)
     expected[:M] = np.maximum(expected[:M] - with_itself, 0) / np.maximum(1 - weights, MIN_PROBABILITY)
     return np.asarray(expected)
+
+
+def _product_in_parts(left: FloatArray, right: FloatArray) -> FloatArray:
+    """(S, N) of (S, S) and (S, N), in parts that OpenBLAS does not share among threads.
+
+    Its threads go on asking for work for a tenth of a second, on cores that the models need.
+    """
+    columns = max(1, _ONE_THREAD // left.size)
+    product = np.empty_like(right)
+    for start in range(0, right.shape[1], columns):
+        part = slice(start, start + columns)
+        product[:, part] = left @ right[:, part]
+    return product
 
 
 def _length_penalty(difference: FloatArray | IntArray) -> FloatArray:

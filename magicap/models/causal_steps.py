@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magicap.errors import BadSettings
+from magicap.models.float_layers import FloatLayers
 from magicap.models.gpt2 import Gpt2Blocks
 from magicap.models.int8 import Int8Product
 from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndValues, TokenCache
@@ -30,7 +31,7 @@ class CausalSteps:
         self.network, self.is_int8 = network, int8
         blocks = Gpt2Blocks.of(network)
         self.is_plain = blocks is not None
-        self._blocks, self._head = blocks, None
+        self._blocks, self._head, self._layers = blocks, None, FloatLayers()
         if int8 and blocks is not None:
             head = network.get_output_embeddings()
             self._blocks, self._head = blocks.in_int8(), Int8Product.of(head.weight.T, head.bias)
@@ -38,7 +39,7 @@ class CausalSteps:
     def logits(self, last: Tensor) -> Tensor:
         """(N, V) of last hidden states (N, D): the output head, capped where the model caps it (Gemma 2)."""
         head: Any = self._head or self.network.get_output_embeddings()
-        logits: Tensor = head(last)
+        logits: Tensor = self._layers.product(last, head) if type(head) is nn.Linear else head(last)
         cap = getattr(self.network.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

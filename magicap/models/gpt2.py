@@ -7,28 +7,17 @@ Shapes: B rows, Q new tokens a row, P cached tokens a row, H heads of width d, W
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magicap.models.float_layers import GELU, GELU_TANH, RELU, Activation, FloatLayers
 from magicap.models.int8 import Int8Layers
 from magicap.models.token_cache import TokenCache
 
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu": F.gelu,
-    "relu": F.relu,
-}
+ACTIVATIONS = {"gelu_new": GELU_TANH, "gelu_pytorch_tanh": GELU_TANH, "gelu": GELU, "relu": RELU}
 """By their names in a configuration of transformers."""
 
 
@@ -40,12 +29,12 @@ class Gpt2Blocks:
     """The module that holds positions and blocks."""
 
     heads: int
-    activation: Callable[[Tensor], Tensor]
+    activation: Activation
     scales: tuple[float, ...]
     """By which each block's products of queries and keys are multiplied."""
 
-    product: Callable[[Tensor, Any], Tensor]
-    """(N, out) of (N, in) and a layer."""
+    layers: FloatLayers | Int8Layers
+    """What computes the products with its linear layers, (N, out) of (N, in)."""
 
     @classmethod
     def of(cls, model: nn.Module) -> Gpt2Blocks | None:
@@ -61,12 +50,12 @@ class Gpt2Blocks:
         scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         by_layer = config.scale_attn_by_inverse_layer_idx
         scales = tuple(scale / (layer + 1 if by_layer else 1) for layer in range(len(blocks)))
-        return cls(model.transformer, config.n_head, activation, scales, _product)
+        return cls(model.transformer, config.n_head, activation, scales, FloatLayers())
 
     def in_int8(self) -> Gpt2Blocks:
         """The same with layers in int8, of the weights as they are now."""
         layers = (layer for block in self.transformer.h for layer in _layers(block))
-        return replace(self, product=Int8Layers(layers).product)
+        return replace(self, layers=Int8Layers(layers))
 
     def __call__(self, embeddings: Tensor, position: int, mask: Tensor | None, cache: TokenCache) -> Tensor:
         """Last hidden states (B, Q, W) of new tokens that all stand at one position.
@@ -76,7 +65,7 @@ class Gpt2Blocks:
             mask: broadcast to (B, H, Q, P + Q), added to the products of queries and keys; None: all is seen.
             cache: of the tokens before, which takes up those of the new ones.
         """
-        transformer, product = self.transformer, self.product
+        transformer, product = self.transformer, self.layers.product
         B, Q, W = embeddings.shape
         x = (embeddings + transformer.wpe.weight[position]).view(B * Q, W)
         for layer, (block, scale) in enumerate(zip(transformer.h, self.scales, strict=True)):
@@ -85,7 +74,7 @@ class Gpt2Blocks:
             keys, values = cache.update(key, value, layer)
             seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
             x = x + product(seen.transpose(1, 2).reshape(B * Q, W), block.attn.c_proj)
-            inner = self.activation(product(_normed(x, block.ln_2), block.mlp.c_fc))
+            inner = product(_normed(x, block.ln_2), block.mlp.c_fc, self.activation)
             x = x + product(inner, block.mlp.c_proj)
         return _normed(x, transformer.ln_f).view(B, Q, W)
 
@@ -93,11 +82,6 @@ class Gpt2Blocks:
 def _layers(block: Any) -> tuple[Any, ...]:
     """A block's linear layers."""
     return block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
-
-
-def _product(x: Tensor, layer: Any) -> Tensor:
-    """(N, out) of (N, in): transformers' ``Conv1D``, whose weight is (in, out)."""
-    return torch.addmm(layer.bias, x, layer.weight)
 
 
 def _normed(x: Tensor, norm: Any) -> Tensor:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from magicap.models.float_layers import Activation
+
 _LARGEST = 127
 _SMALLEST_STEP = 1e-30  # of a row or channel of zeros, which stay zeros
 
@@ -64,9 +66,10 @@ class Int8Layers:
             layer: _products(layer) for layer in layers
         }
 
-    def product(self, x: Tensor, layer: nn.Module) -> Tensor:
-        """(..., out) of (..., in)."""
-        return self._products[layer][0](x)
+    def product(self, x: Tensor, layer: nn.Module, activation: Activation | None = None) -> Tensor:
+        """(..., out) of (..., in), with the activation of it."""
+        y = self._products[layer][0](x)
+        return y if activation is None else activation(y)
 
     def queries(self, x: Tensor, attention: nn.Module) -> Tensor:
         """(..., W) queries of (..., W) by an attention's in-projection."""

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magicap.models.class_vector import attach_class_vector, class_vector_of
+from magicap.models.float_layers import GELU, FloatLayers
 from magicap.models.loading import import_open_clip
 from magicap.models.weight_names import fits, table
 from magicap.reading import read_text
@@ -155,7 +156,8 @@ class _Trunk(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, (_SIDE // _PATCH) ** 2 + 1, width))
         self.patch_embed: Any = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, width, _PATCH, _PATCH)
-        self.blocks = nn.Sequential(*(_ImageBlock(width, heads) for _ in range(blocks)))
+        layers = FloatLayers()
+        self.blocks = nn.Sequential(*(_ImageBlock(width, heads, layers) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -167,9 +169,9 @@ class _Trunk(nn.Module):
 
 
 class _ImageBlock(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, layers: FloatLayers) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.layers = heads, layers
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn: Any = nn.Module()
         self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -177,10 +179,11 @@ class _ImageBlock(nn.Module):
         self.mlp = _FeedForward(width, 4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.attn.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        product = self.layers.product
+        qkv = product(self.norm1(x), self.attn.qkv).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2)
-        x = x + self.attn.proj(attended)
-        x = x + self.mlp(self.norm2(x))
+        x = x + product(attended, self.attn.proj)
+        x = x + product(product(self.norm2(x), self.mlp.fc1, GELU), self.mlp.fc2)
         return x
 
 

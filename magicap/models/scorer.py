@@ -39,6 +39,7 @@ from magicap.models.plain_clip import PlainClip, as_open_clip
 from magicap.models.plain_reader import PlainReader, is_clean
 from magicap.models.scorer_files import CONFIG_FILE, WEIGHTS_FILE, read_scorer
 from magicap.models.text_tower import CausalTextTower
+from magicap.models.text_tree import TokenTree, encode_trees
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -308,6 +309,17 @@ class ImageTextScorer:
             vectors.append(self.text_vectors(plain[start : start + batch_size]))
             on_progress(len(vectors[-1]))
         return torch.cat(vectors) if vectors else torch.empty(0, self.width, device=self.device)
+
+    @torch.inference_mode()
+    def encode_text_groups(self, groups: Sequence[Sequence[str]]) -> list[Tensor]:
+        """:meth:`encode_texts` of each group, (N, D) each; what texts of a group begin with is run once."""
+        plain = [[self.without_specials(text) for text in group] for group in groups]
+        texts = [text for group in plain for text in group]
+        if self.text_tower is None or not texts:
+            return [*self.encode_texts(texts).split(list(map(len, groups)))]
+        rows = iter([self.text_tower.cut(row) for row in self.tokenize(texts)])
+        trees = [TokenTree.of([next(rows) for _ in group]) for group in plain]
+        return encode_trees(self.text_tower, trees)
 
     def similarity(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Tensor:
         """Cosines (number of pictures, number of texts)."""

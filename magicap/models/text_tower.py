@@ -6,40 +6,17 @@ Shapes: B rows, Q new tokens a row, P cached tokens a row, W tower width, D embe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magicap.models.float_layers import GELU, GELU_TANH, Activation, FloatLayers
 from magicap.models.int8 import Int8Layers
 from magicap.models.plain_clip import PlainClip
 from magicap.models.token_cache import KeysAndValues
-
-
-class FloatLayers:
-    """Linear layers as their weights are; of an attention, its in-projection."""
-
-    def product(self, x: Tensor, layer: Any) -> Tensor:
-        """(..., out) of (..., in)."""
-        if isinstance(layer, nn.MultiheadAttention):
-            return F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
-        product: Tensor = layer(x)
-        return product
-
-    def queries(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
-        """(..., W) queries of (..., W)."""
-        width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
-        return F.linear(x, weight[:width], bias[:width])
-
-    def keys_and_values(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
-        """(..., 2W) keys and values of (..., W)."""
-        width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
-        return F.linear(x, weight[width:], bias[width:])
-
-
-_FLOAT_LAYERS = FloatLayers()
 
 
 @dataclass(frozen=True)
@@ -60,7 +37,7 @@ class CausalTextTower:
     eos_id: int | None
     """Id of the end token, for ``eos`` pooling."""
 
-    layers: FloatLayers | Int8Layers = _FLOAT_LAYERS
+    layers: FloatLayers | Int8Layers = field(default_factory=FloatLayers)
     """How linear layers of the blocks are computed."""
 
     @classmethod
@@ -85,6 +62,12 @@ class CausalTextTower:
         if not causal:
             return None
         return cls(part, str(pool_type), getattr(part, "eos_id" if nested else "text_eos_id", None))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.part.positional_embedding.device
+        return device
 
     def in_int8(self) -> CausalTextTower:
         """The same with the blocks' layers in int8, of the weights as they are now; it cannot learn."""
@@ -165,11 +148,17 @@ class CausalTextTower:
                 x, queries, mask = x[rows, ends], tokens[rows, ends], mask[rows, 0, ends][:, None]
             attended, cache = self._attend(block.attn, queries, tokens, past[layer] if past else None, mask)
             x = x + block.ls_1(attended)
-            inner = block.ln_2(x)
-            for module in block.mlp:
-                inner = self.layers.product(inner, module) if _is_linear(module) else module(inner)
-            x = x + block.ls_2(inner)
+            x = x + block.ls_2(self._feed_forward(block.ln_2(x), block.mlp))
             yield x, cache
+
+    def _feed_forward(self, x: Tensor, modules: nn.Sequential) -> Tensor:
+        """(B, Q, W) of (B, Q, W); an activation is computed with the layer before it."""
+        for module, following in zip(modules, [*modules[1:], None], strict=True):
+            if _is_linear(module):
+                x = self.layers.product(x, module, _activation(following))
+            elif _activation(module) is None:
+                x = module(x)
+        return x
 
     def _attend(
         self,
@@ -224,6 +213,13 @@ def encode_by_length(
     inverse = torch.empty(len(order), dtype=torch.long)
     inverse[order] = torch.arange(len(order))
     return vectors[inverse.to(vectors.device)]
+
+
+def _activation(module: nn.Module | None) -> Activation | None:
+    """What a module computes, where it is one of those that can be computed with the layer before it."""
+    if type(module) is not nn.GELU:
+        return None
+    return GELU_TANH if module.approximate == "tanh" else GELU
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -76,6 +76,14 @@ class GrowingCache:
         """See :class:`TokenCache`."""
         self._buffers = [buffer[:, indices] for buffer in self._buffers]
 
+    @torch.inference_mode()
+    def select_columns(self, columns: Tensor) -> None:
+        """Keep some columns of each row alone, (B, C) of them."""
+        self._lengths = [columns.shape[1] for _ in self._lengths]
+        for buffer in self._buffers:
+            kept = columns[None, :, None, :, None].expand(2, -1, buffer.shape[2], -1, buffer.shape[4])
+            buffer[:, :, :, : columns.shape[1]] = buffer.gather(3, kept)
+
 
 def stack_states(rows: Sequence[Sequence[Tensor]]) -> tuple[KeysAndValues, ...]:
     """Keys and values a layer of B rows of tokens, zeros behind the shorter; () where all rows are empty.

@@ -23,6 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from magicap import BadSettings, BeamMagicSearch, Captioner, CaptionMemory, LanguageModel, MagicSearch
 from magicap.data import ImageFiles, read_captions
+from magicap.decoding import beam
+from magicap.models import causal_steps
+from magicap.models.token_cache import GrowingCache
 
 ALL = 10**6
 WORDS = (
@@ -125,6 +128,30 @@ def cases() -> list[Any]:
     rows = itertools.product(CONSTRAINTS, (True, False), (False, True), (0.0, 3.0), (0.0, 0.7))
     possible = [row for row in rows if row[1] or row[0] not in NEEDS_MEMORY]
     return [(number, *row) for number, row in enumerate(possible)]
+
+
+def test_what_no_beam_descends_from_is_dropped_and_changes_no_hypothesis(captioners, monkeypatch):
+    columns: list[int] = []
+
+    class Counting(GrowingCache):
+        def select_columns(self, kept: torch.Tensor) -> None:
+            columns.append(kept.shape[1])
+            super().select_columns(kept)
+
+    search = small(max_new_tokens=20, num_finished=30, image_weight=0.0)
+    captioner = captioners[True]
+    kept = captioner.caption(PICTURES, search, batch_size=3)
+    monkeypatch.setattr(causal_steps, "GrowingCache", Counting)
+    monkeypatch.setattr(beam, "GrowingCache", Counting)
+    assert captioner.caption(PICTURES, search, batch_size=3) == kept
+    assert columns
+    assert max(columns) <= 30  # half of what all beams write
+    columns.clear()
+    monkeypatch.setattr(beam, "GrowingCache", int)  # as if no cache could drop any
+    whole = captioner.caption(PICTURES, search, batch_size=3)
+    assert not columns
+    for one, other in zip(kept, whole, strict=True):
+        assert [h.text for h in one.hypotheses] == [h.text for h in other.hypotheses]
 
 
 @pytest.mark.parametrize(

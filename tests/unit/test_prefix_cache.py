@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from repository import script
 
 from magicap import BadSettings, BeamMagicSearch, Caption, Captioner, CaptionMemory, MagicSearch
 from magicap.decoding.prefix_cache import CachedPrefix, PrefixCache
@@ -139,35 +138,29 @@ def test_twelve_pictures_take_no_more_work_than_they_did(captioner):
     assert work.prefixes_found >= 10
 
 
-def operations(work: Callable[[], object]) -> int:
-    """Floating point operations of some work."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
-
-
 def test_the_default_decoding_takes_no_more_operations_than_its_beams_need():
     """As above, whatever the search is made of: operations as torch counts them."""
+    counted = script("flops").counted
     one, pictures = tiny.with_soft_prompt(), tiny.pictures(2)
     model, scorer = one.language_model, one.scorer
     memory = CaptionMemory.from_texts(scorer, tiny.SENTENCES)
     settings = BeamMagicSearch(beam_size=4, max_new_tokens=8, soft_prompt=True, rerank_weight=4, rerank_top=3)
     captioner = Captioner(model, scorer, settings, memory)
     captions: list[Caption] = []
-    taken = operations(lambda: captions.extend(captioner.caption(pictures)))
+    taken = counted(lambda: captions.extend(captioner.caption(pictures)))[1]
 
     # Of each picture: the image tower (1.05 million operations); two projections of the soft prompt (14,336);
     # the start token, then four beams of seven tokens, for the eighth is not run, each at most as dear as one
     # of nine tokens that all see all nine (74,688); the text tower for the three captions that are re-ranked,
     # the chosen one among them (0.46 million for nine tokens). Nearest neighbours and small products: two
     # hundredths on top.
-    images = operations(lambda: scorer.encode_images(pictures))
+    images = counted(lambda: scorer.encode_images(pictures))[1]
     vector = torch.ones(len(pictures), scorer.width)
-    prompts = operations(lambda: model.soft_prompt(vector, vector))
-    token = operations(lambda: model.model(torch.zeros(1, 9, dtype=torch.long))) / 9
+    prompts = counted(lambda: model.soft_prompt(vector, vector))[1]
+    token = counted(lambda: model.model(torch.zeros(1, 9, dtype=torch.long)))[1] / 9
     tokens = len(pictures) * (1 + settings.beam_size * (settings.max_new_tokens - 1))
     reranked = [h.text for caption in captions for h in caption.hypotheses[: settings.rerank_top]]
-    texts = operations(lambda: scorer.encode_texts(reranked))
+    texts = counted(lambda: scorer.encode_texts(reranked))[1]
     assert taken <= 1.02 * (images + prompts + tokens * token + texts)
 
 

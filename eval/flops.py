@@ -1,0 +1,24 @@
+"""Floating point operations of some work, as torch counts them; what evaluations and tests count with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Result = TypeVar("Result")
+
+
+def counted(work: Callable[[], Result]) -> tuple[Result, int]:
+    """What some work gives, and two for each multiplication and addition of its products and convolutions."""
+    prepacked: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - its only name
+    with FlopCounterMode(display=False, custom_mapping={prepacked: _linear}) as counter:
+        result = work()
+    return result, counter.get_total_flops()
+
+
+def _linear(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]

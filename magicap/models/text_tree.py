@@ -1,0 +1,106 @@
+"""Texts that begin alike, encoded together: tokens that they share are run once (tree attention).
+
+Shapes: N texts, Q tokens of a tree, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magicap.arrays import BoolArray
+from magicap.models.text_tower import CausalTextTower
+
+_TOKENS_TOGETHER = 320  # on a CPU; trees of about equal size run together
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """The distinct prefixes of N texts, each a token behind that of the prefix before it.
+
+    >>> tree = TokenTree.of([[1, 5, 7, 9], [1, 5, 9], [1, 6, 9]])
+    >>> print(tree.ids, tree.positions, tree.ends)
+    [1, 5, 7, 9, 9, 6, 9] [0, 1, 2, 3, 2, 1, 2] [3, 4, 6]
+    >>> print(tree.visible.astype(int))
+    [[1 0 0 0 0 0 0]
+     [1 1 0 0 0 0 0]
+     [1 1 1 0 0 0 0]
+     [1 1 1 1 0 0 0]
+     [1 1 0 0 1 0 0]
+     [1 0 0 0 0 1 0]
+     [1 0 0 0 0 1 1]]
+    """
+
+    ids: list[int]
+    """Q token ids."""
+
+    positions: list[int]
+    """Where in its texts each token stands."""
+
+    visible: BoolArray
+    """(Q, Q) which tokens each may look at: those that it follows, and itself."""
+
+    ends: list[int]
+    """The last token of each text."""
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]]) -> Self:
+        """Of the ids of N texts, none empty."""
+        numbers: dict[tuple[int, int], int] = {}
+        ids: list[int] = []
+        positions, parents, ends = [], [], []
+        for text in texts:
+            parent = -1
+            for position, token in enumerate(text):
+                number = numbers.setdefault((parent, token), len(ids))
+                if number == len(ids):
+                    ids.append(token)
+                    positions.append(position)
+                    parents.append(parent)
+                parent = number
+            ends.append(parent)
+        visible = np.eye(len(ids), dtype=bool)
+        for number, parent in enumerate(parents):
+            if parent >= 0:
+                visible[number] |= visible[parent]
+        return cls(ids, positions, visible, ends)
+
+
+def encode_trees(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
+    """Unit vectors of the texts of each tree, (N, D) each.
+
+    On a CPU trees of about equal size run together, on a GPU, where a launch costs more than padding, all.
+    """
+    order = sorted(range(len(trees)), key=lambda number: len(trees[number].ids))
+    vectors: list[Tensor | None] = [None] * len(trees)
+    while order:
+        largest = max(1, len(trees[order[-1]].ids))
+        count = max(1, _TOKENS_TOGETHER // largest) if tower.device.type == "cpu" else len(order)
+        together, order = order[-count:], order[:-count]
+        for number, encoded in zip(together, _encode(tower, [trees[n] for n in together]), strict=True):
+            vectors[number] = encoded
+    return [encoded for encoded in vectors if encoded is not None]
+
+
+def _encode(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
+    """:func:`encode_trees`, all together."""
+    B, Q = len(trees), max(len(tree.ids) for tree in trees)
+    E = max(len(tree.ends) for tree in trees)
+    tokens, ends = np.zeros((2, B, Q), dtype=np.int64), np.zeros((B, E), dtype=np.int64)
+    visible = np.broadcast_to(np.eye(Q, dtype=bool), (B, Q, Q)).copy()  # padding looks at itself alone
+    for row, tree in enumerate(trees):
+        size = len(tree.ids)
+        tokens[:, row, :size] = tree.ids, tree.positions
+        visible[row, :size, :size] = tree.visible
+        ends[row, : len(tree.ends)] = tree.ends
+    (ids, positions), mask, columns = (
+        torch.from_numpy(table).to(tower.device) for table in (tokens, visible, ends)
+    )
+    hidden, _ = tower.run(ids, positions, (), mask[:, None], columns)
+    projected = tower.project(hidden)
+    return [vectors[: len(tree.ends)] for vectors, tree in zip(projected, trees, strict=True)]

@@ -1,0 +1,157 @@
+"""Products with prepacked weights equal torch's own, and follow the weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from magicap.models import float_layers
+from magicap.models.float_layers import GELU, GELU_TANH, RELU, FloatLayers
+
+prepacking = pytest.mark.skipif(
+    not float_layers.can_prepack(), reason="this processor, or this build of torch, prepacks no weights"
+)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    rows=st.sampled_from([(0,), (1,), (2,), (10,), (3, 7), (1, 1), (0, 4)]),
+    inner=st.integers(1, 70),
+    outer=st.integers(1, 70),
+    bias=st.booleans(),
+    activation=st.sampled_from([None, GELU, GELU_TANH, RELU]),
+    inference=st.booleans(),
+)
+def test_linear_layers_of_all_kinds(rows, inner, outer, bias, activation, inference):
+    linear, conv = nn.Linear(inner, outer, bias=bias), Conv1D(outer, inner)
+    conv.bias.data = random(outer)
+    x = random(*rows, inner)
+    layers = FloatLayers()
+    for layer in (linear, conv):
+        expected = layer(x) if activation is None else activation(layer(x))
+        with torch.inference_mode(inference):
+            torch.testing.assert_close(layers.product(x, layer, activation), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_the_parts_of_an_in_projection_are_those_of_the_whole(inference):
+    attention, layers, x = nn.MultiheadAttention(24, 4), FloatLayers(), random(2, 5, 24)
+    expected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    with torch.inference_mode(inference):
+        torch.testing.assert_close(layers.product(x, attention), expected)
+        torch.testing.assert_close(layers.queries(x, attention), expected[..., :24])
+        torch.testing.assert_close(layers.keys_and_values(x, attention), expected[..., 24:])
+
+
+def test_rows_that_do_not_lie_one_behind_the_other():
+    layer, layers = nn.Linear(16, 8), FloatLayers()
+    x = random(16, 12).T
+    with torch.inference_mode():
+        for rows in (x, x[::2], x.unflatten(0, (3, 4)).transpose(0, 1)):
+            torch.testing.assert_close(layers.product(rows, layer), F.linear(rows, layer.weight, layer.bias))
+
+
+@prepacking
+def test_other_weights_give_other_products():
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+
+    def product() -> Tensor:
+        with torch.inference_mode():
+            return layers.product(x, layer)
+
+    def holds() -> bool:
+        return torch.allclose(product(), x @ layer.weight.T + layer.bias, atol=1e-5)
+
+    before = product()
+    assert layers.prepacked_bytes
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        layer.bias.zero_()
+    assert holds()
+    assert not torch.allclose(product(), before)
+    layer.load_state_dict(nn.Linear(16, 8).state_dict())
+    assert holds()
+    layer.weight = nn.Parameter(random(8, 16, seed=5))
+    assert holds()
+    layer.to(torch.float64).to(torch.float32)
+    assert holds()
+    assert layers.prepacked_bytes == layer.weight.nbytes
+
+
+@prepacking
+def test_weights_that_learn_are_read_as_they_are():
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    layers.product(x, layer).sum().backward()
+    assert layer.weight.grad is not None
+    assert not layers.prepacked_bytes
+    with torch.no_grad():
+        layers.product(x, layer)
+    assert not layers.prepacked_bytes
+
+
+@prepacking
+def test_copies_prepack_for_themselves():
+    layer, layers = nn.Linear(16, 8), FloatLayers()
+    with torch.inference_mode():
+        layers.product(random(4, 16), layer)
+    assert layers.prepacked_bytes
+    for copied in (copy.deepcopy(layers), pickle.loads(pickle.dumps(layers))):
+        assert not copied.prepacked_bytes
+
+
+@prepacking
+def test_beyond_a_bound_weights_stay_as_they_are(monkeypatch):
+    layers, x = FloatLayers(), random(4, 16)
+    few, many = nn.Linear(16, 8), nn.Linear(16, 80)
+    monkeypatch.setattr(float_layers, "MOST_BYTES", few.weight.nbytes + 100)
+    with torch.inference_mode():
+        for layer in (few, many, few):
+            torch.testing.assert_close(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
+    assert layers.prepacked_bytes == few.weight.nbytes
+
+
+@pytest.mark.parametrize("activation", [None, GELU, GELU_TANH, RELU])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_numbers_that_broke_stay_broken(activation, broken):
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    x[1, 3] = broken
+    x[1, 4] = -broken
+    with torch.inference_mode():
+        product = layers.product(x, layer, activation)
+    assert not product[1].isfinite().all()
+    assert product[[0, 2, 3]].isfinite().all()
+    if broken != broken:
+        assert product[1].isnan().all()
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "arm64"])
+def test_other_processors_go_without(machine, monkeypatch):
+    monkeypatch.setattr(float_layers.platform, "machine", lambda: machine)
+    monkeypatch.setattr(float_layers, "can_prepack", float_layers.can_prepack.__wrapped__)
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    with torch.inference_mode():
+        assert torch.equal(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
+    assert not layers.prepacked_bytes
+
+
+def test_a_build_of_torch_without_the_operators_goes_without(monkeypatch):
+    monkeypatch.setattr(float_layers, "can_prepack", float_layers.can_prepack.__wrapped__)
+
+    def missing(weight: Tensor) -> Tensor:
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    with torch.inference_mode():
+        assert torch.equal(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
