@@ -57,12 +57,17 @@ class FloatLayers:
     when they have changed; changes in place through ``.data`` go unseen.
     """
 
-    def __init__(self) -> None:
-        """Of layers that each product names."""
-        self._weights: dict[tuple[nn.Module, str], _Prepacked] = {}
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        """Of layers that each product names.
 
-    def __reduce__(self) -> tuple[type[FloatLayers], tuple[()]]:
-        return FloatLayers, ()  # a copy is for other layers
+        Args:
+            dtype: what prepacked weights and what they multiply are rounded to; products are float32.
+        """
+        self.dtype = dtype
+        self._weights: dict[_Key, _Prepacked] = {}
+
+    def __reduce__(self) -> tuple[type[FloatLayers], tuple[torch.dtype]]:
+        return FloatLayers, (self.dtype,)  # a copy is for other layers
 
     @property
     def prepacked_bytes(self) -> int:
@@ -71,89 +76,104 @@ class FloatLayers:
 
     def product(self, x: Tensor, layer: Any, activation: Activation | None = None) -> Tensor:
         """(..., out) of (..., in), with the activation of it."""
-        return self._product(x, layer, "", *_weight_and_bias(layer), activation)
+        if isinstance(layer, nn.MultiheadAttention):
+            return self._product(x, (layer, _ALL), layer.in_proj_weight, layer.in_proj_bias, activation)
+        return self._product(x, (layer, _ALL), layer.weight, layer.bias, activation)
 
     def queries(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
         """(..., W) queries of (..., W) by an attention's in-projection."""
-        width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
-        return self._product(x, attention, "queries", weight[:width], bias[:width])
+        bias = attention.in_proj_bias[: attention.embed_dim]
+        return self._product(x, (attention, _QUERIES), attention.in_proj_weight, bias)
 
     def keys_and_values(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
         """(..., 2W) keys and values of (..., W)."""
-        width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
-        return self._product(x, attention, "keys and values", weight[width:], bias[width:])
+        bias = attention.in_proj_bias[attention.embed_dim :]
+        return self._product(x, (attention, _KEYS_AND_VALUES), attention.in_proj_weight, bias)
 
     def _product(
-        self,
-        x: Tensor,
-        layer: nn.Module,
-        part: str,
-        weight: Tensor,
-        bias: Tensor | None,
-        activation: Activation | None = None,
+        self, x: Tensor, key: _Key, weight: Tensor, bias: Tensor | None, activation: Activation | None = None
     ) -> Tensor:
-        """(..., out) of (..., in) and some rows of a layer's weight (out, in)."""
-        prepacked = self._prepacked(layer, part, weight) if _is_worthwhile(x, weight) else None
+        """(..., out) of (..., in) and all of a layer's weight, or a part."""
+        prepacked = self._prepacked(key, weight) if _is_worthwhile(x) else None
         if prepacked is None:
-            y = F.linear(x, weight, bias)
+            y = F.linear(x, _part(key, weight), bias)
         elif activation is None or activation.algorithm is None:
-            y = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, "none", [], "")
+            y = self._multiplied(x, prepacked, bias, "none", "")
         else:
-            fused: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, prepacked, bias, "gelu", [], activation.algorithm
-            )
-            return fused
+            return self._multiplied(x, prepacked, bias, "gelu", activation.algorithm)
         return y if activation is None else activation(y)
 
-    def _prepacked(self, layer: nn.Module, part: str, weight: Tensor) -> Tensor | None:
-        """A weight as oneDNN reads it; None where that would take too much memory."""
-        known = self._weights.get((layer, part))
+    def _multiplied(
+        self, x: Tensor, prepacked: Tensor, bias: Tensor | None, function: str, algorithm: str
+    ) -> Tensor:
+        bias = None if bias is None else bias.to(self.dtype)
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), prepacked, bias, function, [], algorithm)
+        product: Tensor = y.to(x.dtype)
+        return product
+
+    def _prepacked(self, key: _Key, weight: Tensor) -> Tensor | None:
+        """A weight, or a part, as oneDNN reads it; None where that cannot be or takes too much memory."""
+        known = self._weights.get(key)
         if known is not None and known.is_of(weight):
             return known.weight
-        self._weights.pop((layer, part), None)
-        if self.prepacked_bytes + weight.nbytes > MOST_BYTES:
+        self._weights.pop(key, None)
+        if weight.dtype is not torch.float32 or weight.is_inference():  # whose changes leave no trace
             return None
-        made = _Prepacked.of(weight)
-        self._weights[layer, part] = made
-        return made.weight
+        part = _part(key, weight)
+        if self.prepacked_bytes + part.nbytes > MOST_BYTES:
+            return None
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(part.detach().to(self.dtype))
+        self._weights[key] = _Prepacked(packed, part.nbytes, weight, weight.data_ptr(), weight._version)
+        return packed
 
 
-@dataclass(frozen=True, eq=False)
+_ALL, _QUERIES, _KEYS_AND_VALUES = "all", "queries", "keys and values"
+_Key = tuple[nn.Module, str]
+"""A layer, and which part of its weight."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Prepacked:
     """A weight as oneDNN reads it, and what shows whether it is still that of a layer."""
 
     weight: Tensor
     bytes: int
-    source: tuple[int, int]
-    """Address and version of what it was made of."""
+    source: Tensor
+    """What it was made of, which is kept, or another could come to lie at its address."""
 
-    @classmethod
-    def of(cls, weight: Tensor) -> _Prepacked:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        return cls(packed, weight.nbytes, (weight.data_ptr(), weight._version))
+    address: int
+    version: int
 
     def is_of(self, weight: Tensor) -> bool:
-        return self.source == (weight.data_ptr(), weight._version)
+        same: bool = self.source is weight and self.version == weight._version
+        return same and self.address == weight.data_ptr()
 
 
-def _weight_and_bias(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """Of a layer (out, in) and (out,)."""
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.in_proj_weight, layer.in_proj_bias
-    return layer.weight if isinstance(layer, nn.Linear) else layer.weight.T, layer.bias
+def _part(key: _Key, weight: Tensor) -> Tensor:
+    """(out, in) of a layer's weight, whose first rows are the queries of an in-projection."""
+    layer, part = key
+    if part == _QUERIES:
+        return weight[: weight.shape[1]]
+    if part == _KEYS_AND_VALUES:
+        return weight[weight.shape[1] :]
+    return weight if isinstance(layer, (nn.Linear, nn.MultiheadAttention)) else weight.T
 
 
-def _is_worthwhile(x: Tensor, weight: Tensor) -> bool:
+def _is_worthwhile(x: Tensor) -> bool:
     """Whether prepacking makes a product faster: not for one row, which reads each weight once either way."""
     return (
-        torch.is_inference_mode_enabled()
-        and x.numel() > x.shape[-1]
-        and x.dtype is torch.float32
-        and weight.dtype is torch.float32
+        x.dtype is torch.float32
         and x.is_cpu
-        and not weight.is_inference()  # whose changes leave no trace
+        and torch.is_inference_mode_enabled()
+        and x.numel() > x.shape[-1]
         and can_prepack()
     )
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers faster than float32, and weights can be prepacked."""
+    return can_prepack() and torch.cpu._is_avx512_bf16_supported()
 
 
 @cache

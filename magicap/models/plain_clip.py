@@ -111,9 +111,13 @@ class PlainClip(nn.Module):
         self.token_embedding = table(shape.vocab_size, shape.width)
         self.ln_final = nn.LayerNorm(shape.width)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Vectors (N, D) of pictures (N, 3, H, W), not of length one."""
-        vectors: Tensor = self.visual(pixels)
+    def encode_image(self, pixels: Tensor, layers: FloatLayers) -> Tensor:
+        """Vectors (N, D) of pictures (N, 3, H, W), not of length one.
+
+        Args:
+            layers: what computes the products of the blocks.
+        """
+        vectors: Tensor = self.visual(pixels, layers)
         return vectors
 
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -141,8 +145,8 @@ class _Image(nn.Module):
         projection = _FeedForward(width, 2 * shape.embed_dim, shape.embed_dim, bias=False)
         self.head = nn.Sequential(OrderedDict(mlp=projection))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        vectors: Tensor = self.head(self.trunk(pixels))
+    def forward(self, pixels: Tensor, layers: FloatLayers) -> Tensor:
+        vectors: Tensor = self.head(self.trunk(pixels, layers))
         return vectors
 
 
@@ -156,30 +160,31 @@ class _Trunk(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, (_SIDE // _PATCH) ** 2 + 1, width))
         self.patch_embed: Any = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, width, _PATCH, _PATCH)
-        layers = FloatLayers()
-        self.blocks = nn.Sequential(*(_ImageBlock(width, heads, layers) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(_ImageBlock(width, heads) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, layers: FloatLayers) -> Tensor:
         patches = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
-        x = self.norm(self.blocks(x))
+        for block in self.blocks:
+            x = block(x, layers)
+        x = self.norm(x)
         pooled: Tensor = x[:, 0] if self.pool == "token" else x[:, 1:].mean(dim=1)
         return pooled
 
 
 class _ImageBlock(nn.Module):
-    def __init__(self, width: int, heads: int, layers: FloatLayers) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.layers = heads, layers
+        self.heads = heads
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn: Any = nn.Module()
         self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = _FeedForward(width, 4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        product = self.layers.product
+    def forward(self, x: Tensor, layers: FloatLayers) -> Tensor:
+        product = layers.product
         qkv = product(self.norm1(x), self.attn.qkv).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2)
         x = x + product(attended, self.attn.proj)

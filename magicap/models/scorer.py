@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magicap.errors import BadModel, BadSettings
+from magicap.errors import BadSettings
 from magicap.files import open_to_readers
 from magicap.images.reader import ImageSource
 from magicap.images.transform import ImageTransform, prepare
@@ -31,13 +30,14 @@ from magicap.models.class_vector import (
 )
 from magicap.models.fingerprint import combined, fingerprint, fingerprint_of_weights
 from magicap.models.finite import are_unit, broken_image, require_unit
+from magicap.models.float_layers import FloatLayers, has_fast_bfloat16
 from magicap.models.hugging_face_text import encode_whole, save_shape
 from magicap.models.incremental_text import EncodedText, IncrementalTextEncoder
 from magicap.models.loading import import_open_clip
 from magicap.models.pinned import LOCAL_DIR
 from magicap.models.plain_clip import PlainClip, as_open_clip
-from magicap.models.plain_reader import PlainReader, is_clean
 from magicap.models.scorer_files import CONFIG_FILE, WEIGHTS_FILE, read_scorer
+from magicap.models.scorer_tokens import ScorerTokens
 from magicap.models.text_tower import CausalTextTower
 from magicap.models.text_tree import TokenTree, encode_trees
 
@@ -70,13 +70,11 @@ class ImageTextScorer:
         config: dict[str, Any],
     ) -> None:
         self._network: Any = model.eval()
-        self._reader: Any = tokenizer
         self._preprocess: Any = preprocess
-        self._is_int8 = False
+        self._is_int8, self._image_layers = False, FloatLayers()
         self.config = config
         self.transform = ImageTransform.of(config["preprocess_cfg"])
-        self._specials = _special_tokens(tokenizer)
-        self._plain_tokenizer = _is_plain(tokenizer)
+        self._tokens = ScorerTokens(tokenizer)
         self.text_tower = self._confirmed_tower()
 
     @classmethod
@@ -175,10 +173,7 @@ class ImageTextScorer:
     @property
     def tokenizer(self) -> Any:
         """Open_clip's tokenizer of that model."""
-        if isinstance(self._reader, PlainReader):
-            self._reader = self._reader.whole()
-            self._plain_tokenizer = _is_plain(self._reader)
-        return self._reader
+        return self._tokens.whole()
 
     @property
     def preprocess(self) -> Callable[[Image], Tensor]:
@@ -200,7 +195,10 @@ class ImageTextScorer:
         return network
 
     def to_int8(self) -> ImageTextScorer:
-        """This one with its text tower's blocks in int8, on a processor; the image tower stays as it is.
+        """This one with its text tower's blocks in int8, on a processor.
+
+        Image towers would lose too much in int8. That of a :class:`PlainClip` multiplies in bfloat16 where
+        the processor does so faster, until :attr:`model` is asked for; others stay as they are.
 
         The weights stay as they are: they are what is saved.
 
@@ -211,6 +209,7 @@ class ImageTextScorer:
             kind = "another" if self.text_tower is None else f"one in {self.dtype}"
             raise BadSettings(f"int8 takes a causal text tower in float32, found {kind}; use another dtype")
         self.text_tower, self._is_int8 = self.text_tower.in_int8(), True
+        self._image_layers = FloatLayers(torch.bfloat16 if has_fast_bfloat16() else torch.float32)
         self.__dict__.pop("fingerprint", None)
         return self
 
@@ -222,6 +221,7 @@ class ImageTextScorer:
             return exact
         exact = copy.copy(self)
         exact.text_tower, exact._is_int8 = CausalTextTower.of(self._network), False
+        exact._image_layers = FloatLayers()
         exact.__dict__.pop("fingerprint", None)
         return exact
 
@@ -243,7 +243,7 @@ class ImageTextScorer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in; int8: its text tower does, its image tower in float32."""
+        """What it computes in; int8: its text tower does."""
         dtype: torch.dtype = next(self._network.parameters()).dtype
         return torch.int8 if self._is_int8 else dtype
 
@@ -269,8 +269,14 @@ class ImageTextScorer:
         """
         dtype = next(self._network.visual.parameters()).dtype
         normalised = self.transform.normalise(pixels.to(self.device))
-        features: Tensor = self._network.encode_image(normalised.to(dtype))
+        features: Tensor = self._encode_image(normalised.to(dtype))
         return F.normalize(features.float(), dim=-1)
+
+    def _encode_image(self, pixels: Tensor) -> Tensor:
+        if isinstance(self._network, PlainClip):
+            return self._network.encode_image(pixels, self._image_layers)
+        features: Tensor = self._network.encode_image(pixels)
+        return features
 
     def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> Tensor:
         """Unit vectors (N, D) of pictures, each anything that :func:`magicap.images.reader.open_image` takes.
@@ -327,31 +333,15 @@ class ImageTextScorer:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, start and end token included; padding may follow."""
-        if isinstance(self._reader, PlainReader):
-            reader = self._reader
-            return reader.tokenizer.encode_within(list(map(reader.clean_fn, texts)), reader.context_length)
-        if not self._plain_tokenizer:
-            padded: list[list[int]] = self._reader(list(texts)).tolist()
-            return padded
-        # The same ids without what takes most of the time: padding, masks and mending what is not broken.
-        clean = [text if is_clean(text) else self._reader.clean_fn(text) for text in texts]
-        ids: list[list[int]] = self._reader.tokenizer(
-            clean, truncation=True, max_length=self._reader.context_length, return_attention_mask=False
-        ).input_ids
-        return ids
+        return self._tokens.encode(texts)
 
     def count_cut(self, texts: Sequence[str]) -> int:
         """How many texts have more tokens than the text tower reads, so that their ends count for nothing."""
-        plain = [self.without_specials(text) for text in texts]
-        if not plain:
-            return 0
-        if isinstance(self._reader, PlainReader):
-            lengths = list(map(len, self._reader.tokenizer.encode(plain)))
-        elif hasattr(self._reader, "encode"):  # CLIP's own, which adds start and end later
-            lengths = [len(self._reader.encode(text)) + 2 for text in plain]
-        else:
-            lengths = [len(ids) for ids in self._reader.tokenizer(plain, verbose=False).input_ids]
-        return sum(length > self._reader.context_length for length in lengths)
+        return self._tokens.count_cut(texts)
+
+    def without_specials(self, text: str) -> str:
+        """The text as towers read it: what would read as a special token dropped, however often escaped."""
+        return self._tokens.without_specials(text)
 
     def incremental_text_encoder(self) -> IncrementalTextEncoder:
         """An encoder of growing captions, exact whatever the tower (see :class:`IncrementalTextEncoder`)."""
@@ -368,13 +358,6 @@ class ImageTextScorer:
         size = self.config["preprocess_cfg"]["size"]
         return size if isinstance(size, int) else max(size)
 
-    def without_specials(self, text: str) -> str:
-        """The text as towers read it: what would read as a special token dropped, however often escaped."""
-        before = None
-        while text != before:
-            before, text = text, self._specials.sub(" ", self._reader.clean_fn(text))
-        return text
-
     def _require_unit_vectors(self, what: str) -> None:
         """Refuse towers whose numbers break on the way, or are zero: one picture and one text are tried."""
         size = self.config["preprocess_cfg"]["size"]
@@ -390,7 +373,7 @@ class ImageTextScorer:
         return self.text_tower.encode([self.text_tower.cut(row) for row in self.tokenize(texts)])
 
     def _encode_in_full(self, texts: Sequence[str]) -> Tensor:
-        features = encode_whole(self._network, self._reader(list(texts)).to(self.device))
+        features = encode_whole(self._network, self._tokens.padded(texts).to(self.device))
         return F.normalize(features.float(), dim=-1)
 
     @torch.inference_mode()
@@ -421,33 +404,4 @@ def text_fingerprint(model: nn.Module) -> str:
     state = model.state_dict()
     return fingerprint_of_weights(
         (name, state[name]) for name in state if not name.startswith(("visual.", "logit_"))
-    )
-
-
-def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Matches what would read as a special token inside ordinary text."""
-    inner: Any = getattr(tokenizer, "tokenizer", None)
-    if not hasattr(tokenizer, "clean_fn"):
-        raise BadModel(f"expected a tokenizer of open_clip, found {type(tokenizer).__name__}")
-    if hasattr(inner, "all_special_tokens"):
-        tokens = list(inner.all_special_tokens)
-    else:
-        tokens = [tokenizer.decoder[i] for i in tokenizer.all_special_ids]
-    # Longest first, and in any case: CLIP's tokenizer lowers its text before it looks.
-    return re.compile(
-        "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True) if t) or r"(?!)", re.I
-    )
-
-
-def _is_plain(tokenizer: Any) -> bool:
-    """Whether open_clip hands texts to a transformers tokenizer, only their white space folded and mended."""
-    if isinstance(tokenizer, PlainReader):
-        return False
-    from open_clip.tokenizer import HFTokenizer, get_clean_fn
-
-    return (
-        type(tokenizer) is HFTokenizer
-        and tokenizer.clean_fn is get_clean_fn("whitespace")
-        and not tokenizer.tokenizer_mode
-        and not tokenizer.strip_sep_token
     )

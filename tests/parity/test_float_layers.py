@@ -155,3 +155,15 @@ def test_a_build_of_torch_without_the_operators_goes_without(monkeypatch):
     layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
     with torch.inference_mode():
         assert torch.equal(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
+
+
+@prepacking
+def test_in_bfloat16_weights_and_inputs_are_rounded_and_products_are_not():
+    layer, layers, x = nn.Linear(64, 8), FloatLayers(torch.bfloat16), random(4, 64)
+    with torch.inference_mode():
+        product = layers.product(x, layer, GELU)
+        expected = GELU(F.linear(x.bfloat16().float(), layer.weight.bfloat16().float(), layer.bias))
+        assert product.dtype == torch.float32
+        torch.testing.assert_close(product, expected, atol=0.02, rtol=0.02)
+        assert not torch.allclose(product, GELU(layer(x)), atol=1e-5)
+    assert copy.deepcopy(layers).dtype == torch.bfloat16

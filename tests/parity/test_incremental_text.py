@@ -151,6 +151,6 @@ def transformers_reader(tmp_path_factory):
         context_length=12, vocab_size=bpe.get_vocab_size(), pool_type="eos", eos_id=end
     )
     scorer = ImageTextScorer.from_config(shape, folder)
-    assert scorer._plain_tokenizer
+    assert scorer._tokens.is_plain
     assert scorer.text_tower is not None
     return scorer

@@ -13,7 +13,9 @@ from magicap.adaptation import adapt as adaptation
 from magicap.captioners import load_parts
 from magicap.captioners.load import load_scorer
 from magicap.errors import BadSettings
+from magicap.models import scorer as scorer_module
 from magicap.models.finite import are_unit
+from magicap.models.float_layers import can_prepack
 from magicap.models.int8 import Int8Layers, Int8Product
 from magicap.results import BROKEN
 
@@ -89,6 +91,19 @@ def test_vectors_and_probabilities_are_near(int8, exact):
         for captioner, start in zip((int8, exact), starts, strict=True)
     )
     assert (own - theirs).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_plain_image_tower_multiplies_in_bfloat16_where_that_is_fast(fast, monkeypatch):
+    monkeypatch.setattr(scorer_module, "has_fast_bfloat16", lambda: fast)
+    exact, int8 = (load_scorer("embedded") for _ in range(2))
+    vectors = exact.encode_images(tiny.pictures(3))
+    own = int8.to_int8().encode_images(tiny.pictures(3))
+    assert own.equal(vectors) is not (fast and can_prepack())
+    assert torch.cosine_similarity(own, vectors).min() > 0.999
+    assert int8.in_float32().encode_images(tiny.pictures(3)).equal(vectors)
+    assert int8.model is int8.network  # open_clip's own computes in float32
+    torch.testing.assert_close(int8.encode_images(tiny.pictures(3)), vectors)
 
 
 @pytest.mark.parametrize("decoding", [None, BeamMagicSearch(4, 3, 6, max_new_tokens=8, neighbours=4)])
