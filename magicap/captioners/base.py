@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from magicap.captioners.batching import BatchSize
+from magicap.captioners.free_memory import give_back_memory
 from magicap.captioners.hub_card import HubCard
 from magicap.captioners.repositories import push
 from magicap.checks import require_int
@@ -381,6 +382,7 @@ def _checked(captions: list[Caption], images: Sequence[Any]) -> list[Caption]:
     for caption, image in zip(captions, images, strict=True):
         if not caption.strip():
             caption.error = _wordless(image)
+    give_back_memory(len(captions))
     return captions
 
 

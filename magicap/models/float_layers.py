@@ -10,6 +10,7 @@ Shapes: W width of an attention.
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ from torch import Tensor, nn
 
 MOST_BYTES = 2 << 30
 """Of prepacked weights of one model; what is more stays as it is."""
+
+_SIZES = 16
+"""Different numbers of rows that are multiplied as they are; others are filled up to one of few sizes.
+
+For every size oneDNN compiles code, which takes a millisecond, and keeps it, about a megabyte.
+"""
 
 _TOLERANCE = 1e-4  # of sums of sixteen products near one
 _log = logging.getLogger(__name__)
@@ -65,6 +72,7 @@ class FloatLayers:
         """
         self.dtype = dtype
         self._weights: dict[_Key, _Prepacked] = {}
+        self._sizes: set[int] = set()  # numbers of rows that are multiplied as they are
 
     def __reduce__(self) -> tuple[type[FloatLayers], tuple[torch.dtype]]:
         return FloatLayers, (self.dtype,)  # a copy is for other layers
@@ -104,6 +112,18 @@ class FloatLayers:
         return y if activation is None else activation(y)
 
     def _multiplied(
+        self, x: Tensor, prepacked: Tensor, bias: Tensor | None, function: str, algorithm: str
+    ) -> Tensor:
+        rows = math.prod(x.shape[:-1])
+        if rows not in self._sizes:
+            if len(self._sizes) >= _SIZES:
+                padded = F.pad(x.flatten(0, -2), (0, 0, 0, _rounded_up(rows) - rows))
+                product = self._run(padded, prepacked, bias, function, algorithm)
+                return product[:rows].view(*x.shape[:-1], -1)
+            self._sizes.add(rows)
+        return self._run(x, prepacked, bias, function, algorithm)
+
+    def _run(
         self, x: Tensor, prepacked: Tensor, bias: Tensor | None, function: str, algorithm: str
     ) -> Tensor:
         bias = None if bias is None else bias.to(self.dtype)
@@ -157,6 +177,12 @@ def _part(key: _Key, weight: Tensor) -> Tensor:
     if part == _KEYS_AND_VALUES:
         return weight[weight.shape[1] :]
     return weight if isinstance(layer, (nn.Linear, nn.MultiheadAttention)) else weight.T
+
+
+def _rounded_up(rows: int) -> int:
+    """The next of eight sizes between a power of two and the next."""
+    step = max(8, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // step) * step
 
 
 def _is_worthwhile(x: Tensor) -> bool:

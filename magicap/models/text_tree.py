@@ -16,6 +16,7 @@ from torch import Tensor
 from magicap.arrays import BoolArray
 from magicap.models.text_tower import CausalTextTower
 
+_STEP = 16
 _TOKENS_TOGETHER = 320  # on a CPU; trees of about equal size run together
 
 
@@ -79,17 +80,23 @@ def encode_trees(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Ten
     order = sorted(range(len(trees)), key=lambda number: len(trees[number].ids))
     vectors: list[Tensor | None] = [None] * len(trees)
     while order:
-        largest = max(1, len(trees[order[-1]].ids))
-        count = max(1, _TOKENS_TOGETHER // largest) if tower.device.type == "cpu" else len(order)
+        width = _width([trees[order[-1]]])
+        count = max(1, _TOKENS_TOGETHER // width) if tower.device.type == "cpu" else len(order)
         together, order = order[-count:], order[:-count]
         for number, encoded in zip(together, _encode(tower, [trees[n] for n in together]), strict=True):
             vectors[number] = encoded
     return [encoded for encoded in vectors if encoded is not None]
 
 
+def _width(trees: Sequence[TokenTree]) -> int:
+    """Columns for the largest tree, one of few widths: every size of a product costs time once."""
+    largest = max(1, *(len(tree.ids) for tree in trees))
+    return -(-largest // _STEP) * _STEP
+
+
 def _encode(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
     """:func:`encode_trees`, all together."""
-    B, Q = len(trees), max(len(tree.ids) for tree in trees)
+    B, Q = len(trees), _width(trees)
     E = max(len(tree.ends) for tree in trees)
     tokens, ends = np.zeros((2, B, Q), dtype=np.int64), np.zeros((B, E), dtype=np.int64)
     visible = np.broadcast_to(np.eye(Q, dtype=bool), (B, Q, Q)).copy()  # padding looks at itself alone

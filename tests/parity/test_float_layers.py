@@ -167,3 +167,24 @@ def test_in_bfloat16_weights_and_inputs_are_rounded_and_products_are_not():
         torch.testing.assert_close(product, expected, atol=0.02, rtol=0.02)
         assert not torch.allclose(product, GELU(layer(x)), atol=1e-5)
     assert copy.deepcopy(layers).dtype == torch.bfloat16
+
+
+@prepacking
+def test_any_number_of_rows_is_multiplied_in_few_sizes(monkeypatch):
+    layer, layers, sizes = nn.Linear(16, 8), FloatLayers(), set()
+    multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - its only name
+
+    def seen(x: Tensor, *others: object) -> Tensor:
+        sizes.add(x.numel() // 16)
+        return multiply(x, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", seen)
+    with torch.inference_mode():
+        for rows in [*range(2, 700), *range(690, 1, -1)]:
+            x = random(rows, 16, seed=rows)
+            torch.testing.assert_close(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
+        x = random(7, 97, 16)
+        expected = GELU(F.linear(x, layer.weight, layer.bias))
+        torch.testing.assert_close(layers.product(x, layer, GELU), expected, atol=1e-5, rtol=1e-5)
+    assert len(sizes) <= 70
+    assert all(size <= 700 * 9 / 8 for size in sizes)
