@@ -1,7 +1,7 @@
 """Memory that the C library keeps for later, given back to the system now and then.
 
-Searches take and free pieces of all sizes. What lies between pieces that are still in use is kept by glibc, so
-that a process that captions thousands of pictures would grow all the while.
+Searches take and free pieces of all sizes. What lies between pieces that are still in use is kept by glibc,
+so that a process that captions thousands of pictures would grow all the while.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _captioned = 0
 
 
 def give_back_memory(pictures: int) -> None:
-    """To be called after so many pictures were captioned; once enough were, in this process, memory is freed."""
+    """To be called after so many pictures were captioned; once they are many, memory is given back."""
     global _captioned
     with _lock:
         _captioned += pictures
         if _captioned < _PICTURES:
             return
         _captioned = 0
-    trim = _malloc_trim()
+    trim = malloc_trim()
     if trim is not None:
         trim(0)
 
 
 @cache
-def _malloc_trim() -> Callable[[int], int] | None:
+def malloc_trim() -> Callable[[int], int] | None:
     """glibc's; None where the C library has none."""
     try:
         trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim

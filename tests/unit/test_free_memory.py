@@ -14,7 +14,7 @@ from magicap.captioners import free_memory
 def trims(monkeypatch):
     trims: list[int] = []
     monkeypatch.setattr(free_memory, "_captioned", 0)
-    monkeypatch.setattr(free_memory, "_malloc_trim", lambda: trims.append)
+    monkeypatch.setattr(free_memory, "malloc_trim", lambda: trims.append)
     return trims
 
 
@@ -31,7 +31,7 @@ def test_once_enough_pictures_were_captioned(trims, monkeypatch):
 
 def test_a_library_without_it_does_without(monkeypatch):
     monkeypatch.setattr(free_memory, "_captioned", 10_000)
-    monkeypatch.setattr(free_memory, "_malloc_trim", free_memory._malloc_trim.__wrapped__)
+    monkeypatch.setattr(free_memory, "malloc_trim", free_memory.malloc_trim.__wrapped__)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert free_memory._malloc_trim() is None
+    assert free_memory.malloc_trim() is None
     assert tiny.captioner().caption(tiny.pictures(1)[0])
