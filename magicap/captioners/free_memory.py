@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable
 from functools import cache
 
-_PICTURES = 256  # after so many it takes a thousandth of their time
+PICTURES = 256
+"""After so many memory is given back, which takes a thousandth of their time."""
 
 _lock = threading.Lock()
 _captioned = 0
@@ -22,7 +23,7 @@ def give_back_memory(pictures: int) -> None:
     global _captioned
     with _lock:
         _captioned += pictures
-        if _captioned < _PICTURES:
+        if _captioned < PICTURES:
             return
         _captioned = 0
     trim = malloc_trim()

@@ -40,8 +40,8 @@ class Activation:
 
     function: Callable[[Tensor], Tensor]
 
-    algorithm: str | None = None
-    """Of oneDNN's GELU; None for other functions, which are computed by themselves."""
+    gelu: str | None = None
+    """The algorithm of oneDNN's GELU; None for other functions, which are computed by themselves."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """The function itself."""
@@ -54,6 +54,23 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 
 GELU, GELU_TANH = Activation(F.gelu, "none"), Activation(_gelu_tanh, "tanh")
 RELU = Activation(F.relu)  # oneDNN's makes a zero of NaN
+
+
+def prepack(weight: Tensor) -> Tensor:
+    """A weight (out, in) as oneDNN reads it."""
+    prepacked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return prepacked
+
+
+def multiply(x: Tensor, prepacked: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
+    """(..., out) of (..., in).
+
+    Args:
+        gelu: the algorithm of a GELU of the product; None: of the product itself.
+    """
+    function, algorithm = ("none", "") if gelu is None else ("gelu", gelu)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, function, [], algorithm)
+    return product
 
 
 class FloatLayers:
@@ -80,7 +97,7 @@ class FloatLayers:
     @property
     def prepacked_bytes(self) -> int:
         """What prepacked weights take, beside the weights themselves."""
-        return sum(one.bytes for one in self._weights.values())
+        return sum(one.bytes for one in list(self._weights.values()))  # another thread may add some
 
     def product(self, x: Tensor, layer: Any, activation: Activation | None = None) -> Tensor:
         """(..., out) of (..., in), with the activation of it."""
@@ -103,33 +120,26 @@ class FloatLayers:
     ) -> Tensor:
         """(..., out) of (..., in) and all of a layer's weight, or a part."""
         prepacked = self._prepacked(key, weight) if _is_worthwhile(x) else None
-        if prepacked is None:
-            y = F.linear(x, _part(key, weight), bias)
-        elif activation is None or activation.algorithm is None:
-            y = self._multiplied(x, prepacked, bias, "none", "")
+        gelu = None if activation is None else activation.gelu
+        if prepacked is not None:
+            y = self._multiplied(x, prepacked, bias, gelu)
         else:
-            return self._multiplied(x, prepacked, bias, "gelu", activation.algorithm)
-        return y if activation is None else activation(y)
+            y, gelu = F.linear(x, _part(key, weight), bias), None
+        return y if activation is None or gelu is not None else activation(y)
 
-    def _multiplied(
-        self, x: Tensor, prepacked: Tensor, bias: Tensor | None, function: str, algorithm: str
-    ) -> Tensor:
+    def _multiplied(self, x: Tensor, prepacked: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
         rows = math.prod(x.shape[:-1])
         if rows not in self._sizes:
             if len(self._sizes) >= _SIZES:
                 padded = F.pad(x.flatten(0, -2), (0, 0, 0, _rounded_up(rows) - rows))
-                product = self._run(padded, prepacked, bias, function, algorithm)
+                product = self._run(padded, prepacked, bias, gelu)
                 return product[:rows].view(*x.shape[:-1], -1)
             self._sizes.add(rows)
-        return self._run(x, prepacked, bias, function, algorithm)
+        return self._run(x, prepacked, bias, gelu)
 
-    def _run(
-        self, x: Tensor, prepacked: Tensor, bias: Tensor | None, function: str, algorithm: str
-    ) -> Tensor:
+    def _run(self, x: Tensor, prepacked: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
         bias = None if bias is None else bias.to(self.dtype)
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), prepacked, bias, function, [], algorithm)
-        product: Tensor = y.to(x.dtype)
-        return product
+        return multiply(x.to(self.dtype), prepacked, bias, gelu).to(x.dtype)
 
     def _prepacked(self, key: _Key, weight: Tensor) -> Tensor | None:
         """A weight, or a part, as oneDNN reads it; None where that cannot be or takes too much memory."""
@@ -142,7 +152,7 @@ class FloatLayers:
         part = _part(key, weight)
         if self.prepacked_bytes + part.nbytes > MOST_BYTES:
             return None
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(part.detach().to(self.dtype))
+        packed = prepack(part.detach().to(self.dtype))
         self._weights[key] = _Prepacked(packed, part.nbytes, weight, weight.data_ptr(), weight._version)
         return packed
 
@@ -209,8 +219,7 @@ def can_prepack() -> bool:
         return False
     x, weight = torch.linspace(-1, 1, 64).view(4, 16), torch.linspace(1, -1, 128).view(8, 16)
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        product = torch.ops.mkldnn._linear_pointwise(x, packed, None, "gelu", [], "tanh")
+        product = multiply(x, prepack(weight), None, "tanh")
     except (AttributeError, RuntimeError) as error:
         _log.info("weights are not prepacked, this build of torch cannot: %s", error)
         return False

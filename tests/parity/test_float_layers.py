@@ -151,7 +151,7 @@ def test_a_build_of_torch_without_the_operators_goes_without(monkeypatch):
     def missing(weight: Tensor) -> Tensor:
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
+    monkeypatch.setattr(float_layers, "prepack", missing)
     layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
     with torch.inference_mode():
         assert torch.equal(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
@@ -172,13 +172,13 @@ def test_in_bfloat16_weights_and_inputs_are_rounded_and_products_are_not():
 @prepacking
 def test_any_number_of_rows_is_multiplied_in_few_sizes(monkeypatch):
     layer, layers, sizes = nn.Linear(16, 8), FloatLayers(), set()
-    multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - its only name
+    multiply = float_layers.multiply
 
     def seen(x: Tensor, *others: object) -> Tensor:
         sizes.add(x.numel() // 16)
         return multiply(x, *others)
 
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", seen)
+    monkeypatch.setattr(float_layers, "multiply", seen)
     with torch.inference_mode():
         for rows in [*range(2, 700), *range(690, 1, -1)]:
             x = random(rows, 16, seed=rows)

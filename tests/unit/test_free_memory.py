@@ -13,13 +13,14 @@ from magicap.captioners import free_memory
 @pytest.fixture
 def trims(monkeypatch):
     trims: list[int] = []
-    monkeypatch.setattr(free_memory, "_captioned", 0)
     monkeypatch.setattr(free_memory, "malloc_trim", lambda: trims.append)
+    free_memory.give_back_memory(free_memory.PICTURES)  # what was captioned before counts no more
+    trims.clear()
     return trims
 
 
 def test_once_enough_pictures_were_captioned(trims, monkeypatch):
-    monkeypatch.setattr(free_memory, "_PICTURES", 5)
+    monkeypatch.setattr(free_memory, "PICTURES", 5)
     captioner, pictures = tiny.captioner(), tiny.pictures(4)
     captioner.caption(pictures, batch_size=2)
     assert not trims
@@ -30,7 +31,7 @@ def test_once_enough_pictures_were_captioned(trims, monkeypatch):
 
 
 def test_a_library_without_it_does_without(monkeypatch):
-    monkeypatch.setattr(free_memory, "_captioned", 10_000)
+    monkeypatch.setattr(free_memory, "PICTURES", 1)
     monkeypatch.setattr(free_memory, "malloc_trim", free_memory.malloc_trim.__wrapped__)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert free_memory.malloc_trim() is None
