@@ -152,8 +152,11 @@ class FloatLayers:
         part = _part(key, weight)
         if self.prepacked_bytes + part.nbytes > MOST_BYTES:
             return None
+        _watch_optimizers()
         packed = prepack(part.detach().to(self.dtype))
-        self._weights[key] = _Prepacked(packed, part.nbytes, weight, weight.data_ptr(), weight._version)
+        self._weights[key] = _Prepacked(
+            packed, part.nbytes, weight, weight.data_ptr(), weight._version, _optimizer_steps
+        )
         return packed
 
 
@@ -173,10 +176,24 @@ class _Prepacked:
 
     address: int
     version: int
+    optimizer_steps: int
 
     def is_of(self, weight: Tensor) -> bool:
         same: bool = self.source is weight and self.version == weight._version
-        return same and self.address == weight.data_ptr()
+        return same and self.address == weight.data_ptr() and self.optimizer_steps == _optimizer_steps
+
+
+_optimizer_steps = 0  # of all optimizers: fused ones change weights and leave their versions as they are
+
+
+@cache
+def _watch_optimizers() -> None:
+    torch.optim.optimizer.register_optimizer_step_post_hook(_count_step)
+
+
+def _count_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
 
 
 def _part(key: _Key, weight: Tensor) -> Tensor:

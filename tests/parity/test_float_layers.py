@@ -90,6 +90,18 @@ def test_other_weights_give_other_products():
 
 
 @prepacking
+@pytest.mark.parametrize("kind", [{"foreach": True}, {"foreach": False}, {"fused": True}])
+def test_optimizers_change_weights(kind):
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, **kind)
+    for _ in range(3):
+        with torch.inference_mode():
+            torch.testing.assert_close(layers.product(x, layer), F.linear(x, layer.weight, layer.bias))
+        layer(x).sum().backward()
+        optimizer.step()
+
+
+@prepacking
 def test_weights_that_learn_are_read_as_they_are():
     layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
     layers.product(x, layer).sum().backward()
