@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 MOST_BYTES = 2 << 30
 """Of prepacked weights of one model; what is more stays as it is."""
@@ -188,7 +189,7 @@ _optimizer_steps = 0  # of all optimizers: fused ones change weights and leave t
 
 @cache
 def _watch_optimizers() -> None:
-    torch.optim.optimizer.register_optimizer_step_post_hook(_count_step)
+    register_optimizer_step_post_hook(_count_step)
 
 
 def _count_step(*_: Any) -> None:
