@@ -86,7 +86,8 @@ class FloatLayers:
         """Of layers that each product names.
 
         Args:
-            dtype: what prepacked weights and what they multiply are rounded to; products are float32.
+            dtype: what prepacked weights and what they multiply are rounded to. Products are float32, but
+                for those with a GELU of oneDNN's, which another product reads as they are.
         """
         self.dtype = dtype
         self._weights: dict[_Key, _Prepacked] = {}
@@ -120,13 +121,24 @@ class FloatLayers:
         self, x: Tensor, key: _Key, weight: Tensor, bias: Tensor | None, activation: Activation | None = None
     ) -> Tensor:
         """(..., out) of (..., in) and all of a layer's weight, or a part."""
-        prepacked = self._prepacked(key, weight) if _is_worthwhile(x) else None
+        prepacked = self._prepacked(key, weight) if self._is_worthwhile(x) else None
         gelu = None if activation is None else activation.gelu
         if prepacked is not None:
             y = self._multiplied(x, prepacked, bias, gelu)
         else:
-            y, gelu = F.linear(x, _part(key, weight), bias), None
+            exact = x.float() if x.dtype is self.dtype is not torch.float32 else x
+            y, gelu = F.linear(exact, _part(key, weight), bias), None
         return y if activation is None or gelu is not None else activation(y)
+
+    def _is_worthwhile(self, x: Tensor) -> bool:
+        """Whether prepacking makes a product faster: not for one row, which reads each weight once anyway."""
+        return (
+            (x.dtype is torch.float32 or x.dtype is self.dtype)
+            and x.is_cpu
+            and torch.is_inference_mode_enabled()
+            and x.numel() > x.shape[-1]
+            and can_prepack()
+        )
 
     def _multiplied(self, x: Tensor, prepacked: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
         rows = math.prod(x.shape[:-1])
@@ -140,7 +152,8 @@ class FloatLayers:
 
     def _run(self, x: Tensor, prepacked: Tensor, bias: Tensor | None, gelu: str | None) -> Tensor:
         bias = None if bias is None else bias.to(self.dtype)
-        return multiply(x.to(self.dtype), prepacked, bias, gelu).to(x.dtype)
+        product = multiply(x.to(self.dtype), prepacked, bias, gelu)
+        return product if gelu is not None else product.float()
 
     def _prepacked(self, key: _Key, weight: Tensor) -> Tensor | None:
         """A weight, or a part, as oneDNN reads it; None where that cannot be or takes too much memory."""
@@ -211,17 +224,6 @@ def _rounded_up(rows: int) -> int:
     """The next of eight sizes between a power of two and the next."""
     step = max(8, 1 << max(0, rows.bit_length() - 4))
     return -(-rows // step) * step
-
-
-def _is_worthwhile(x: Tensor) -> bool:
-    """Whether prepacking makes a product faster: not for one row, which reads each weight once either way."""
-    return (
-        x.dtype is torch.float32
-        and x.is_cpu
-        and torch.is_inference_mode_enabled()
-        and x.numel() > x.shape[-1]
-        and can_prepack()
-    )
 
 
 @cache

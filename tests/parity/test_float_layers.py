@@ -172,12 +172,19 @@ def test_a_build_of_torch_without_the_operators_goes_without(monkeypatch):
 @prepacking
 def test_in_bfloat16_weights_and_inputs_are_rounded_and_products_are_not():
     layer, layers, x = nn.Linear(64, 8), FloatLayers(torch.bfloat16), random(4, 64)
+    following = nn.Linear(8, 3)
     with torch.inference_mode():
-        product = layers.product(x, layer, GELU)
-        expected = GELU(F.linear(x.bfloat16().float(), layer.weight.bfloat16().float(), layer.bias))
+        product = layers.product(x, layer)
+        expected = F.linear(x.bfloat16().float(), layer.weight.bfloat16().float(), layer.bias)
         assert product.dtype == torch.float32
         torch.testing.assert_close(product, expected, atol=0.02, rtol=0.02)
-        assert not torch.allclose(product, GELU(layer(x)), atol=1e-5)
+        assert not torch.allclose(product, layer(x), atol=1e-5)
+        inner = layers.product(x, layer, GELU)  # which another product reads
+        assert inner.dtype == torch.bfloat16
+        torch.testing.assert_close(inner.float(), GELU(expected), atol=0.02, rtol=0.02)
+        for outer in (layers.product(inner, following), layers.product(inner[:1], following)[0]):
+            assert outer.dtype == torch.float32
+            assert outer.isfinite().all()
     assert copy.deepcopy(layers).dtype == torch.bfloat16
 
 
