@@ -13,10 +13,18 @@ Result = TypeVar("Result")
 
 
 def counted(work: Callable[[], Result]) -> tuple[Result, int]:
-    """What some work gives, and two for each multiplication and addition of its products and convolutions."""
+    """What some work gives, and two for each multiplication and addition of its products and convolutions.
+
+    Only this thread's are counted, so a batch is not cut into sub-batches meanwhile.
+    """
     prepacked: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - its only name
-    with FlopCounterMode(display=False, custom_mapping={prepacked: _linear}) as counter:
-        result = work()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with FlopCounterMode(display=False, custom_mapping={prepacked: _linear}) as counter:
+            result = work()
+    finally:
+        torch.set_num_threads(threads)
     return result, counter.get_total_flops()
 
 
