@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from magicap.models.float_layers import can_prepack
+
 Result = TypeVar("Result")
 
 
@@ -17,11 +19,13 @@ def counted(work: Callable[[], Result]) -> tuple[Result, int]:
 
     Only this thread's are counted, so a batch is not cut into sub-batches meanwhile.
     """
-    prepacked: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - its only name
+    prepacked: dict[Any, Any] = {}
+    if can_prepack():
+        prepacked[torch.ops.mkldnn._linear_pointwise] = _linear  # noqa: SLF001 - its only name
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with FlopCounterMode(display=False, custom_mapping={prepacked: _linear}) as counter:
+        with FlopCounterMode(display=False, custom_mapping=prepacked) as counter:
             result = work()
     finally:
         torch.set_num_threads(threads)
