@@ -245,6 +245,7 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
         # after either the batch is searched once more, in halves and in float32
         with suppress(BrokenNumbers, torch.OutOfMemoryError):
             captions = yield from self._progress(pixels, search, own_seeds, candidates)
+            give_back_memory(len(images))
             return _checked(captions, images)
         return self._search(pixels, search, own_seeds, images)
 
@@ -348,7 +349,9 @@ class BaseCaptioner(ABC, Generic[DecodingT]):
             images: B pictures as they were given, for errors.
         """
         try:
-            return _checked(self._batch(pixels, decoding, seeds), images)
+            captions = self._batch(pixels, decoding, seeds)
+            give_back_memory(len(images))
+            return _checked(captions, images)
         except torch.OutOfMemoryError:
             if len(seeds) == 1:
                 raise
@@ -382,7 +385,6 @@ def _checked(captions: list[Caption], images: Sequence[Any]) -> list[Caption]:
     for caption, image in zip(captions, images, strict=True):
         if not caption.strip():
             caption.error = _wordless(image)
-    give_back_memory(len(captions))
     return captions
 
 

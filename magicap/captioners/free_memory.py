@@ -35,7 +35,8 @@ def give_back_memory(pictures: int) -> None:
 def malloc_trim() -> Callable[[int], int] | None:
     """glibc's; None where the C library has none."""
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        trim = ctypes.CDLL(None).malloc_trim
     except (OSError, TypeError, AttributeError):  # musl, macOS, Windows
         return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
     return trim

@@ -152,6 +152,7 @@ def beam_time_steps(
         yield time_step
         if beams.are_done(position):
             break
+        beams.drop_columns()
     beams.require_finite()
     finished, unfinished = beams.finished, beams.last_open
     hypotheses = _hypotheses(context.language_model, finished, torch.ones_like(finished.exist))
@@ -189,6 +190,7 @@ class _Beams:
             self._hidden = self._language_model.step(token, position, None, self._cache, added)  # (B, N, W)
         self._visible = torch.ones((B, 1, start.shape[1]), dtype=torch.bool, device=device)  # (B, N, columns)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
+        self._columns: Tensor | None = None  # (B, C) of keys and values, those that captions descend from
 
     def choose(self) -> BeamTimeStep:
         """Let continuations compete: what ended, and what is worth going on with, the best first."""
@@ -249,19 +251,22 @@ class _Beams:
         self._hidden = self._language_model.step(last, position, self._visible[:, None], self._cache)
 
     def are_done(self, position: int) -> bool:
-        """Whether no caption goes on; else columns that none descends from are dropped, once they are half.
-
-        On a GPU that is not asked at every position.
-        """
+        """Whether no caption goes on; on a GPU that is not asked at every position."""
+        self._columns = None
         if self.open.score.is_cuda and position % _STEPS_BETWEEN_CHECKS:
             return False
         seen = (self._visible & self.open.exist[:, :, None]).any(dim=1)  # (B, columns)
         goes_on, width = torch.stack([self.open.exist.any(), seen.sum(dim=1).max()]).tolist()
-        if goes_on and 2 * width <= seen.shape[1] and isinstance(self._cache, GrowingCache):
-            columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]  # in their order
-            self._cache.select_columns(columns)
-            self._visible = self._visible.gather(2, columns[:, None].expand(-1, self.open.score.shape[1], -1))
+        if 2 * width <= seen.shape[1]:
+            self._columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]  # in order
         return not goes_on
+
+    def drop_columns(self) -> None:
+        """Keep the columns that :meth:`are_done` found to be needed, where the others are at least half."""
+        if self._columns is not None and isinstance(self._cache, GrowingCache):
+            self._cache.select_columns(self._columns)
+            columns = self._columns[:, None].expand(-1, self._visible.shape[1], -1)
+            self._visible = self._visible.gather(2, columns)
 
     def require_finite(self) -> None:
         """Refuse numbers that broke.

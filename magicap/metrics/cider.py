@@ -352,9 +352,8 @@ def expected_cider_d(
     place = size[reference] * width + column[in_reference]
     sums = np.asarray(np.bincount(place, weights=weighed, minlength=len(sizes) * width), dtype=np.float64)
     penalty = _length_penalty(sizes[:, None] - sizes)  # (S, S)
-    penalised = _product_in_parts(penalty, sums.reshape(len(sizes), width)).reshape(
-        -1
-    )  # what a caption of each length is compared with
+    # What a caption of each length is compared with.
+    penalised = _product_in_parts(penalty, sums.reshape(len(sizes), width)).reshape(-1)
     shared = unit * penalised[size[owner] * width + column]
     expected = 10 / ORDERS * np.bincount(owner, weights=shared, minlength=len(hashed.lengths))
 
@@ -369,7 +368,7 @@ def _product_in_parts(left: FloatArray, right: FloatArray) -> FloatArray:
 
     Its threads go on asking for work for a tenth of a second, on cores that the models need.
     """
-    columns = max(1, _ONE_THREAD // left.size)
+    columns = max(1, _ONE_THREAD // max(1, left.size))
     product = np.empty_like(right)
     for start in range(0, right.shape[1], columns):
         part = slice(start, start + columns)

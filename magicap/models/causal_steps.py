@@ -18,7 +18,7 @@ from magicap.models.token_cache import ConcatenatedCache, GrowingCache, KeysAndV
 
 
 class CausalSteps:
-    """A view on a network; owns no weights, but for those in int8.
+    """A view on a network; owns no weights, but for those in int8 and prepacked ones.
 
     Attributes:
         network: whose embeddings, blocks and output head are used.
@@ -31,7 +31,8 @@ class CausalSteps:
         self.network, self.is_int8 = network, int8
         blocks = Gpt2Blocks.of(network)
         self.is_plain = blocks is not None
-        self._blocks, self._head, self._layers = blocks, None, FloatLayers()
+        self._blocks, self._head = blocks, None
+        self._layers = blocks.layers if blocks and isinstance(blocks.layers, FloatLayers) else FloatLayers()
         if int8 and blocks is not None:
             head = network.get_output_embeddings()
             self._blocks, self._head = blocks.in_int8(), Int8Product.of(head.weight.T, head.bias)

@@ -1,4 +1,4 @@
-"""Linear layers in the precision of their weights: prepacked for oneDNN where that is faster.
+"""Linear layers as their weights are, prepacked for oneDNN where that is faster; or in fewer bits, prepacked.
 
 A product of few rows spends half of its time on laying out the weights anew. oneDNN takes weights that were
 laid out once (prepacked), through the operators that PyTorch's own compiler uses in a frozen graph. The
@@ -20,10 +20,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 MOST_BYTES = 2 << 30
-"""Of prepacked weights of one model; what is more stays as it is."""
+"""Of prepacked weights of one tower or language model; what is more stays as it is."""
 
 _SIZES = 16
 """Different numbers of rows that are multiplied as they are; others are filled up to one of few sizes.
@@ -79,7 +80,8 @@ class FloatLayers:
 
     These are ``nn.Linear``, transformers' ``Conv1D``, and the in-projection of ``nn.MultiheadAttention``.
     Weights in float32 are prepacked at their first product in inference mode on an x86 processor, and anew
-    when they have changed; changes in place through ``.data`` go unseen.
+    when they have changed; changes in place through ``.data`` go unseen. Layers of other types, and those
+    with hooks, are called as they are.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -105,6 +107,9 @@ class FloatLayers:
         """(..., out) of (..., in), with the activation of it."""
         if isinstance(layer, nn.MultiheadAttention):
             return self._product(x, (layer, _ALL), layer.in_proj_weight, layer.in_proj_bias, activation)
+        if not _is_plain(layer):
+            y: Tensor = layer(x)
+            return y if activation is None else activation(y)
         return self._product(x, (layer, _ALL), layer.weight, layer.bias, activation)
 
     def queries(self, x: Tensor, attention: nn.MultiheadAttention) -> Tensor:
@@ -161,16 +166,18 @@ class FloatLayers:
         if known is not None and known.is_of(weight):
             return known.weight
         self._weights.pop(key, None)
-        if weight.dtype is not torch.float32 or weight.is_inference():  # whose changes leave no trace
+        if type(weight) not in (Tensor, nn.Parameter) or weight.dtype is not torch.float32:
+            return None
+        if weight.is_inference():  # whose changes leave no trace
             return None
         part = _part(key, weight)
-        if self.prepacked_bytes + part.nbytes > MOST_BYTES:
+        size = part.numel() * self.dtype.itemsize
+        if self.prepacked_bytes + size > MOST_BYTES:
             return None
         _watch_optimizers()
+        state = _state_of(weight)  # before its numbers are read: another thread may change them meanwhile
         packed = prepack(part.detach().to(self.dtype))
-        self._weights[key] = _Prepacked(
-            packed, part.nbytes, weight, weight.data_ptr(), weight._version, _optimizer_steps
-        )
+        self._weights[key] = _Prepacked(packed, size, weight, weight.detach(), state)
         return packed
 
 
@@ -186,18 +193,18 @@ class _Prepacked:
     weight: Tensor
     bytes: int
     source: Tensor
-    """What it was made of, which is kept, or another could come to lie at its address."""
+    """What it was made of."""
 
-    address: int
-    version: int
-    optimizer_steps: int
+    numbers: Tensor
+    """The same, to keep its storage, or another could come to lie at its address."""
+
+    state: tuple[int, int, int]
 
     def is_of(self, weight: Tensor) -> bool:
-        same: bool = self.source is weight and self.version == weight._version
-        return same and self.address == weight.data_ptr() and self.optimizer_steps == _optimizer_steps
+        return self.source is weight and self.state == _state_of(weight)
 
 
-_optimizer_steps = 0  # of all optimizers: fused ones change weights and leave their versions as they are
+_steps: dict[int, int] = {}  # of optimizers, by the id of each weight: fused ones leave versions as they are
 
 
 @cache
@@ -205,9 +212,22 @@ def _watch_optimizers() -> None:
     register_optimizer_step_post_hook(_count_step)
 
 
-def _count_step(*_: Any) -> None:
-    global _optimizer_steps
-    _optimizer_steps += 1
+def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            _steps[id(weight)] = _steps.get(id(weight), 0) + 1
+
+
+def _state_of(weight: Tensor) -> tuple[int, int, int]:
+    """What is another once a weight has changed."""
+    return weight.data_ptr(), weight._version, _steps.get(id(weight), 0)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer does nothing but to multiply and add."""
+    kind = type(layer)
+    known = kind is nn.Linear or kind is NonDynamicallyQuantizableLinear or kind.__name__ == "Conv1D"
+    return known and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _part(key: _Key, weight: Tensor) -> Tensor:
@@ -237,10 +257,12 @@ def can_prepack() -> bool:
     """Whether the operators are there, and give what they should for a small product."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
-    x, weight = torch.linspace(-1, 1, 64).view(4, 16), torch.linspace(1, -1, 128).view(8, 16)
-    try:
-        product = multiply(x, prepack(weight), None, "tanh")
-    except (AttributeError, RuntimeError) as error:
-        _log.info("weights are not prepacked, this build of torch cannot: %s", error)
-        return False
-    return bool((product - _gelu_tanh(F.linear(x, weight))).abs().max() <= _TOLERANCE)
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False):  # whatever stands around the first call
+        x = torch.linspace(-1, 1, 64, dtype=torch.float32).view(4, 16)
+        weight = torch.linspace(1, -1, 128, dtype=torch.float32).view(8, 16)
+        try:
+            product = multiply(x, prepack(weight), None, "tanh")
+        except (AttributeError, RuntimeError) as error:
+            _log.info("weights are not prepacked, this build of torch cannot: %s", error)
+            return False
+        return bool((product - _gelu_tanh(F.linear(x, weight))).abs().max() <= _TOLERANCE)

@@ -111,13 +111,13 @@ class PlainClip(nn.Module):
         self.token_embedding = table(shape.vocab_size, shape.width)
         self.ln_final = nn.LayerNorm(shape.width)
 
-    def encode_image(self, pixels: Tensor, layers: FloatLayers) -> Tensor:
+    def encode_image(self, pixels: Tensor, layers: FloatLayers | None = None) -> Tensor:
         """Vectors (N, D) of pictures (N, 3, H, W), not of length one.
 
         Args:
-            layers: what computes the products of the blocks.
+            layers: what computes the products of the blocks, and keeps what it prepacks.
         """
-        vectors: Tensor = self.visual(pixels, layers)
+        vectors: Tensor = self.visual(pixels, layers or FloatLayers())
         return vectors
 
     def encode_text(self, ids: Tensor) -> Tensor:

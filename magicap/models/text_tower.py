@@ -21,7 +21,7 @@ from magicap.models.token_cache import KeysAndValues
 
 @dataclass(frozen=True)
 class CausalTextTower:
-    """A view on the text half of an open_clip ``CLIP`` or ``CustomTextCLIP``; owns no weights.
+    """A view on the text half of an open_clip ``CLIP`` or ``CustomTextCLIP``; owns none but prepacked weights.
 
     open_clip's own ``encode_text`` demands the full context length. In a causal tower no token sees what
     follows it, so the vector pooled at the end token is the same when everything behind it is left out,
@@ -95,12 +95,12 @@ class CausalTextTower:
             padded = [rows[row] for row in part]
             return self.pool(self.hidden_states(padded)[-1], padded)
 
-        return encode_by_length(list(map(len, rows)), encode, self.part.positional_embedding.device)
+        return encode_by_length(list(map(len, rows)), encode, self.device)
 
     def hidden_states(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """What each block gives for rows of ids: (B, Q, W) a block, Q the longest row, padding behind."""
         width = max(map(len, rows))
-        device = self.part.positional_embedding.device
+        device = self.device
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
         causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
         positions = torch.arange(width, device=device).expand_as(ids)
@@ -153,11 +153,13 @@ class CausalTextTower:
 
     def _feed_forward(self, x: Tensor, modules: nn.Sequential) -> Tensor:
         """(B, Q, W) of (B, Q, W); an activation is computed with the layer before it."""
+        is_computed = False  # with the layer before
         for module, following in zip(modules, [*modules[1:], None], strict=True):
             if _is_linear(module):
-                x = self.layers.product(x, module, _activation(following))
-            elif _activation(module) is None:
-                x = module(x)
+                activation = _activation(following)
+                x, is_computed = self.layers.product(x, module, activation), activation is not None
+            else:
+                x, is_computed = (x if is_computed else module(x)), False
         return x
 
     def _attend(

@@ -17,7 +17,9 @@ from magicap.arrays import BoolArray
 from magicap.models.text_tower import CausalTextTower
 
 _STEP = 16
-_TOKENS_TOGETHER = 320  # on a CPU; trees of about equal size run together
+_TEXTS = 16  # of a tree: every token has a row and a column in its mask
+_TOKENS_TOGETHER = 320  # on a CPU
+_CELLS_TOGETHER = 1 << 24  # of masks, on a GPU, where a launch costs more than padding
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,37 @@ class TokenTree:
         return cls(ids, positions, visible, ends)
 
 
-def encode_trees(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
-    """Unit vectors of the texts of each tree, (N, D) each.
+def encode_groups(tower: CausalTextTower, groups: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+    """Unit vectors (N, D) of the texts of each group, by their token ids.
 
-    On a CPU trees of about equal size run together, on a GPU, where a launch costs more than padding, all.
+    Texts of a group that begin alike are neighbours in one tree; many texts become several trees.
+
+    Args:
+        groups: as :meth:`CausalTextTower.cut` returns each text; at least one text in all.
     """
+    places = [(number, part) for number, rows in enumerate(groups) for part in _neighbours(rows)]
+    trees = [TokenTree.of([groups[number][text] for text in part]) for number, part in places]
+    encoded = _encode_trees(tower, trees)
+    vectors = [encoded[0].new_empty(len(rows), encoded[0].shape[1]) for rows in groups]
+    for (number, part), own in zip(places, encoded, strict=True):
+        vectors[number][part] = own
+    return vectors
+
+
+def _neighbours(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of a group's texts, so many together as become a tree."""
+    order = sorted(range(len(rows)), key=lambda number: tuple(rows[number]))
+    return [order[start : start + _TEXTS] for start in range(0, len(order), _TEXTS)]
+
+
+def _encode_trees(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
+    """Unit vectors of the texts of each tree, (N, D) each; trees of about equal size run together."""
     order = sorted(range(len(trees)), key=lambda number: len(trees[number].ids))
     vectors: list[Tensor | None] = [None] * len(trees)
     while order:
         width = _width([trees[order[-1]]])
-        count = max(1, _TOKENS_TOGETHER // width) if tower.device.type == "cpu" else len(order)
-        together, order = order[-count:], order[:-count]
+        count = _TOKENS_TOGETHER // width if tower.device.type == "cpu" else _CELLS_TOGETHER // width**2
+        together, order = order[-max(1, count) :], order[: -max(1, count)]
         for number, encoded in zip(together, _encode(tower, [trees[n] for n in together]), strict=True):
             vectors[number] = encoded
     return [encoded for encoded in vectors if encoded is not None]
@@ -95,7 +117,7 @@ def _width(trees: Sequence[TokenTree]) -> int:
 
 
 def _encode(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
-    """:func:`encode_trees`, all together."""
+    """:func:`_encode_trees`, all together."""
     B, Q = len(trees), _width(trees)
     E = max(len(tree.ends) for tree in trees)
     tokens, ends = np.zeros((2, B, Q), dtype=np.int64), np.zeros((B, E), dtype=np.int64)

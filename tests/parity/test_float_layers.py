@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from magicap.models import float_layers
@@ -84,8 +85,12 @@ def test_other_weights_give_other_products():
     assert holds()
     layer.weight = nn.Parameter(random(8, 16, seed=5))
     assert holds()
-    layer.to(torch.float64).to(torch.float32)
+    layer.half().float()
     assert holds()
+    for seed in range(20):  # as weights are that are put away and read again
+        layer.weight.data = torch.empty(0)
+        layer.weight.data = random(8, 16, seed=seed)
+        assert holds()
     assert layers.prepacked_bytes == layer.weight.nbytes
 
 
@@ -110,6 +115,42 @@ def test_weights_that_learn_are_read_as_they_are():
     with torch.no_grad():
         layers.product(x, layer)
     assert not layers.prepacked_bytes
+
+
+def test_layers_that_do_more_are_called():
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    hooked, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    hooked.register_forward_hook(lambda module, inputs, output: 3 * output)
+    pruned = prune.l1_unstructured(nn.Linear(16, 8), "weight", 0.5)
+    with torch.inference_mode():
+        for layer in (Doubled(16, 8), hooked, pruned):
+            torch.testing.assert_close(layers.product(x, layer, GELU), GELU(layer(x)))
+        with torch.no_grad():
+            pruned.weight_orig.mul_(2)
+        torch.testing.assert_close(layers.product(x, pruned), pruned(x))
+    assert not layers.prepacked_bytes
+
+
+@prepacking
+def test_weights_of_kinds_of_their_own_stay_as_they_are():
+    class Own(Tensor):
+        pass
+
+    layer, layers, x = nn.Linear(16, 8), FloatLayers(), random(4, 16)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Own), requires_grad=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(layers.product(x, layer), layer(x))
+    assert not layers.prepacked_bytes
+
+
+@prepacking
+@pytest.mark.parametrize("around", [torch.device("meta"), torch.autocast("cpu", torch.bfloat16)])
+def test_whether_weights_can_be_prepacked_is_found_out_anywhere(around):
+    with around:
+        assert float_layers.can_prepack.__wrapped__()
 
 
 @prepacking

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magicap.models import text_tree
 from magicap.models.text_tree import TokenTree
 
 words = st.sampled_from(["a", "dog", "runs", "A dog", "über", ".", "<x>", "☃", ""])
@@ -33,6 +34,23 @@ def test_many_groups_are_cut_into_parts_and_come_back_in_order(scorer):
     groups = [[f"{'a dog ' * (number % 7)} {number}"] * (number % 3 + 1) for number in range(40)]
     for vectors, group in zip(scorer.encode_text_groups(groups), groups, strict=True):
         torch.testing.assert_close(vectors, scorer.encode_texts(group), atol=1e-5, rtol=0)
+
+
+def test_many_texts_of_a_group_are_cut_into_trees_of_few(scorer, monkeypatch):
+    sizes: list[int] = []
+    whole = text_tree.TokenTree.of
+
+    def counted(rows):
+        tree = whole(rows)
+        sizes.append(len(tree.ids))
+        return tree
+
+    monkeypatch.setattr(text_tree.TokenTree, "of", counted)
+    group = [f"{'a dog ' * (number % 5)} runs {number % 60}" for number in range(150)]
+    (vectors,) = scorer.encode_text_groups([group])
+    torch.testing.assert_close(vectors, scorer.encode_texts(group), atol=1e-5, rtol=0)
+    assert len(sizes) == 10
+    assert max(sizes) <= 16 * scorer.tokenizer.context_length
 
 
 def test_a_tower_that_is_not_causal_reads_each_text_by_itself():
