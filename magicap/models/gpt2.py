@@ -23,7 +23,7 @@ ACTIVATIONS = {"gelu_new": GELU_TANH, "gelu_pytorch_tanh": GELU_TANH, "gelu": GE
 
 @dataclass(frozen=True)
 class Gpt2Blocks:
-    """A view on the blocks of a ``GPT2LMHeadModel`` or a :class:`PlainGpt2`; owns none but prepacked weights."""
+    """A view on the blocks of a ``GPT2LMHeadModel`` or a :class:`PlainGpt2`; owns prepacked weights alone."""
 
     transformer: Any
     """The module that holds positions and blocks."""

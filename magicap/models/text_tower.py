@@ -21,7 +21,7 @@ from magicap.models.token_cache import KeysAndValues
 
 @dataclass(frozen=True)
 class CausalTextTower:
-    """A view on the text half of an open_clip ``CLIP`` or ``CustomTextCLIP``; owns none but prepacked weights.
+    """A view on the text half of an open_clip ``CLIP`` or ``CustomTextCLIP``; owns prepacked weights alone.
 
     open_clip's own ``encode_text`` demands the full context length. In a causal tower no token sees what
     follows it, so the vector pooled at the end token is the same when everything behind it is left out,
