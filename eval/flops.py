@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from magicap.models.float_layers import can_prepack
+from magicap.models.threads import threads_for
 
 Result = TypeVar("Result")
 
@@ -22,13 +23,9 @@ def counted(work: Callable[[], Result]) -> tuple[Result, int]:
     prepacked: dict[Any, Any] = {}
     if can_prepack():
         prepacked[torch.ops.mkldnn._linear_pointwise] = _linear  # noqa: SLF001 - its only name
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with FlopCounterMode(display=False, custom_mapping=prepacked) as counter:
-            result = work()
-    finally:
-        torch.set_num_threads(threads)
+    one_thread = threads_for(0, torch.device("cpu"))
+    with one_thread, FlopCounterMode(display=False, custom_mapping=prepacked) as counter:
+        result = work()
     return result, counter.get_total_flops()
 
 

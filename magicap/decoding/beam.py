@@ -190,7 +190,7 @@ class _Beams:
             self._hidden = self._language_model.step(token, position, None, self._cache, added)  # (B, N, W)
         self._visible = torch.ones((B, 1, start.shape[1]), dtype=torch.bool, device=device)  # (B, N, columns)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
-        self._columns: Tensor | None = None  # (B, C) of keys and values, those that captions descend from
+        self._needed: tuple[Tensor, int] | None = None  # (B, columns) of truth; of how many at most in a row
 
     def choose(self) -> BeamTimeStep:
         """Let continuations compete: what ended, and what is worth going on with, the best first."""
@@ -252,21 +252,23 @@ class _Beams:
 
     def are_done(self, position: int) -> bool:
         """Whether no caption goes on; on a GPU that is not asked at every position."""
-        self._columns = None
+        self._needed = None
         if self.open.score.is_cuda and position % _STEPS_BETWEEN_CHECKS:
             return False
         seen = (self._visible & self.open.exist[:, :, None]).any(dim=1)  # (B, columns)
         goes_on, width = torch.stack([self.open.exist.any(), seen.sum(dim=1).max()]).tolist()
-        if 2 * width <= seen.shape[1]:
-            self._columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]  # in order
+        self._needed = seen, width
         return not goes_on
 
     def drop_columns(self) -> None:
         """Keep the columns that :meth:`are_done` found to be needed, where the others are at least half."""
-        if self._columns is not None and isinstance(self._cache, GrowingCache):
-            self._cache.select_columns(self._columns)
-            columns = self._columns[:, None].expand(-1, self._visible.shape[1], -1)
-            self._visible = self._visible.gather(2, columns)
+        if self._needed is None or not isinstance(self._cache, GrowingCache):
+            return
+        seen, width = self._needed
+        if 2 * width <= seen.shape[1]:
+            columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]  # in their order
+            self._cache.select_columns(columns)
+            self._visible = self._visible.gather(2, columns[:, None].expand(-1, self._visible.shape[1], -1))
 
     def require_finite(self) -> None:
         """Refuse numbers that broke.

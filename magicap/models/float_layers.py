@@ -108,7 +108,7 @@ class FloatLayers:
         if isinstance(layer, nn.MultiheadAttention):
             return self._product(x, (layer, _ALL), layer.in_proj_weight, layer.in_proj_bias, activation)
         if not _is_plain(layer):
-            y: Tensor = layer(x)
+            y: Tensor = layer(self._exact(x))
             return y if activation is None else activation(y)
         return self._product(x, (layer, _ALL), layer.weight, layer.bias, activation)
 
@@ -131,9 +131,12 @@ class FloatLayers:
         if prepacked is not None:
             y = self._multiplied(x, prepacked, bias, gelu)
         else:
-            exact = x.float() if x.dtype is self.dtype is not torch.float32 else x
-            y, gelu = F.linear(exact, _part(key, weight), bias), None
+            y, gelu = F.linear(self._exact(x), _part(key, weight), bias), None
         return y if activation is None or gelu is not None else activation(y)
+
+    def _exact(self, x: Tensor) -> Tensor:
+        """What a layer reads that is not prepacked: float32 where a product left it in fewer bits."""
+        return x.float() if x.dtype is self.dtype is not torch.float32 else x
 
     def _is_worthwhile(self, x: Tensor) -> bool:
         """Whether prepacking makes a product faster: not for one row, which reads each weight once anyway."""

@@ -51,6 +51,11 @@ class TokenTree:
     ends: list[int]
     """The last token of each text."""
 
+    @property
+    def width(self) -> int:
+        """Columns for it, one of few numbers: every size of a product costs time once."""
+        return -(-len(self.ids) // _STEP) * _STEP
+
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]]) -> Self:
         """Of the ids of N texts, none empty."""
@@ -83,10 +88,14 @@ def encode_groups(tower: CausalTextTower, groups: Sequence[Sequence[Sequence[int
         groups: as :meth:`CausalTextTower.cut` returns each text; at least one text in all.
     """
     places = [(number, part) for number, rows in enumerate(groups) for part in _neighbours(rows)]
-    trees = [TokenTree.of([groups[number][text] for text in part]) for number, part in places]
-    encoded = _encode_trees(tower, trees)
+    trees = [(TokenTree.of([groups[number][text] for text in part]), number, part) for number, part in places]
+    trees.sort(key=lambda tree: len(tree[0].ids), reverse=True)  # those of about equal size run together
+    encoded: list[Tensor] = []
+    while len(encoded) < len(trees):
+        remaining = [tree for tree, _, _ in trees[len(encoded) :]]
+        encoded += _encode(tower, remaining[: _num_together(remaining[0].width, tower.device)])
     vectors = [encoded[0].new_empty(len(rows), encoded[0].shape[1]) for rows in groups]
-    for (number, part), own in zip(places, encoded, strict=True):
+    for (_, number, part), own in zip(trees, encoded, strict=True):
         vectors[number][part] = own
     return vectors
 
@@ -97,28 +106,14 @@ def _neighbours(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return [order[start : start + _TEXTS] for start in range(0, len(order), _TEXTS)]
 
 
-def _encode_trees(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
-    """Unit vectors of the texts of each tree, (N, D) each; trees of about equal size run together."""
-    order = sorted(range(len(trees)), key=lambda number: len(trees[number].ids))
-    vectors: list[Tensor | None] = [None] * len(trees)
-    while order:
-        width = _width([trees[order[-1]]])
-        count = _TOKENS_TOGETHER // width if tower.device.type == "cpu" else _CELLS_TOGETHER // width**2
-        together, order = order[-max(1, count) :], order[: -max(1, count)]
-        for number, encoded in zip(together, _encode(tower, [trees[n] for n in together]), strict=True):
-            vectors[number] = encoded
-    return [encoded for encoded in vectors if encoded is not None]
-
-
-def _width(trees: Sequence[TokenTree]) -> int:
-    """Columns for the largest tree, one of few widths: every size of a product costs time once."""
-    largest = max(1, *(len(tree.ids) for tree in trees))
-    return -(-largest // _STEP) * _STEP
+def _num_together(width: int, device: torch.device) -> int:
+    """How many trees, none wider, run together."""
+    return max(1, _TOKENS_TOGETHER // width if device.type == "cpu" else _CELLS_TOGETHER // width**2)
 
 
 def _encode(tower: CausalTextTower, trees: Sequence[TokenTree]) -> list[Tensor]:
-    """:func:`_encode_trees`, all together."""
-    B, Q = len(trees), _width(trees)
+    """Unit vectors of the texts of each tree, (N, D) each, all run together."""
+    B, Q = len(trees), max(tree.width for tree in trees)
     E = max(len(tree.ends) for tree in trees)
     tokens, ends = np.zeros((2, B, Q), dtype=np.int64), np.zeros((B, E), dtype=np.int64)
     visible = np.broadcast_to(np.eye(Q, dtype=bool), (B, Q, Q)).copy()  # padding looks at itself alone

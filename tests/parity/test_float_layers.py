@@ -223,9 +223,13 @@ def test_in_bfloat16_weights_and_inputs_are_rounded_and_products_are_not():
         inner = layers.product(x, layer, GELU)  # which another product reads
         assert inner.dtype == torch.bfloat16
         torch.testing.assert_close(inner.float(), GELU(expected), atol=0.02, rtol=0.02)
-        for outer in (layers.product(inner, following), layers.product(inner[:1], following)[0]):
+        expected = following(inner.float())
+        for rows in (4, 1):  # prepacked, and not
+            outer = layers.product(inner[:rows], following)
             assert outer.dtype == torch.float32
-            assert outer.isfinite().all()
+            torch.testing.assert_close(outer, expected[:rows], atol=0.02, rtol=0.02)
+        following.register_forward_hook(lambda module, inputs, output: 3 * output)
+        torch.testing.assert_close(layers.product(inner, following), 3 * expected)
     assert copy.deepcopy(layers).dtype == torch.bfloat16
 
 
